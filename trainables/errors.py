@@ -1,0 +1,23 @@
+"""The errors of this package.
+
+TrainablesError            root; its message is one sentence for the person at the terminal
+  SettingsError            a setting outside its range (also a ValueError)
+  DataError                data on disk that cannot be used as asked
+  CheckpointError          a checkpoint that cannot be read
+"""
+
+
+class TrainablesError(Exception):
+    """Root of all errors that a user of `trainables` can cause and mend."""
+
+
+class SettingsError(TrainablesError, ValueError):
+    """A setting lies outside its range: the message gives the value, the rule, the choices and the fix."""
+
+
+class DataError(TrainablesError):
+    """Data on disk that is missing, broken, or contradicts its own description."""
+
+
+class CheckpointError(TrainablesError):
+    """A checkpoint that is missing, cut short, or belongs to another configuration."""

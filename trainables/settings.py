@@ -1,0 +1,244 @@
+"""What one trial is told: data, model, trainer, hardware. Plain dataclasses, checked when made.
+
+Every field has its unit in the name or in the sentence below it. `tune_app.config` nests these into the
+settings of a sweep; `trial_settings` turns the plain dict of a trial's config back into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from trainables.errors import SettingsError
+
+FIVE_CLASSES = ("nuc", "mito_mem", "er_mem", "pm", "golgi_mem")
+
+
+def require(condition: bool, name: str, value: object, rule: str, fix: str) -> None:
+    """Raise SettingsError unless `condition`: name, value, rule and fix in one sentence."""
+    if not condition:
+        raise SettingsError(f"{name}={value}: {rule}. {fix}")
+
+
+def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    require(
+        value in choices,
+        name,
+        value,
+        f"choose one of {', '.join(choices)}",
+        f"For example {name}={choices[0]}",
+    )
+
+
+@dataclass(kw_only=True)
+class DataSettings:
+    """Where the volumes lie and what a patch is."""
+
+    name: str = "phantom"
+    """phantom (generated, for trying things out) or cellmap (the CellMap layout on disk)."""
+    root: str = ""
+    """Folder that holds {dataset}/{dataset}.zarr. Empty with name=phantom: the generated data in the cache."""
+    split_file: str = ""
+    """datasplit.csv. Empty: root/datasplit.csv, written there... in the cache folder where root is read-only."""
+    cache_dir: str = ""
+    """Node-local folder of packed crops and the phantom. Empty: $TUNE_APP_CACHE or ~/.cache/tune_app."""
+    classes: list[str] = field(default_factory=lambda: list(FIVE_CLASSES))
+    """Class names, in channel order."""
+    voxel_nm: list[float] = field(default_factory=lambda: [8.0, 8.0, 8.0])
+    """Target voxel size z, y, x in nanometres."""
+    patch: list[int] = field(default_factory=lambda: [1, 256, 256])
+    """Patch size z, y, x in target voxels; z = 1 is 2D."""
+    sampling: str = "crop"
+    """crop: every training crop equally likely. volume: by its volume. class_aware: rare classes first (a treatment
+    of its own: it confounds a comparison of loss weightings)."""
+    label_resampling: str = "nearest"
+    """nearest or majority, where labels are resampled to the target voxel size."""
+    validation_fraction: float = 0.15
+    """Share of the crops on the validation side when a split has to be written."""
+    split_seed: int = 0
+    """Seed of the split and of the fixed validation patches."""
+    split_by_dataset: bool = False
+    """Keep all crops of one dataset on one side."""
+    mirror: bool = True
+    """Mirror y and x, each with probability 0.5."""
+    transpose: bool = True
+    """Exchange y and x with probability 0.5."""
+    rotate_degrees: float = 180.0
+    """Rotate in the slice plane by a uniform angle within ± this; 0 switches it off."""
+
+    def __post_init__(self) -> None:
+        require_choice("data.name", self.name, ("phantom", "cellmap"))
+        require_choice("data.sampling", self.sampling, ("crop", "volume", "class_aware"))
+        require_choice("data.label_resampling", self.label_resampling, ("nearest", "majority"))
+        require(
+            len(self.classes) > 0, "data.classes", self.classes, "at least one class is needed", "Add one"
+        )
+        require(
+            len(set(self.classes)) == len(self.classes),
+            "data.classes", self.classes, "no class may appear twice", "Drop the repeated one",
+        )  # fmt: skip
+        for name, value in (("voxel_nm", self.voxel_nm), ("patch", self.patch)):
+            require(
+                len(value) == 3 and all(v > 0 for v in value),
+                f"data.{name}", value, "three positive numbers z, y, x are needed", f"For example data.{name}=[1,64,64]",
+            )  # fmt: skip
+        require(
+            0 < self.validation_fraction < 1,
+            "data.validation_fraction", self.validation_fraction, "must lie in (0, 1)", "The published split is 0.15",
+        )  # fmt: skip
+        require(
+            0 <= self.rotate_degrees <= 180,
+            "data.rotate_degrees", self.rotate_degrees, "must lie in [0, 180]", "180 is the published setting",
+        )  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class ModelSettings:
+    """The network."""
+
+    name: str = "unet2d"
+    """unet2d; one file per architecture in trainables/models."""
+    width: int = 64
+    """Channels of the first level; 64 gives the published 31 036 741 parameters at five classes."""
+    depth: int = 4
+    """Number of 2 × 2 poolings; the patch must be divisible by 2**depth."""
+
+    def __post_init__(self) -> None:
+        require(self.width >= 1, "model.width", self.width, "must be at least 1", "The published width is 64")
+        require(
+            1 <= self.depth <= 6, "model.depth", self.depth, "must lie in [1, 6]", "The published depth is 4"
+        )
+
+
+@dataclass(kw_only=True)
+class TrainerSettings:
+    """One trial's training: the budget, the optimiser and the schedule."""
+
+    epochs: int = 60
+    """Epochs per trial at full budget."""
+    iterations_per_epoch: int = 100
+    """Optimiser steps per epoch."""
+    batch_size: int = 24
+    """Patches per step."""
+    validation_batches: int = 20
+    """Fixed validation batches of `batch_size` patches."""
+    lr: float = 1e-4
+    """Peak learning rate of OneCycleLR."""
+    weight_decay: float = 1e-4
+    """AdamW weight decay."""
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    """AdamW betas."""
+    pct_start: float = 0.05
+    """Share of the steps in which the learning rate rises."""
+    clip_grad_norm: float = 1.0
+    """Gradient norm limit; 0 switches clipping off."""
+    compile: bool = True
+    """torch.compile the training and the evaluation step."""
+    checkpoint_every: int = 1
+    """Epochs between checkpoints; a restart repeats at most this many."""
+    count_update_every: int = 50
+    """Batches between two updates of the count-based class weights; 50 is published."""
+    count_window: str = "50"
+    """Batches over which positives are averaged for class_balanced, or `all` for the published running total."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "iterations_per_epoch", "batch_size", "validation_batches", "checkpoint_every",
+                     "count_update_every"):  # fmt: skip
+            value = getattr(self, name)
+            require(
+                value >= 1, f"trainer.{name}", value, "must be at least 1", f"For example trainer.{name}=10"
+            )
+        require(self.lr > 0, "trainer.lr", self.lr, "must be positive", "The published value is 1e-4")
+        require(
+            self.weight_decay >= 0,
+            "trainer.weight_decay",
+            self.weight_decay,
+            "must not be negative",
+            "Use 1e-4",
+        )
+        require(
+            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
+            "trainer.betas", self.betas, "two numbers in [0, 1) are needed", "Use [0.9,0.999]",
+        )  # fmt: skip
+        require(0 < self.pct_start < 1, "trainer.pct_start", self.pct_start, "must lie in (0, 1)", "Use 0.05")
+        require(
+            self.clip_grad_norm >= 0,
+            "trainer.clip_grad_norm",
+            self.clip_grad_norm,
+            "must not be negative",
+            "Use 1",
+        )
+        require(
+            self.count_window == "all" or (self.count_window.isdigit() and int(self.count_window) > 0),
+            "trainer.count_window", self.count_window, "a positive number of batches or `all`", "Use 50",
+        )  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class HardwareSettings:
+    """How arithmetic is done."""
+
+    name: str = "auto"
+    """auto, cpu, rtx3090 or l40s: the file in conf/hardware that set the rest."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu or cuda."""
+    precision: str = "auto"
+    """Autocast of the model: auto (bf16 on compute capability ≥ 8.9, fp16 on other CUDA, off on CPU), fp16 (with GradScaler),
+    bf16 or off. The loss is float32 always."""
+    tf32: bool = True
+    """TF32 matrix products and cudnn.benchmark on CUDA."""
+    channels_last: bool = True
+    """Memory format of the model and its input."""
+    threads: int = 0
+    """Threads per trial; 0: the CPUs the trial asked for, 4 on the published machine."""
+    memory_fraction: float = 0.0
+    """Share of the GPU memory the process may allocate; 0: the trial's share of the GPU."""
+
+    def __post_init__(self) -> None:
+        require_choice("hardware.device", self.device, ("auto", "cpu", "cuda"))
+        require_choice("hardware.precision", self.precision, ("auto", "fp16", "bf16", "off"))
+        require(
+            self.threads >= 0, "hardware.threads", self.threads, "must not be negative", "Use 0 for automatic"
+        )
+        require(
+            0 <= self.memory_fraction <= 1,
+            "hardware.memory_fraction", self.memory_fraction, "must lie in [0, 1]", "Use 0 for automatic",
+        )  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class TrialSettings:
+    """Everything a trial needs but its loss: built from the plain dict of its config."""
+
+    data: DataSettings
+    model: ModelSettings
+    trainer: TrainerSettings
+    hardware: HardwareSettings
+
+
+T = TypeVar("T")
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
+    """Build a settings dataclass from a mapping; an unknown key is a SettingsError that lists the valid ones."""
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    for key in values:
+        require(
+            key in known,
+            f"{prefix}.{key}",
+            values[key],
+            f"{prefix} has no such setting",
+            f"Choices: {', '.join(known)}",
+        )
+    return cls(**values)
+
+
+def trial_settings(config: Mapping[str, Any]) -> TrialSettings:
+    """The typed settings of a trial config: sections data, model, trainer, hardware."""
+    return TrialSettings(
+        data=from_mapping(DataSettings, config["data"], "data"),
+        model=from_mapping(ModelSettings, config["model"], "model"),
+        trainer=from_mapping(TrainerSettings, config["trainer"], "trainer"),
+        hardware=from_mapping(HardwareSettings, config["hardware"], "hardware"),
+    )
