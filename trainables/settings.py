@@ -40,7 +40,7 @@ class DataSettings:
     root: str = ""
     """Folder that holds {dataset}/{dataset}.zarr. Empty with name=phantom: the generated data in the cache."""
     split_file: str = ""
-    """datasplit.csv. Empty: root/datasplit.csv, written there... in the cache folder where root is read-only."""
+    """datasplit.csv. Empty: root/datasplit.csv where it exists, else one written into the cache folder."""
     cache_dir: str = ""
     """Node-local folder of packed crops and the phantom. Empty: $TUNE_APP_CACHE or ~/.cache/tune_app."""
     classes: list[str] = field(default_factory=lambda: list(FIVE_CLASSES))
@@ -71,9 +71,7 @@ class DataSettings:
         require_choice("data.name", self.name, ("phantom", "cellmap"))
         require_choice("data.sampling", self.sampling, ("crop", "volume", "class_aware"))
         require_choice("data.label_resampling", self.label_resampling, ("nearest", "majority"))
-        require(
-            len(self.classes) > 0, "data.classes", self.classes, "at least one class is needed", "Add one"
-        )
+        require(len(self.classes) > 0, "data.classes", self.classes, "at least one class is needed", "Add one")
         require(
             len(set(self.classes)) == len(self.classes),
             "data.classes", self.classes, "no class may appear twice", "Drop the repeated one",
@@ -81,7 +79,7 @@ class DataSettings:
         for name, value in (("voxel_nm", self.voxel_nm), ("patch", self.patch)):
             require(
                 len(value) == 3 and all(v > 0 for v in value),
-                f"data.{name}", value, "three positive numbers z, y, x are needed", f"For example data.{name}=[1,64,64]",
+                f"data.{name}", value, "three positive numbers z, y, x are needed", f"Write data.{name}=[1,64,64]",
             )  # fmt: skip
         require(
             0 < self.validation_fraction < 1,
@@ -106,9 +104,7 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         require(self.width >= 1, "model.width", self.width, "must be at least 1", "The published width is 64")
-        require(
-            1 <= self.depth <= 6, "model.depth", self.depth, "must lie in [1, 6]", "The published depth is 4"
-        )
+        require(1 <= self.depth <= 6, "model.depth", self.depth, "must lie in [1, 6]", "The published depth is 4")
 
 
 @dataclass(kw_only=True)
@@ -146,9 +142,7 @@ class TrainerSettings:
         for name in ("epochs", "iterations_per_epoch", "batch_size", "validation_batches", "checkpoint_every",
                      "count_update_every"):  # fmt: skip
             value = getattr(self, name)
-            require(
-                value >= 1, f"trainer.{name}", value, "must be at least 1", f"For example trainer.{name}=10"
-            )
+            require(value >= 1, f"trainer.{name}", value, "must be at least 1", f"For example trainer.{name}=10")
         require(self.lr > 0, "trainer.lr", self.lr, "must be positive", "The published value is 1e-4")
         require(
             self.weight_decay >= 0,
@@ -184,7 +178,7 @@ class HardwareSettings:
     device: str = "auto"
     """auto (CUDA where there is one), cpu or cuda."""
     precision: str = "auto"
-    """Autocast of the model: auto (bf16 on compute capability ≥ 8.9, fp16 on other CUDA, off on CPU), fp16 (with GradScaler),
+    """Autocast of the model: auto (bf16 from compute capability 8.9, else fp16; off on CPU), fp16 with GradScaler,
     bf16 or off. The loss is float32 always."""
     tf32: bool = True
     """TF32 matrix products and cudnn.benchmark on CUDA."""
@@ -198,9 +192,7 @@ class HardwareSettings:
     def __post_init__(self) -> None:
         require_choice("hardware.device", self.device, ("auto", "cpu", "cuda"))
         require_choice("hardware.precision", self.precision, ("auto", "fp16", "bf16", "off"))
-        require(
-            self.threads >= 0, "hardware.threads", self.threads, "must not be negative", "Use 0 for automatic"
-        )
+        require(self.threads >= 0, "hardware.threads", self.threads, "must not be negative", "Use 0 for automatic")
         require(
             0 <= self.memory_fraction <= 1,
             "hardware.memory_fraction", self.memory_fraction, "must lie in [0, 1]", "Use 0 for automatic",
