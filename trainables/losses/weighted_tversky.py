@@ -1,0 +1,171 @@
+"""The loss of every family: per-class Tversky with class weights, logit shifts and compensation held in buffers.
+
+Shapes: N batch, C classes, *S any number of space axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainables.losses.tversky import class_sums, compensation, count_voxels, mean_over_annotated, tversky_index
+from trainables.losses.weighting import Counts, Factors, Rule
+
+MakeRule = Callable[[str, Mapping[str, Any]], Rule]
+
+
+class WeightedTversky(nn.Module):
+    """loss = mean over annotated classes of weight_c · compensation_c · (1 − Tversky_c(σ(z + shift_c))).
+
+    Every number is a buffer of the same name and shape for every family: one compiled graph serves them all, `reset`
+    rewrites the buffers in place, and a state_dict is the whole state (name, parameters and counts included).
+    Made by `trainables.losses.build`. Per batch: `forward`, `observe` (or `count` + `accumulate_`), `end_batch`.
+    """
+
+    weight: Tensor
+    shift: Tensor
+    inference_shift: Tensor
+    fp_weight: Tensor
+    fn_weight: Tensor
+    compensation_gate: Tensor
+    compensation_exponent: Tensor
+    positive_count: Tensor
+    known_count: Tensor
+    average_positive: Tensor
+    average_known: Tensor
+    window_positive: Tensor
+    window_known: Tensor
+    num_batches: Tensor
+    count_update_every: int = 50
+    count_window: str = "50"
+
+    def __init__(self, num_classes: int, make_rule: MakeRule) -> None:
+        super().__init__()
+        self._make_rule = make_rule
+        for name in ("weight", "shift", "inference_shift"):
+            self.register_buffer(name, torch.zeros(num_classes))
+        for name in ("fp_weight", "fn_weight", "compensation_gate", "compensation_exponent"):
+            self.register_buffer(name, torch.zeros(()))
+        for name in ("positive_count", "known_count", "average_positive", "average_known", "window_positive",
+                     "window_known"):  # fmt: skip
+            self.register_buffer(name, torch.zeros(num_classes, dtype=torch.float64))
+        self.register_buffer("num_batches", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """(loss, per_class): loss 0-d float32; per_class (C,) float32 detached, 1 − Tversky before any weight.
+
+        logits: (N, C, *S), any float dtype. target: (N, C, *S), 0, 1, NaN = not annotated. A class not annotated in the
+        batch leaves the mean and has per_class NaN (accumulate with nansum and a count of its own); a batch with no
+        annotated voxel has loss 0 and zero gradient. Changes no state; compiles with fullgraph=True, dynamic=False.
+        """
+        with torch.autocast(device_type=logits.device.type, enabled=False):
+            sums = class_sums(logits.float(), target, self.shift)
+            losses = 1.0 - tversky_index(sums, self.fp_weight, self.fn_weight)
+            factor = self.weight * compensation(sums, self.compensation_gate, self.compensation_exponent)
+            loss = mean_over_annotated(factor * losses, sums.known)
+            return loss, torch.where(sums.known > 0, losses, torch.nan).detach()
+
+    @staticmethod
+    def count(target: Tensor) -> tuple[Tensor, Tensor]:
+        """(positive, known) voxels of a batch, each (C,) float64. Pure, for use inside a compiled step."""
+        return count_voxels(target)
+
+    @torch.no_grad()
+    def accumulate_(self, positive: Tensor, known: Tensor) -> None:
+        """Add a batch's counts, each (C,), to the open window. No sync."""
+        self.window_positive += positive
+        self.window_known += known
+
+    def observe(self, target: Tensor) -> None:
+        """Count a training batch: target (N, C, *S), NaN = not annotated. No sync."""
+        self.accumulate_(*self.count(target))
+
+    def end_batch(self, sum_over_workers: Callable[[Tensor], object] | None = None) -> None:
+        """Close a batch; after every `count_update_every` of them recompute weight and shifts from the counts.
+
+        sum_over_workers: sums a (2, C) float64 tensor in place over the workers of one trial (all_reduce), called once
+        per update by all of them alike. The step counter lives on the host: no sync.
+        """
+        self._batches += 1
+        self.num_batches += 1
+        if self._batches % self.count_update_every == 0:
+            self._close_window(sum_over_workers)
+            if self._rule.online:
+                self._set_factors(self._rule.factors(self._counts()))
+
+    @torch.no_grad()
+    def _close_window(self, sum_over_workers: Callable[[Tensor], object] | None) -> None:
+        """Fold the open window into the running total and the moving average per batch, then empty it."""
+        window = torch.stack([self.window_positive, self.window_known])
+        if sum_over_workers is not None:
+            sum_over_workers(window)
+        self.positive_count += window[0]
+        self.known_count += window[1]
+        # A plain mean until `count_window` batches are seen, an exponential moving average afterwards.
+        span = self._batches if self.count_window == "all" else min(self._batches, int(self.count_window))
+        momentum = min(1.0, self.count_update_every / span)
+        self.average_positive.lerp_(window[0] / self.count_update_every, momentum)
+        self.average_known.lerp_(window[1] / self.count_update_every, momentum)
+        self.window_positive.zero_()
+        self.window_known.zero_()
+
+    def _counts(self) -> Counts:
+        """The counts the rule uses: per window (as many batches as `count_window`), or the total since the start."""
+        if self._rule.windowed and self.count_window != "all":
+            batches = int(self.count_window)
+            return Counts(self.average_positive * batches, self.average_known * batches)
+        return Counts(self.positive_count, self.known_count)
+
+    @torch.no_grad()
+    def _set_factors(self, factors: Factors) -> None:
+        for name, value in factors._asdict().items():
+            getattr(self, name).copy_(value)
+
+    @torch.no_grad()
+    def reset(
+        self,
+        name: str,
+        params: Mapping[str, Any],
+        *,
+        count_update_every: int | None = None,
+        count_window: str | None = None,
+    ) -> None:
+        """Become a freshly built loss of this family, in place: same storage, so compiled graphs stay valid.
+
+        count_update_every (batches), count_window (batches or `all`): None keeps the present ones.
+        Raises SettingsError for an unknown family or parameter; then nothing has changed.
+        """
+        rule = self._make_rule(name, params)
+        self.name, self.params, self._rule = name, dict(params), rule
+        self.count_update_every = count_update_every or self.count_update_every
+        self.count_window = count_window or self.count_window
+        for buffer in self.buffers():
+            buffer.zero_()
+        self._batches = 0
+        for field in ("fp_weight", "fn_weight", "compensation_gate", "compensation_exponent"):
+            getattr(self, field).fill_(getattr(rule, field))
+        self._set_factors(rule.factors(Counts(self.positive_count, self.known_count)))
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What no tensor holds; plain values, so `torch.load(weights_only=True)` reads it."""
+        return {
+            "name": self.name,
+            "params": self.params,
+            "count_update_every": self.count_update_every,
+            "count_window": self.count_window,
+        }
+
+    def set_extra_state(self, state: Any) -> None:
+        """Become the loss that was saved, whatever family this one was."""
+        self._rule = self._make_rule(state["name"], state["params"])
+        self.name, self.params = state["name"], dict(state["params"])
+        self.count_update_every, self.count_window = state["count_update_every"], state["count_window"]
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As nn.Module's, in place; also restores the family, its parameters and the position in the window."""
+        result = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        self._batches = int(self.num_batches)
+        return result

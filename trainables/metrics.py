@@ -1,0 +1,179 @@
+"""Validation counts per crop and class, and the scores that follow from them.
+
+Shapes: N batch, C classes, *S any number of space axes, K validation crops, B logit bins.
+A voxel is predicted positive where its logit is > 0, i.e. σ(z) > ½. Unknown voxels (target NaN) count nowhere.
+Scores are float64 tensors; they take tensors or numpy arrays, with any leading axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.settings import require
+
+NUM_BINS = 128
+BINS_PER_LOGIT = 4
+"""A power of two: z · 4 is exact in floating point, so no voxel crosses an edge by rounding."""
+LOGIT_EDGES = np.arange(-NUM_BINS // 2, NUM_BINS // 2 + 1) / BINS_PER_LOGIT
+"""(B + 1,) bin edges −16 … 16. Bin i is (edge i, edge i + 1]; the first and last bin also take everything beyond."""
+
+
+def logit_bin(logits: Tensor) -> Tensor:
+    """The bin of each logit, int64, same shape: bins closed on the right, 0 in the lower bin, NaN in the lowest."""
+    scaled = torch.nan_to_num(logits.float(), nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf) * BINS_PER_LOGIT
+    return (torch.ceil(scaled) + (NUM_BINS // 2 - 1)).clamp(0, NUM_BINS - 1).long()
+
+
+def histogram(logits: Tensor, target: Tensor) -> Tensor:
+    """Voxels per sample, class, side and bin: (N, C, 2, B) int64; side 0 negative, 1 positive. No sync.
+
+    logits, target: (N, C, *S); target 0, 1, NaN = unknown.
+    """
+    batch, classes = logits.shape[:2]
+    known = ~torch.isnan(target)
+    slot = logit_bin(logits) + NUM_BINS * (target > 0.5)
+    slot = torch.where(known, slot, 2 * NUM_BINS).flatten(2)
+    counts = torch.zeros(batch, classes, 2 * NUM_BINS + 1, dtype=torch.int64, device=logits.device)
+    counts.scatter_add_(2, slot, torch.ones((), dtype=torch.int64, device=logits.device).expand_as(slot))
+    return counts[..., :-1].unflatten(2, (2, NUM_BINS))
+
+
+@dataclass
+class ValidationCounts:
+    """Logit histograms of a validation pass, and every count that follows from them.
+
+    bins: (K, C, 2, B) int64 on the device of the logits; side 0 negative, 1 positive voxels.
+    """
+
+    bins: Tensor
+
+    @classmethod
+    def zeros(cls, num_crops: int, num_classes: int, device: torch.device | str = "cpu") -> ValidationCounts:
+        return cls(torch.zeros(num_crops, num_classes, 2, NUM_BINS, dtype=torch.int64, device=device))
+
+    @torch.no_grad()
+    def accumulate_(self, logits: Tensor, target: Tensor, crop: Tensor) -> None:
+        """Add a batch in place, without sync.
+
+        logits (any inference shift already added), target: (N, C, *S). crop: (N,) int64 in [0, K), same device.
+        """
+        self.bins.index_add_(0, crop, histogram(logits, target))
+
+    @property
+    def negative(self) -> Tensor:
+        """Histograms of the negative voxels, (K, C, B)."""
+        return self.bins[:, :, 0]
+
+    @property
+    def positive(self) -> Tensor:
+        """Histograms of the positive voxels, (K, C, B)."""
+        return self.bins[:, :, 1]
+
+    @property
+    def tp(self) -> Tensor:
+        """True positives at logit 0, (K, C)."""
+        return self.positive[..., NUM_BINS // 2 :].sum(-1)
+
+    @property
+    def fp(self) -> Tensor:
+        """False positives at logit 0, (K, C)."""
+        return self.negative[..., NUM_BINS // 2 :].sum(-1)
+
+    @property
+    def fn(self) -> Tensor:
+        """False negatives at logit 0, (K, C)."""
+        return self.positive[..., : NUM_BINS // 2].sum(-1)
+
+    @property
+    def known(self) -> Tensor:
+        """Annotated voxels, (K, C)."""
+        return self.bins.sum((2, 3))
+
+    def numpy(self) -> dict[str, np.ndarray]:
+        """tp, fp, fn, known (K, C) and hist_positive, hist_negative (K, C, B), int64, in one transfer."""
+        host = ValidationCounts(self.bins.cpu())
+        arrays = {name: getattr(host, name) for name in ("tp", "fp", "fn", "known")}
+        arrays |= {"hist_positive": host.positive, "hist_negative": host.negative}
+        return {name: value.contiguous().numpy() for name, value in arrays.items()}
+
+
+def accumulate(logits: Tensor, target: Tensor, crop: Tensor, num_crops: int) -> ValidationCounts:
+    """The counts of one batch: logits, target (N, C, *S), target NaN = unknown; crop (N,) int64. No sync."""
+    counts = ValidationCounts.zeros(num_crops, logits.shape[1], logits.device)
+    counts.accumulate_(logits, target, crop)
+    return counts
+
+
+def counts_at_every_threshold(positive: Any, negative: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """tp, fp, fn at each inner edge LOGIT_EDGES[1:-1], each (…, B − 1), from histograms (…, B)."""
+    positive, negative = torch.as_tensor(positive), torch.as_tensor(negative)
+    fn = positive.cumsum(-1)[..., :-1]
+    fp = negative.sum(-1, keepdim=True) - negative.cumsum(-1)[..., :-1]
+    return positive.sum(-1, keepdim=True) - fn, fp, fn
+
+
+def counts_at_threshold(positive: Any, negative: Any, logit_threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """tp, fp, fn (…,) where `predicted` means z > logit_threshold, from histograms (…, B).
+
+    logit_threshold: one of LOGIT_EDGES[1:-1], in [−15.75, 15.75] in steps of 0.25; SettingsError otherwise.
+    """
+    steps = logit_threshold * BINS_PER_LOGIT
+    require(
+        steps == round(steps) and abs(steps) < NUM_BINS // 2,
+        "logit_threshold", logit_threshold, "must be a bin edge in [-15.75, 15.75]", "Use a multiple of 0.25",
+    )  # fmt: skip
+    edge = round(steps) + NUM_BINS // 2 - 1
+    tp, fp, fn = counts_at_every_threshold(positive, negative)
+    return tp[..., edge], fp[..., edge], fn[..., edge]
+
+
+def ratio(numerator: Any, denominator: Any, defined: Any) -> Tensor:
+    """numerator/denominator in float64, 0 for 0/0, NaN where not `defined`; all of one shape."""
+    top, bottom = (torch.as_tensor(x).to(torch.float64) for x in (numerator, denominator))
+    value = torch.where(bottom > 0, top / torch.where(bottom > 0, bottom, 1.0), 0.0)
+    return torch.where(torch.as_tensor(defined), value, torch.nan)
+
+
+def dice(tp: Any, fp: Any, fn: Any) -> Tensor:
+    """2TP/(2TP + FP + FN), in [0, 1]; NaN for a class with no positive voxel (TP + FN = 0): it has no Dice."""
+    return ratio(2 * tp, 2 * tp + fp + fn, tp + fn > 0)
+
+
+def iou(tp: Any, fp: Any, fn: Any) -> Tensor:
+    """TP/(TP + FP + FN), in [0, 1]; NaN for a class with no positive voxel."""
+    return ratio(tp, tp + fp + fn, tp + fn > 0)
+
+
+def precision(tp: Any, fp: Any, fn: Any) -> Tensor:
+    """TP/(TP + FP), in [0, 1]; 0 where nothing is predicted, NaN for a class with no positive voxel."""
+    return ratio(tp, tp + fp, tp + fn > 0)
+
+
+def recall(tp: Any, fp: Any, fn: Any) -> Tensor:
+    """TP/(TP + FN), in [0, 1]; NaN for a class with no positive voxel."""
+    return ratio(tp, tp + fn, tp + fn > 0)
+
+
+def f1(tp: Any, fp: Any, fn: Any) -> Tensor:
+    """The harmonic mean of precision and recall; on voxel counts it is Dice."""
+    return dice(tp, fp, fn)
+
+
+def fg_pred(tp: Any, fp: Any, known: Any) -> Tensor:
+    """Predicted foreground share of the annotated voxels, in [0, 1]; NaN where none is annotated."""
+    return ratio(tp + fp, known, known > 0)
+
+
+def fg_true(tp: Any, fn: Any, known: Any) -> Tensor:
+    """True foreground share of the annotated voxels, in [0, 1]; NaN where none is annotated."""
+    return ratio(tp + fn, known, known > 0)
+
+
+def mean_over_known(scores: Tensor) -> Tensor:
+    """Mean of (C,) over the classes that have a score, 0-d; NaN where none has."""
+    return torch.nanmean(torch.as_tensor(scores))
