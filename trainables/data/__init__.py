@@ -1,0 +1,25 @@
+"""Volumes on disk to packed patches on the device.
+
+cellmap.py, ngff.py, resample.py   read the CellMap Zarr layout at a target voxel size
+datasplit.py                       which crop trains and which validates
+packing.py, packed.py              the bit-packed, memory-mapped cache
+sampling.py, augment.py, expand.py patches: cut on the host, augmented and expanded on the device
+check.py                           what is wrong with a data set and its split
+phantom.py                         generated volumes in the same layout
+"""
+
+from trainables.data.augment import augment
+from trainables.data.expand import expand_labels
+from trainables.data.packed import PackedCrop, PackedDataset, open_packed
+from trainables.data.sampling import PackedBatch, PatchSampler, validation_set
+
+__all__ = [
+    "PackedBatch",
+    "PackedCrop",
+    "PackedDataset",
+    "PatchSampler",
+    "augment",
+    "expand_labels",
+    "open_packed",
+    "validation_set",
+]

@@ -1,0 +1,289 @@
+"""Crops in the CellMap layout, read onto a grid of the target voxel size.
+
+{root}/{dataset}/{dataset}.zarr/recon-1/em/fibsem-uint8            electron microscopy, OME-NGFF 0.4 multiscale
+{root}/{dataset}/{dataset}.zarr/recon-1/labels/groundtruth/{crop}/{class}     labels, one multiscale per class
+
+Shapes: P packed bytes, D H W the crop in target voxels, D' H' W' the EM box round it. Positions are nanometres; the
+target grid begins at the crop's lower corner, so target voxel k is centred at corner + (k + 1/2) · voxel.
+A label voxel is unknown where the class is not annotated, where it holds the encoding's `unknown`, where its class's
+array does not reach, where the EM volume does not reach, and where an EM chunk was never downloaded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables.data.expand import pack_class, packed_bytes
+from trainables.data.ngff import Level, choose_level, missing_chunks, read_box, read_json, read_levels
+from trainables.data.resample import FUZZ, Taps, average, nearest_taps, pick, smooth_taps
+from trainables.errors import DataError
+
+Box = tuple[tuple[int, int, int], tuple[int, int, int]]
+"""First and one past the last target voxel, crop coordinates."""
+TapsZYX = tuple[Taps, Taps, Taps]
+
+
+@dataclass(frozen=True)
+class CropSource:
+    """Where one crop lies."""
+
+    name: str
+    """dataset/crop234"""
+    em: Path
+    labels: Path
+    """Folder with one group per class."""
+    classes: tuple[str, ...]
+    """Classes to be read from it."""
+    side: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The target voxels of one crop: corner (3,) nm, voxel (3,) nm, shape (D, H, W)."""
+
+    corner: NDArray[np.float64]
+    voxel: NDArray[np.float64]
+    shape: tuple[int, int, int]
+
+    def centres(self, box: Box) -> list[NDArray[np.float64]]:
+        """Voxel centres along z, y, x of a box, nm."""
+        return [c + (np.arange(a, b) + 0.5) * v for c, v, a, b in zip(self.corner, self.voxel, *box)]
+
+    def box_inside(self, box: Box, level: Level) -> Box:
+        """The part of a box whose centres lie in the array; empty (stop = start) where none do."""
+        low = np.ceil((level.corner - self.corner) / self.voxel - 0.5 - FUZZ).astype(int)
+        high = np.ceil((level.end - self.corner) / self.voxel - 0.5 - FUZZ).astype(int)
+        start = np.clip(low, box[0], box[1])
+        stop = np.clip(high, start, box[1])
+        return _triple(start), _triple(stop)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Values with a meaning in a label array; every other value is the class, or an instance of it."""
+
+    absent: int
+    unknown: int | None
+
+    def masks(self, values: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """(present, known), bool of the shape of `values`."""
+        known = np.ones(values.shape, dtype=bool) if self.unknown is None else values != self.unknown
+        return (values != self.absent) & known, known
+
+
+def discover_crops(root: Path) -> list[CropSource]:
+    """Every crop under a root, sorted, with all the classes it annotates. DataError when there is none."""
+    folders = sorted(root.glob("*/*.zarr/recon-*/labels/groundtruth/*/"))
+    crops = [source_of(folder) for folder in folders if annotated_in(folder)]
+    if not crops:
+        raise DataError(
+            f"{root}: no crop found. Expected DATASET/DATASET.zarr/recon-1/labels/groundtruth/CROP/CLASS below it; "
+            "give the folder that holds the data sets as data.root."
+        )
+    return crops
+
+
+def source_of(labels: Path) -> CropSource:
+    """The crop at label folder …/{dataset}.zarr/recon-1/labels/groundtruth/{crop}."""
+    recon = labels.parents[2]
+    found = sorted(p for p in (recon / "em").glob("fibsem-*") if p.is_dir())
+    em = recon / "em" / "fibsem-uint8"
+    if found and em not in found:
+        em = found[0]
+    return CropSource(crop_name(labels), em, labels, annotated_in(labels))
+
+
+def crop_name(labels: Path) -> str:
+    """dataset/crop of a label folder; the reconstruction is named too where it is not the first."""
+    container = next((p for p in labels.parents if p.suffix == ".zarr"), labels.parent)
+    recon = next((p.name for p in labels.parents if p.name.startswith("recon-")), "recon-1")
+    return "/".join([container.stem, *([] if recon == "recon-1" else [recon]), labels.name])
+
+
+def annotated_in(labels: Path) -> tuple[str, ...]:
+    """Classes with a group in a crop's label folder; the combined `all` is none."""
+    if not labels.is_dir():
+        return ()
+    return tuple(sorted(p.name for p in labels.iterdir() if p.is_dir() and p.name != "all"))
+
+
+def read_encoding(group: Path, levels: Sequence[Level]) -> Encoding:
+    """Encoding from the label group's .zattrs. DataError when it is there and broken.
+
+    255 is unknown in uint8 unless the encoding says otherwise. Wider instance labels may use 255 as an id: there the
+    encoding decides, and where it names 255 although the complement counts of s0 say that no voxel is unknown, 255 is
+    an id.
+    """
+    try:
+        annotation = read_json(group / ".zattrs").get("cellmap", {}).get("annotation", {})
+        values = annotation.get("annotation_type", {}).get("encoding", {})
+        absent = int(values.get("absent", 0))
+        unknown = None if values.get("unknown") is None else int(values["unknown"])
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{group / '.zattrs'}: cellmap.annotation.annotation_type.encoding must map absent, present, unknown to "
+            f"integers ({error}). Download it again."
+        ) from error
+    wide = levels[0].dtype.itemsize > 1
+    if unknown is None:
+        return Encoding(absent, None if wide else 255)
+    if wide and unknown == 255 and "present" not in values and complement_counts(levels[0]).get("unknown") == 0:
+        return Encoding(absent, None)
+    return Encoding(absent, unknown)
+
+
+def complement_counts(finest: Level) -> dict[str, int]:
+    """Voxels that are absent and unknown at s0, as the annotators counted them; {} where they did not."""
+    if not (finest.path / ".zattrs").exists():
+        return {}
+    try:
+        counts = read_json(finest.path / ".zattrs").get("cellmap", {}).get("annotation", {})["complement_counts"]
+        return {str(name): int(count) for name, count in counts.items()}
+    except (KeyError, AttributeError, TypeError, ValueError):
+        return {}
+
+
+def holds_class(source: CropSource, name: str) -> bool:
+    """Whether the crop annotates `name` and, as far as its complement counts tell, has positive voxels of it."""
+    if name not in source.classes:
+        return False
+    finest = read_levels(source.labels / name)[0]
+    counts = complement_counts(finest)
+    return not counts or sum(counts.values()) < math.prod(finest.shape)
+
+
+def crop_grid(source: CropSource, classes: Sequence[str], voxel_nm: Sequence[float]) -> Grid:
+    """The target grid over the union of the arrays of the classes: the voxels whose centre lies inside.
+
+    An axis thinner than one target voxel gets a single one, centred on it.
+    """
+    finest = [read_levels(source.labels / name)[0] for name in classes if name in source.classes]
+    corner = np.min([level.corner for level in finest], axis=0)
+    end = np.max([level.end for level in finest], axis=0)
+    voxel = np.array(voxel_nm, dtype=np.float64)
+    shape = np.maximum(np.ceil((end - corner) / voxel - 0.5 - FUZZ), 1)
+    thin = end - corner < voxel
+    return Grid(np.where(thin, (corner + end - voxel) / 2, corner), voxel, _triple(shape))
+
+
+def read_labels(source: CropSource, classes: Sequence[str], grid: Grid, resampling: str) -> NDArray[np.uint8]:
+    """Packed labels (P, D, H, W) of one crop, before any masking by EM. resampling: nearest or majority."""
+    planes = np.zeros((packed_bytes(len(classes)), *grid.shape), dtype=np.uint8)
+    for index, name in enumerate(classes):
+        if name in source.classes:
+            box, present, known = _read_class(source.labels / name, grid, resampling)
+            pack_class(planes[(slice(None), *_slices(box))], index, len(classes), present, known)
+    return planes
+
+
+def _read_class(group: Path, grid: Grid, resampling: str) -> tuple[Box, NDArray[np.bool_], NDArray[np.bool_]]:
+    """The part of the crop this class's array covers, with (present, known) there."""
+    levels = read_levels(group)
+    level, encoding = choose_level(levels, grid.voxel.tolist()), read_encoding(group, levels)
+    box = grid.box_inside(((0, 0, 0), grid.shape), level)
+    if _empty(box):
+        nothing = np.zeros([b - a for a, b in zip(*box)], dtype=bool)
+        return box, nothing, nothing
+    if resampling == "nearest":
+        taps = _nearest(grid, box, level)
+        present, known = encoding.masks(pick(read_box(level, *_span(taps)), taps, _span(taps)[0]))
+        return box, present, known
+    taps = _smooth(grid, box, level)
+    present, known = encoding.masks(read_box(level, *_span(taps)))
+    present_share, known_share = (average(mask, taps, _span(taps)[0]) for mask in (present, known))
+    return box, present_share > known_share / 2, known_share >= 0.5
+
+
+def read_em(source: CropSource, grid: Grid, margin: Sequence[int]) -> tuple[NDArray[np.uint8], Box, Level, TapsZYX]:
+    """EM uint8 (D', H', W') of the crop and `margin` (3,) voxels round it, as far as the volume goes, and its box.
+
+    Other dtypes are scaled to uint8 by the range of the dtype (floats by [0, 1]). DataError when the crop lies
+    outside the volume.
+    """
+    levels = read_levels(source.em)
+    level = choose_level(levels, grid.voxel.tolist())
+    if _empty(grid.box_inside(((0, 0, 0), grid.shape), level)):
+        raise DataError(f"{source.labels}: the crop lies outside the EM volume {source.em}. Check both translations.")
+    wanted: Box = (_triple([-m for m in margin]), _triple([n + m for n, m in zip(grid.shape, margin)]))
+    box = grid.box_inside(wanted, level)
+    taps = _smooth(grid, box, level)
+    values = read_box(level, *_span(taps))
+    if all(t.index.shape[1] == 1 for t in taps):
+        return to_uint8(pick(values, taps, _span(taps)[0])), box, level, taps
+    mean = average(to_uint8(values), taps, _span(taps)[0])
+    return np.rint(mean, out=mean).astype(np.uint8), box, level, taps
+
+
+def mask_missing_em(planes: NDArray[np.uint8], box: Box, level: Level, taps: TapsZYX) -> float:
+    """Make labels (P, D, H, W) unknown in place where EM was never downloaded or does not reach.
+
+    box, level, taps: as `read_em` returned them. Returns the share of the crop's voxels masked, in [0, 1].
+    """
+    shape = planes.shape[1:]
+    masked = np.ones(shape, dtype=bool)
+    inside = [slice(max(a, 0), min(b, n)) for a, b, n in zip(*box, shape)]
+    in_box = [slice(s.start - a, s.stop - a) for s, a in zip(inside, box[0])]
+    masked[tuple(inside)] = _missing_em(level, [Taps(t.index[s], t.weight[s]) for t, s in zip(taps, in_box)])
+    planes[:, masked] = 0
+    return float(masked.mean())
+
+
+def _missing_em(level: Level, taps: Sequence[Taps]) -> NDArray[np.bool_]:
+    """Target voxels that draw on a chunk whose file does not exist, bool (n_z, n_y, n_x)."""
+    grid, missing = missing_chunks(level, [t.first for t in taps], [t.stop for t in taps])
+    result = np.zeros([len(t.index) for t in taps], dtype=bool)
+    if not missing.any():
+        return result
+    low = [t.index.min(axis=1) // c - g.start for t, c, g in zip(taps, level.chunks, grid)]
+    high = [t.index.max(axis=1) // c - g.start for t, c, g in zip(taps, level.chunks, grid)]
+    for steps in product(*(range(int((b - a).max()) + 1) for a, b in zip(low, high))):
+        result |= missing[np.ix_(*(np.minimum(a + s, b) for a, b, s in zip(low, high, steps)))]
+    return result
+
+
+def to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """EM as uint8 by the range of its dtype; floats are clipped to [0, 1], NaN is 0."""
+    if values.dtype == np.uint8:
+        return values
+    if np.issubdtype(values.dtype, np.floating):
+        return np.rint(np.clip(np.nan_to_num(values), 0, 1) * 255).astype(np.uint8)
+    limits = np.iinfo(values.dtype)
+    return np.rint((values.astype(np.float64) - limits.min) / (limits.max - limits.min) * 255).astype(np.uint8)
+
+
+def _nearest(grid: Grid, box: Box, level: Level) -> TapsZYX:
+    axes = zip(grid.centres(box), level.corner, level.scale, level.shape)
+    z, y, x = (nearest_taps(centres, corner, scale, n) for centres, corner, scale, n in axes)
+    return z, y, x
+
+
+def _smooth(grid: Grid, box: Box, level: Level) -> TapsZYX:
+    axes = zip(grid.centres(box), grid.voxel.tolist(), level.corner, level.scale, level.shape)
+    z, y, x = (smooth_taps(centres, v, corner, scale, n) for centres, v, corner, scale, n in axes)
+    return z, y, x
+
+
+def _span(taps: TapsZYX) -> Box:
+    return _triple([t.first for t in taps]), _triple([t.stop for t in taps])
+
+
+def _slices(box: Box) -> tuple[slice, slice, slice]:
+    z, y, x = (slice(a, b) for a, b in zip(*box))
+    return z, y, x
+
+
+def _empty(box: Box) -> bool:
+    return any(b <= a for a, b in zip(*box))
+
+
+def _triple(values: Any) -> tuple[int, int, int]:
+    z, y, x = (int(v) for v in values)
+    return z, y, x

@@ -1,0 +1,207 @@
+"""datasplit.csv: which crop trains, which validates, which is kept for the test.
+
+No header, every field quoted. Five columns: side, raw container, raw path, label container, label path; or three:
+side, raw path, label path. The label path ends in the classes in brackets: …/groundtruth/crop234/[nuc,mito_mem].
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from trainables.data.cellmap import CropSource, annotated_in, crop_name, discover_crops, holds_class
+from trainables.errors import DataError
+from trainables.settings import DataSettings
+
+SIDES = ("train", "validate", "test")
+FILE_NAME = "datasplit.csv"
+SHOWN_PROBLEMS = 5
+
+
+def load_or_make_split(settings: DataSettings, root: Path, cache: Path) -> list[CropSource]:
+    """The split that the settings name, else root/datasplit.csv, else one made once and kept in the cache folder.
+
+    Raises DataError when a named file is missing or when a file cannot be used.
+    """
+    if settings.split_file:
+        path = Path(settings.split_file).expanduser().absolute()
+        if not path.is_file():
+            raise DataError(f"data.split_file={settings.split_file}: no such file. Leave it empty to have one written.")
+        return read_split(path, root)
+    if (root / FILE_NAME).is_file():
+        return read_split(root / FILE_NAME, root)
+    return make_split(settings, discover_crops(root), cache / "splits")
+
+
+def read_split(path: Path, root: Path | None = None) -> list[CropSource]:
+    """The crops of a split file. DataError with the line, the rule and the fix when a row cannot be used."""
+    sources, problems = parse_split(path, root)
+    if problems:
+        more = f"\n… and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
+        raise DataError("\n".join(problems[:SHOWN_PROBLEMS]) + more)
+    return sources
+
+
+def parse_split(path: Path, root: Path | None = None) -> tuple[list[CropSource], list[str]]:
+    """The usable rows of a split file, and one sentence for everything wrong with it.
+
+    A relative path is looked for under `root`, then beside the file. A class in brackets without a folder is taken as
+    not annotated in that crop, but at least one must be there.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [(number, row) for number, row in enumerate(csv.reader(file, skipinitialspace=True), 1) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return [], [f"{path} cannot be read as CSV ({error}). Remove it to have one written."]
+    bases = [base for base in (root, path.parent) if base is not None]
+    sources: list[CropSource] = []
+    problems: list[str] = [] if rows else [f"{path} has no rows. Remove it to have one written."]
+    for number, row in rows:
+        try:
+            sources.append(_source(row, bases))
+        except DataError as error:
+            problems.append(f"{path}, line {number}: {error}")
+    return sources, problems + _repeats(path, sources)
+
+
+def _source(row: Sequence[str], bases: Sequence[Path]) -> CropSource:
+    """The crop of one row. DataError without the file and line."""
+    if len(row) not in (3, 5):
+        raise DataError(f"{len(row)} columns; 5 or 3 are needed (side, raw container, raw path, label container, …).")
+    side = row[0].strip()
+    if side not in SIDES:
+        raise DataError(f"side {side!r}; choose one of {', '.join(SIDES)}.")
+    raw, truth = (row[1], row[2]) if len(row) == 3 else (f"{row[1]}/{row[2]}", f"{row[3]}/{row[4]}")
+    folder, bracket, names = truth.partition("[")
+    if not bracket or not names.rstrip(" /").endswith("]"):
+        raise DataError(f"label path {truth!r} must end in the classes in brackets, for example crop234/[nuc,pm].")
+    em, labels = _find(raw, bases), _find(folder, bases)
+    listed = [name.strip() for name in names.rstrip(" /")[:-1].split(",") if name.strip()]
+    present = annotated_in(labels)
+    if not set(listed) & set(present):
+        raise DataError(
+            f"{labels} annotates none of [{', '.join(listed)}]; it annotates {', '.join(present) or 'nothing'}."
+        )
+    return CropSource(crop_name(labels), em, labels, tuple(n for n in present if n in listed), side)
+
+
+def _find(written: str, bases: Sequence[Path]) -> Path:
+    """The existing folder a row names; a resolution level stands for its multiscale group."""
+    path = Path(written.strip()).expanduser()
+    for candidate in [path] if path.is_absolute() else [base / path for base in bases]:
+        if candidate.is_dir():
+            level = (candidate / ".zarray").exists() and (candidate.parent / ".zattrs").exists()
+            return Path(os.path.abspath(candidate.parent if level else candidate))
+    raise DataError(f"{written} does not exist. Correct the path or take the row out.")
+
+
+def _repeats(path: Path, sources: Sequence[CropSource]) -> list[str]:
+    """A sentence for every crop that appears twice, on one side or on both."""
+    sides: dict[Path, list[str]] = {}
+    for source in sources:
+        sides.setdefault(Path(os.path.realpath(source.labels)), []).append(source.side)
+    problems = []
+    for labels, found in sides.items():
+        if len(set(found)) > 1:
+            problems.append(f"{path}: {labels} is on the sides {' and '.join(sorted(set(found)))}; keep one of them.")
+        elif len(found) > 1:
+            problems.append(f"{path}: {labels} appears {len(found)} times; keep one row.")
+    return problems
+
+
+def write_split(path: Path, sources: Sequence[CropSource]) -> None:
+    """Write the five-column form atomically; an existing file is replaced, never appended to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, quoting=csv.QUOTE_ALL).writerows(_row(source) for source in sources)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _row(source: CropSource) -> list[str]:
+    raw, truth = (_container_and_path(p) for p in (source.em, source.labels))
+    return [source.side, *raw, truth[0], f"{truth[1]}/[{','.join(source.classes)}]"]
+
+
+def _container_and_path(path: Path) -> tuple[str, str]:
+    container = next((p for p in path.parents if p.suffix == ".zarr"), path.parent)
+    return str(container), str(path.relative_to(container))
+
+
+def make_split(settings: DataSettings, crops: Sequence[CropSource], folder: Path) -> list[CropSource]:
+    """The split of these crops by these settings: drawn, written to `folder` once, and read from there afterwards."""
+    usable = [crop for crop in crops if set(crop.classes) & set(settings.classes)]
+    asked = {
+        "crops": [[str(crop.labels), crop.classes] for crop in usable],
+        "classes": list(settings.classes),
+        "draw": [settings.validation_fraction, settings.split_seed, settings.split_by_dataset],
+    }
+    path = folder / f"datasplit-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]}.csv"
+    if not path.is_file():
+        write_split(path, draw_split(settings, usable))
+    return read_split(path)
+
+
+def draw_split(settings: DataSettings, crops: Sequence[CropSource]) -> list[CropSource]:
+    """Sides for crops: about `validation_fraction` of them validate, every class on both sides where possible.
+
+    Seeded by `split_seed`; independent of the order of the crops. With `split_by_dataset` the crops of a data set stay
+    together. DataError when there are fewer than two crops (or data sets) to divide.
+    """
+    ordered = sorted(crops, key=lambda crop: crop.name)
+    units: dict[str, list[CropSource]] = {}
+    for crop in ordered:
+        units.setdefault(crop.name.split("/")[0] if settings.split_by_dataset else crop.name, []).append(crop)
+    if len(units) < 2:
+        kind = "data set" if settings.split_by_dataset else "crop"
+        raise DataError(
+            f"{len(units)} {kind} with an annotated class: a split needs two. "
+            "Add data, choose other data.classes, or set data.split_by_dataset=false."
+        )
+    holders = {
+        name: {unit for unit, members in units.items() if any(holds_class(crop, name) for crop in members)}
+        for name in settings.classes
+    }
+    sizes = {unit: len(members) for unit, members in units.items()}
+    chosen = _choose(sizes, holders, settings.validation_fraction, np.random.default_rng(settings.split_seed))
+    side = {unit: "validate" if unit in chosen else "train" for unit in units}
+    return [replace(crop, side=side[unit]) for unit, members in units.items() for crop in members]
+
+
+def _choose(sizes: Mapping[str, int], holders: Mapping[str, set[str]], fraction: float,
+            rng: np.random.Generator) -> set[str]:  # fmt: skip
+    """Units for validation: first one for each class that two units hold, the rarest first, then up to the share."""
+    order = [list(sizes)[i] for i in rng.permutation(len(sizes))]
+    chosen: set[str] = set()
+    for _, held in sorted(holders.items(), key=lambda item: (len(item[1]), item[0])):
+        if len(held) >= 2 and not held & chosen:
+            chosen |= set(_allowed(order, held, chosen, holders)[:1])
+    target = max(1.0, fraction * sum(sizes.values()))
+    for unit in _allowed(order, set(order), chosen, holders):
+        size_now = sum(sizes[u] for u in chosen)
+        fits = abs(size_now + sizes[unit] - target) < abs(size_now - target)
+        if fits and unit in _allowed([unit], {unit}, chosen, holders):
+            chosen.add(unit)
+    return chosen or {order[0]}
+
+
+def _allowed(order: Sequence[str], among: set[str], chosen: set[str], holders: Mapping[str, set[str]]) -> list[str]:
+    """Units of `among` that can go to validation and leave every class that was in training a unit there."""
+    return [
+        unit
+        for unit in order
+        if unit in among
+        and unit not in chosen
+        and all(held - chosen - {unit} for held in holders.values() if unit in held)
+    ]

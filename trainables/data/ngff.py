@@ -1,0 +1,157 @@
+"""OME-NGFF 0.4 multiscale groups stored as Zarr v2: metadata and checked reading.
+
+Coordinates are nanometres, axes z y x. A translation is the CENTRE of voxel 0, so the array begins half a voxel
+before it (the CellMap convention: a coarser level's translation is larger by half the difference of the scales).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from trainables.errors import DataError
+
+Vector = NDArray[np.float64]
+UNIT_NM = {"nanometer": 1.0, "angstrom": 0.1, "micrometer": 1e3, "millimeter": 1e6, None: 1.0}
+SCALE_TOLERANCE = 1e-3
+"""Relative: a level of 8.004 nm counts as 8 nm."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a multiscale image."""
+
+    path: Path
+    scale: tuple[float, ...]
+    """Voxel size, nm."""
+    translation: tuple[float, ...]
+    """Centre of voxel 0, nm."""
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    separator: str
+    dtype: np.dtype[Any]
+
+    @property
+    def corner(self) -> Vector:
+        """Where voxel 0 begins, nm (3,)."""
+        return np.array(self.translation) - np.array(self.scale) / 2
+
+    @property
+    def end(self) -> Vector:
+        """Where the last voxel ends, nm (3,)."""
+        return self.corner + np.array(self.scale) * np.array(self.shape)
+
+    def chunk_file(self, index: Sequence[int]) -> Path:
+        """File of the chunk with grid index (z, y, x)."""
+        return self.path / self.separator.join(str(int(i)) for i in index)
+
+    def chunk_grid(self, start: Sequence[int], stop: Sequence[int]) -> list[range]:
+        """Grid indices per axis of the chunks that voxels [start, stop) touch."""
+        return [range(int(a) // c, math.ceil(int(b) / c)) for a, b, c in zip(start, stop, self.chunks)]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A metadata file; DataError when it is missing or not a JSON object."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing. Download it again, or take the crop out of datasplit.csv.") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON ({error}). Download it again.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds no JSON object. Download it again.")
+    return content
+
+
+def read_levels(group: Path) -> list[Level]:
+    """The levels of multiscale group `group`, finest first. DataError names the file and what it lacks."""
+    attributes = group / ".zattrs"
+    content = read_json(attributes)
+    try:
+        multiscale = content["multiscales"][0]
+        axes = [(axis["name"], axis.get("unit")) for axis in multiscale["axes"]]
+        to_nm = np.array([UNIT_NM[unit] for _, unit in axes])
+        outer = multiscale.get("coordinateTransformations", [])
+        rows = [(d["path"], *_transform(d["coordinateTransformations"], outer)) for d in multiscale["datasets"]]
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{attributes}: no valid OME-NGFF 0.4 `multiscales` ({error!r}). "
+            "Axes with known units and a scale for every dataset are needed; download it again."
+        ) from error
+    if [name for name, _ in axes] != ["z", "y", "x"] or not rows:
+        raise DataError(f"{attributes}: axes {[n for n, _ in axes]} with {len(rows)} levels; z, y, x are needed.")
+    levels = [_read_level(group / name, scale * to_nm, shift * to_nm) for name, scale, shift in rows]
+    return sorted(levels, key=lambda level: math.prod(level.scale))
+
+
+def _transform(inner: Sequence[dict[str, Any]], outer: Sequence[dict[str, Any]]) -> tuple[Vector, Vector]:
+    """Scale and translation (3,) of a level's transformations followed by those of the whole image."""
+    scale, shift, scaled = np.ones(3), np.zeros(3), False
+    for step in [*inner, *outer]:
+        if step["type"] == "scale":
+            factor = np.array(step["scale"], dtype=np.float64)
+            scale, shift, scaled = scale * factor, shift * factor, True
+        elif step["type"] == "translation":
+            shift = shift + np.array(step["translation"], dtype=np.float64)
+    if not scaled or scale.shape != (3,) or shift.shape != (3,) or not (scale > 0).all():
+        raise ValueError("every dataset needs one positive scale of three numbers")
+    return scale, shift
+
+
+def _read_level(path: Path, scale: Vector, translation: Vector) -> Level:
+    meta = read_json(path / ".zarray")
+    try:
+        shape, chunks = tuple(map(int, meta["shape"])), tuple(map(int, meta["chunks"]))
+        dtype, separator = np.dtype(meta["dtype"]), str(meta.get("dimension_separator", "."))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path / '.zarray'}: no valid Zarr v2 array ({error!r}). Download it again.") from error
+    if len(shape) != 3 or len(chunks) != 3 or min(shape) < 1 or min(chunks) < 1:
+        raise DataError(f"{path / '.zarray'}: shape {shape}, chunks {chunks}; three positive sizes are needed.")
+    return Level(path, tuple(scale.tolist()), tuple(translation.tolist()), shape, chunks, separator, dtype)
+
+
+def choose_level(levels: Sequence[Level], voxel_nm: Sequence[float]) -> Level:
+    """The coarsest level that is not coarser than the target voxel; an axis that is coarser already at the finest
+    level may stay as coarse as it is there (anisotropic data)."""
+    limit = np.maximum(np.array(voxel_nm, dtype=np.float64), levels[0].scale) * (1 + SCALE_TOLERANCE)
+    return [level for level in levels if (np.array(level.scale) <= limit).all()][-1]
+
+
+def read_box(level: Level, start: Sequence[int], stop: Sequence[int]) -> NDArray[Any]:
+    """Voxels [start, stop) of a level, inside its shape; missing chunks are the fill value. DataError if broken."""
+    box = tuple(slice(int(a), int(b)) for a, b in zip(start, stop))
+    try:
+        return np.asarray(zarr.open_array(level.path, mode="r", zarr_format=2)[box])
+    except Exception as error:  # codecs raise what they like: RuntimeError, ValueError, zlib.error, …
+        broken = _first_broken_chunk(level, start, stop)
+        raise DataError(
+            f"{broken or level.path} cannot be decoded ({type(error).__name__}: {error}). "
+            "The file is cut short or damaged: download it again."
+        ) from error
+
+
+def _first_broken_chunk(level: Level, start: Sequence[int], stop: Sequence[int]) -> Path | None:
+    array = zarr.open_array(level.path, mode="r", zarr_format=2)
+    for index in product(*level.chunk_grid(start, stop)):
+        box = tuple(slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(index, level.chunks, level.shape))
+        try:
+            array[box]
+        except Exception:  # the one that fails is the answer
+            return level.chunk_file(index)
+    return None
+
+
+def missing_chunks(level: Level, start: Sequence[int], stop: Sequence[int]) -> tuple[list[range], NDArray[np.bool_]]:
+    """Chunk grid of voxels [start, stop) and which of its chunk files do not exist, bool (chunks z, y, x)."""
+    grid = level.chunk_grid(start, stop)
+    flags = [not level.chunk_file(index).exists() for index in product(*grid)]
+    return grid, np.array(flags, dtype=bool).reshape([len(r) for r in grid])

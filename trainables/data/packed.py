@@ -1,0 +1,184 @@
+"""The packed cache: every crop of a split, decoded once per node, memory-mapped by all trials that run there.
+
+Shapes: C classes, P = ceil(2C / 8) bytes per voxel, D H W the crop in target voxels, M sampled positions per class.
+A cache is a folder with index.json and three .npy files per crop. It is built in a folder of another name and renamed,
+under a lock, so it is seen whole or not at all. `packing` writes it, this file opens it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from trainables.data.cellmap import CropSource
+from trainables.data.classes import check_classes, unannotated_classes
+from trainables.data.datasplit import load_or_make_split
+from trainables.data.packing import cache_key, write_cache
+from trainables.errors import DataError
+from trainables.settings import DataSettings
+
+log = logging.getLogger(__name__)
+CACHE_VARIABLE = "TUNE_APP_CACHE"
+
+
+@dataclass(frozen=True)
+class PackedCrop:
+    """One crop at the target voxel size."""
+
+    name: str
+    """dataset/crop234"""
+    side: str
+    """train, validate or test"""
+    shape: tuple[int, int, int]
+    """(D, H, W) of the labels, target voxels."""
+    em: NDArray[np.uint8]
+    """(D', H', W'), the crop and its surroundings as far as patches reach and the volume goes."""
+    labels: NDArray[np.uint8]
+    """(P, D, H, W)"""
+    offset: tuple[int, int, int]
+    """Crop coordinates of em[0, 0, 0]; not positive where the surroundings begin before the crop."""
+    positive: NDArray[np.int64]
+    """(C,) voxels in which the class is present."""
+    known: NDArray[np.int64]
+    """(C,) voxels in which the class is annotated."""
+    positions: NDArray[np.int32]
+    """(C, M, 3) crop coordinates of positive voxels, drawn at random; the first min(positive, M) are filled."""
+
+
+@dataclass(frozen=True)
+class PackedDataset:
+    """All crops of a split; `fingerprint` (hex) names the voxels, the split and the settings they were made with."""
+
+    settings: DataSettings
+    classes: tuple[str, ...]
+    crops: tuple[PackedCrop, ...]
+    fingerprint: str
+    root: str
+    folder: Path
+
+    def counts(self, side: str = "train") -> dict[str, list[Any]]:
+        """Exact voxel counts over the crops of one side: classes, positive, known, in class order."""
+        chosen = [crop for crop in self.crops if crop.side == side]
+        zero = np.zeros(len(self.classes), dtype=np.int64)
+        return {
+            "classes": list(self.classes),
+            "positive": sum((c.positive for c in chosen), zero).tolist(),
+            "known": sum((c.known for c in chosen), zero).tolist(),
+        }
+
+    @property
+    def unannotated(self) -> list[str]:
+        """Classes that are unknown in every voxel of the training side: no trial can learn them."""
+        return [name for name, known in zip(self.classes, self.counts("train")["known"]) if known == 0]
+
+
+def cache_folder(settings: DataSettings) -> Path:
+    """data.cache_dir, else $TUNE_APP_CACHE, else ~/.cache/tune_app; absolute."""
+    chosen = settings.cache_dir or os.environ.get(CACHE_VARIABLE, "") or "~/.cache/tune_app"
+    return Path(chosen).expanduser().absolute()
+
+
+def data_root(settings: DataSettings) -> Path:
+    """The folder that holds the data sets; the phantom is made first where no root is given. DataError if missing."""
+    if settings.name == "phantom" and not settings.root:
+        from trainables.data import phantom  # makes volumes only when asked
+
+        return Path(phantom.ensure(cache_folder(settings)))
+    if not settings.root:
+        raise DataError(
+            f"data.root is empty: data={settings.name} needs the folder that holds DATASET/DATASET.zarr. "
+            "Give data.root=PATH, or use data=phantom to try things out."
+        )
+    root = Path(settings.root).expanduser().absolute()
+    if not root.is_dir():
+        raise DataError(f"data.root={settings.root}: no such folder. Give the folder that holds DATASET/DATASET.zarr.")
+    return root
+
+
+def data_sources(settings: DataSettings) -> tuple[Path, list[CropSource]]:
+    """Root and crops of the split that annotate at least one of the classes. Warns of classes nobody annotates.
+
+    Raises DataError for a missing root, a split that cannot be used, an unknown class, or no annotated class at all.
+    """
+    root = data_root(settings)
+    sources = load_or_make_split(settings, root, cache_folder(settings))
+    check_classes(settings.classes, sources)
+    missing = unannotated_classes(settings.classes, sources)
+    if len(missing) == len(settings.classes):
+        raise DataError(
+            f"data.classes={settings.classes}: none of them is annotated in any crop of the split under {root}. "
+            "Choose classes that `data action=check` lists as annotated."
+        )
+    if missing:
+        log.warning("No crop annotates %s: these channels stay unknown and are not trained.", ", ".join(missing))
+    return root, [s for s in sources if set(s.classes) & set(settings.classes)]
+
+
+def open_packed(settings: DataSettings) -> PackedDataset:
+    """The packed cache of `settings`, built first where there is none; safe for any number of processes at once.
+
+    The cache is keyed by what lies on disk (metadata, sizes and times of the files read), the split, and the settings
+    that shape it. Raises DataError naming the file that is missing or broken, or the folder that cannot be written.
+    """
+    root, sources = data_sources(settings)
+    folder = _make_folder(cache_folder(settings) / "packed") / cache_key(settings, sources)
+    if not (folder / "index.json").exists():
+        with FileLock(folder.with_suffix(".lock")):
+            if not (folder / "index.json").exists():
+                _build(settings, sources, folder)
+    return load_packed(settings, folder, str(root))
+
+
+def _make_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise DataError(
+            f"The cache folder {folder} cannot be written ({error.strerror}). Give data.cache_dir=PATH on a local disk."
+        ) from error
+
+
+def _build(settings: DataSettings, sources: Sequence[CropSource], folder: Path) -> None:
+    """Write the cache beside `folder` and rename it. Called under the lock: what is left of dead builds is removed."""
+    for dead in folder.parent.glob(f"{folder.name}.building-*"):
+        shutil.rmtree(dead, ignore_errors=True)
+    building = folder.with_name(f"{folder.name}.building-{os.getpid()}")
+    building.mkdir()
+    try:
+        write_cache(settings, sources, building)
+        os.replace(building, folder)
+    except OSError as error:
+        raise DataError(
+            f"Packing into {folder.parent} failed ({error}). Free space there or give data.cache_dir=PATH."
+        ) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def load_packed(settings: DataSettings, folder: Path, root: str) -> PackedDataset:
+    """Map a finished cache into memory, read-only."""
+    index = json.loads((folder / "index.json").read_text())
+    crops = tuple(_load_crop(folder, row) for row in index["crops"])
+    return PackedDataset(settings, tuple(index["classes"]), crops, index["fingerprint"], root, folder)
+
+
+def _load_crop(folder: Path, row: dict[str, Any]) -> PackedCrop:
+    em, labels, positions = (
+        np.load(folder / f"{row['file']}.{part}.npy", mmap_mode="r") for part in ("em", "labels", "positions")
+    )
+    positive, known = (np.array(row[name], dtype=np.int64) for name in ("positive", "known"))
+    shape, offset = tuple(row["shape"]), tuple(row["offset"])
+    return PackedCrop(row["name"], row["side"], shape, em, labels, offset, positive, known, positions)

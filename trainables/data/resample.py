@@ -1,0 +1,95 @@
+"""Resampling between regular grids, one axis after the other.
+
+Shapes: n target voxels along an axis, T taps (source voxels that contribute to one). Positions are nanometres.
+A voxel coarser than the source averages what it covers (area); a finer one interpolates linearly between centres.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FUZZ = 1e-6
+"""In source voxels: a centre on the boundary of two voxels falls into the later one whatever the rounding."""
+SLAB_VOXELS = 1 << 24
+
+
+@dataclass(frozen=True)
+class Taps:
+    """index (n, T) into the source axis and weight float32 (n, T), rows sum to 1."""
+
+    index: NDArray[np.int64]
+    weight: NDArray[np.float32]
+
+    @property
+    def first(self) -> int:
+        """First source voxel used."""
+        return int(self.index.min())
+
+    @property
+    def stop(self) -> int:
+        """One past the last source voxel used."""
+        return int(self.index.max()) + 1
+
+
+def nearest_taps(centres: NDArray[np.float64], corner: float, scale: float, length: int) -> Taps:
+    """The source voxel that holds each target centre (n,); clamped to the source."""
+    index = np.floor((centres - corner) / scale + FUZZ).astype(np.int64)
+    index = np.clip(index, 0, length - 1)[:, None]
+    return Taps(index, np.ones(index.shape, dtype=np.float32))
+
+
+def smooth_taps(centres: NDArray[np.float64], size: float, corner: float, scale: float, length: int) -> Taps:
+    """Area average over target voxels of `size` where that is not below the source's `scale`, else linear.
+
+    Both are the overlap of source voxels with a box as wide as the wider voxel. Source voxels beyond the ends do not
+    count; the weights of the rest are scaled to sum to 1.
+    """
+    width = max(size / scale, 1.0)
+    low = (centres - corner) / scale - width / 2
+    first = np.floor(low + FUZZ).astype(np.int64)
+    index = first[:, None] + np.arange(int(np.ceil(width - FUZZ)) + 1)
+    overlap = np.minimum(index + 1, (low + width)[:, None]) - np.maximum(index, low[:, None])
+    weight = np.where((index >= 0) & (index < length), np.clip(overlap, 0, None), 0.0)
+    weight[weight < FUZZ] = 0.0
+    used = weight.any(axis=0)
+    weight, index = weight[:, used], np.clip(index[:, used], 0, length - 1)
+    index = np.where(weight > 0, index, np.take_along_axis(index, weight.argmax(axis=1)[:, None], axis=1))
+    return Taps(index, (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32))
+
+
+def pick(source: NDArray, taps: tuple[Taps, Taps, Taps], start: tuple[int, int, int]) -> NDArray:
+    """Nearest: source (d, h, w), which begins at voxel `start`, at one-tap indices; any dtype."""
+    z, y, x = (t.index[:, 0] - s for t, s in zip(taps, start))
+    return source[np.ix_(z, y, x)]
+
+
+def average(source: NDArray, taps: tuple[Taps, Taps, Taps], start: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Weighted mean of source (d, h, w), which begins at voxel `start`: float32 (n_z, n_y, n_x)."""
+    out = np.empty([len(t.index) for t in taps], dtype=np.float32)
+    for rows in slabs(out.shape[0], source.shape[1] * source.shape[2]):
+        slab = _axis(source, taps[0].index[rows] - start[0], taps[0].weight[rows], 0)
+        for axis in (1, 2):
+            slab = _axis(slab, taps[axis].index - start[axis], taps[axis].weight, axis)
+        out[rows] = slab
+    return out
+
+
+def slabs(length: int, plane: int) -> list[slice]:
+    """Slices of an axis whose slabs hold about SLAB_VOXELS voxels, so that float copies stay small."""
+    step = max(1, SLAB_VOXELS // max(plane, 1))
+    return [slice(i, min(i + step, length)) for i in range(0, length, step)]
+
+
+def _axis(source: NDArray, index: NDArray[np.int64], weight: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    if index.shape[1] == 1:
+        return np.take(source, index[:, 0], axis=axis).astype(np.float32, copy=False)
+    shape = [1, 1, 1]
+    shape[axis] = -1
+    parts = (np.take(source, index[:, t], axis=axis) * weight[:, t].reshape(shape) for t in range(index.shape[1]))
+    total: NDArray[np.float32] = next(parts)
+    for part in parts:
+        total += part
+    return total

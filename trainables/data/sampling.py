@@ -1,0 +1,226 @@
+"""Patches out of packed crops: which crop, where, and with which augmentation. Pure functions of (seed, step).
+
+Shapes: N batch, P packed bytes, D H W the cut (the patch, or its context in training). Positions are voxels of the
+crop's target grid, z y x; a negative start lies before the crop's first voxel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainables.data.augment import context_size
+from trainables.data.expand import class_masks, packed_bytes
+from trainables.data.packed import PackedCrop, PackedDataset
+from trainables.errors import DataError
+
+Position = NDArray[np.int64]
+TRAIN_STREAM, VALIDATION_STREAM = 1, 2
+
+
+@dataclass
+class PackedBatch:
+    """Patches as they lie in the cache. In training D H W is the context and `draws` says what `augment` does."""
+
+    em: Tensor
+    """uint8 (N, 1, D, H, W), 0 where the volume has no data."""
+    labels: Tensor
+    """uint8 (N, P, D, H, W), all bits 0 (unknown) beyond the crop."""
+    crop: Tensor
+    """int64 (N,), index into `dataset.crops`."""
+    draws: dict[str, Tensor] = field(default_factory=dict)
+    """mirror_y, mirror_x, transpose (0 or 1) and angle (radians, absent without rotation), float32 (N,).
+    Empty in validation."""
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> PackedBatch:
+        """A copy on `device`."""
+        em, labels, crop = (t.to(device, non_blocking=non_blocking) for t in (self.em, self.labels, self.crop))
+        draws = {name: t.to(device, non_blocking=non_blocking) for name, t in self.draws.items()}
+        return PackedBatch(em, labels, crop, draws)
+
+    def pin_memory(self) -> PackedBatch:
+        """A copy in page-locked memory, for asynchronous transfer to CUDA."""
+        draws = {name: t.pin_memory() for name, t in self.draws.items()}
+        return PackedBatch(self.em.pin_memory(), self.labels.pin_memory(), self.crop.pin_memory(), draws)
+
+
+class PatchSampler:
+    """Batch number `step` of seed `seed`: the same arguments give the same batch, in any order, in any process.
+
+    sampling: crop (every crop equally likely), volume (by its voxels) or class_aware (a class that has positives, each
+    equally likely; then a crop that holds it; then a patch that contains one of its voxels). The last changes the class
+    frequencies the loss sees and so confounds a comparison of loss weightings. None: as the dataset's settings say.
+    Raises DataError when the side has no crops.
+    """
+
+    def __init__(self, dataset: PackedDataset, *, side: str = "train", batch_size: int, seed: int,
+                 sampling: str | None = None) -> None:  # fmt: skip
+        settings = dataset.settings
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.sampling = settings.sampling if sampling is None else sampling
+        self.members = side_members(dataset, side)
+        self.patch = np.array(settings.patch, dtype=np.int64)
+        self.rotate = settings.rotate_degrees > 0
+        self.context = np.array(context_size(settings.patch, rotate=self.rotate, transpose=settings.transpose))
+        self._weights = self._crop_weights()
+        self._holders = class_holders(dataset, self.members)
+        if self.sampling == "class_aware" and not self._holders:
+            raise DataError("data.sampling=class_aware: no class has a positive voxel. Use data.sampling=crop.")
+
+    def _crop_weights(self) -> NDArray[np.float64]:
+        crops = [self.dataset.crops[i] for i in self.members]
+        sizes = np.array([np.prod(c.shape) if self.sampling == "volume" else 1 for c in crops], dtype=np.float64)
+        return sizes / sizes.sum()
+
+    def batch(self, step: int) -> PackedBatch:
+        """Batch `step` (≥ 0) with its augmentation draws. Nothing is remembered: resuming needs only the number."""
+        rng = np.random.default_rng([TRAIN_STREAM, self.seed, step])
+        draws = self._draws(rng)
+        members, starts = self._positions(rng)
+        return cut(self.dataset, members, starts - (self.context - self.patch) // 2, self.context, draws)
+
+    def _positions(self, rng: np.random.Generator) -> tuple[NDArray[np.int64], Position]:
+        """Crop (N,) and first voxel (N, 3) of each patch."""
+        if self.sampling == "class_aware":
+            picks = [self._class_aware(rng) for _ in range(self.batch_size)]
+            return np.array([p[0] for p in picks]), np.stack([p[1] for p in picks])
+        members = rng.choice(self.members, size=self.batch_size, p=self._weights)
+        shapes = np.array([self.dataset.crops[i].shape for i in members])
+        return members, random_starts(rng, shapes, self.patch)
+
+    def _class_aware(self, rng: np.random.Generator) -> tuple[int, Position]:
+        index = sorted(self._holders)[rng.integers(len(self._holders))]
+        member = int(rng.choice(self._holders[index]))
+        return member, start_at_class(rng, self.dataset.crops[member], index, self.patch)
+
+    def _draws(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Draws for one batch; the random stream does not depend on which augmentations are on."""
+        settings = self.dataset.settings
+        coins = (rng.random((3, self.batch_size)) < 0.5).astype(np.float32)
+        angle = rng.uniform(-1, 1, self.batch_size) * np.deg2rad(settings.rotate_degrees)
+        coins *= np.array([[settings.mirror], [settings.mirror], [settings.transpose]], dtype=np.float32)
+        if not (settings.mirror or settings.transpose or self.rotate):
+            return {}
+        draws = dict(zip(("mirror_y", "mirror_x", "transpose"), torch.from_numpy(coins)))
+        return draws | ({"angle": torch.from_numpy(angle.astype(np.float32))} if self.rotate else {})
+
+
+def side_members(dataset: PackedDataset, side: str) -> NDArray[np.int64]:
+    """Indices of the crops of `side`; DataError when there are none."""
+    members = np.array([i for i, crop in enumerate(dataset.crops) if crop.side == side], dtype=np.int64)
+    if len(members) == 0:
+        raise DataError(
+            f"The split has no crop on side {side!r}. Add one to datasplit.csv or let a new one be written."
+        )
+    return members
+
+
+def class_holders(dataset: PackedDataset, members: NDArray[np.int64]) -> dict[int, list[int]]:
+    """For each class index with positive voxels: the crops that hold some."""
+    holders: dict[int, list[int]] = {}
+    for member in members:
+        for index in np.flatnonzero(dataset.crops[member].positive):
+            holders.setdefault(int(index), []).append(int(member))
+    return holders
+
+
+def random_starts(rng: np.random.Generator, shapes: NDArray[np.int64], patch: Position) -> Position:
+    """Uniform first voxels (N, 3): the patch inside a crop that is larger, else the crop inside the patch."""
+    slack = shapes - patch
+    return rng.integers(np.minimum(slack, 0), np.maximum(slack, 0), endpoint=True)
+
+
+def start_at_class(rng: np.random.Generator, crop: PackedCrop, index: int, patch: Position) -> Position:
+    """A random first voxel (3,), within the limits of `random_starts`, whose patch holds a voxel of class `index`."""
+    voxel = crop.positions[index][rng.integers(min(int(crop.positive[index]), crop.positions.shape[1]))]
+    slack = np.array(crop.shape) - patch
+    low = np.maximum(np.minimum(slack, 0), voxel - patch + 1)
+    high = np.minimum(np.maximum(slack, 0), voxel)
+    return rng.integers(low, high, endpoint=True)
+
+
+def cut(dataset: PackedDataset, members: NDArray[np.int64], starts: Position, size: Position,
+        draws: dict[str, Tensor]) -> PackedBatch:  # fmt: skip
+    """Copy boxes of `size` (3,) at `starts` (N, 3) out of the crops `members` (N,); what no crop holds stays 0."""
+    shape = tuple(int(v) for v in size)
+    em = np.zeros((len(members), 1, *shape), dtype=np.uint8)
+    labels = np.zeros((len(members), packed_bytes(len(dataset.classes)), *shape), dtype=np.uint8)
+    for n, (member, start) in enumerate(zip(members.tolist(), starts.tolist())):
+        crop = dataset.crops[member]
+        _copy_box(crop.em, [s - o for s, o in zip(start, crop.offset)], em[n, 0])
+        _copy_box(crop.labels, start, labels[n])
+    crops = torch.from_numpy(np.asarray(members, dtype=np.int64))
+    return PackedBatch(torch.from_numpy(em), torch.from_numpy(labels), crops, draws)
+
+
+def _copy_box(source: NDArray[np.uint8], start: Sequence[int], out: NDArray[np.uint8]) -> None:
+    """out (…, D, H, W) ← source (…, D', H', W') from voxel `start`, where the two overlap."""
+    taken: list[Any] = [...]  # leading planes as they are
+    placed: list[Any] = [...]
+    for first, length, size in zip(start, source.shape[-3:], out.shape[-3:]):
+        low, high = max(first, 0), min(first + size, length)
+        if low >= high:
+            return
+        taken.append(slice(low, high))
+        placed.append(slice(low - first, high - first))
+    out[tuple(placed)] = source[tuple(taken)]
+
+
+def validation_set(dataset: PackedDataset, *, batch_size: int, num_batches: int, seed: int) -> list[PackedBatch]:
+    """Fixed patches of the validation crops, patch-sized, not augmented: the same list for every trial of a sweep.
+
+    Stratified: the crops take turns (each appears ⌊n/K⌋ or one more times), and every class with positive voxels on
+    the validation side has some in the set, as far as n ≥ the number of such classes. Raises DataError without crops.
+    """
+    rng = np.random.default_rng([VALIDATION_STREAM, seed])
+    members = side_members(dataset, "validate")
+    num_patches = batch_size * num_batches
+    patch = np.array(dataset.settings.patch, dtype=np.int64)
+    required = _class_patches(rng, dataset, members, patch)[:num_patches]
+    picks = required + _turns(rng, dataset, members, [m for m, _ in required], num_patches, patch)
+    order = rng.permutation(num_patches)
+    batches = np.split(order, num_batches)
+    return [
+        cut(dataset, np.array([picks[i][0] for i in chosen]), np.stack([picks[i][1] for i in chosen]), patch, {})
+        for chosen in batches
+    ]
+
+
+def _class_patches(rng: np.random.Generator, dataset: PackedDataset, members: NDArray[np.int64],
+                   patch: Position) -> list[tuple[int, Position]]:  # fmt: skip
+    """Patches that together hold a voxel of every class with positives; the class in the fewest crops first."""
+    holders = class_holders(dataset, members)
+    picks: list[tuple[int, Position]] = []
+    seen: set[int] = set()
+    for index in sorted(holders, key=lambda c: (len(holders[c]), c)):
+        if index not in seen:
+            member = int(rng.choice(holders[index]))
+            start = start_at_class(rng, dataset.crops[member], index, patch)
+            picks.append((member, start))
+            seen |= _classes_in(dataset, cut(dataset, np.array([member]), start[None], patch, {}))
+    return picks
+
+
+def _classes_in(dataset: PackedDataset, batch: PackedBatch) -> set[int]:
+    planes = batch.labels[0].numpy()
+    count = len(dataset.classes)
+    return {c for c in range(count) if class_masks(planes, c, count)[0].any()}
+
+
+def _turns(rng: np.random.Generator, dataset: PackedDataset, members: NDArray[np.int64], taken: list[int],
+           num_patches: int, patch: Position) -> list[tuple[int, Position]]:  # fmt: skip
+    """Patches at random places that fill up to `num_patches`, always from a crop that has the fewest so far."""
+    counts = {int(m): taken.count(int(m)) for m in members}
+    picks: list[tuple[int, Position]] = []
+    for _ in range(num_patches - len(taken)):
+        fewest = min(counts.values())
+        member = int(rng.choice([m for m, n in counts.items() if n == fewest]))
+        counts[member] += 1
+        picks.append((member, random_starts(rng, np.array([dataset.crops[member].shape]), patch)[0]))
+    return picks
