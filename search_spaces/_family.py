@@ -1,0 +1,198 @@
+"""Families of losses: a search space, named presets, and how a point becomes a loss. One file per family beside this.
+
+The file name is the name on the command line. A family is found by being there: a module of this package, without a
+leading underscore, with a `FAMILY`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from search_spaces._counts import ClassCounts
+from search_spaces._parameters import Choice, Parameter, Space, flatten, narrow
+from trainables.losses import Counts, SettingsError, make_rule
+
+PUBLISHED = (
+    "weight_uniform", "weight_manual", "weight_inv_freq", "weight_sqrt_inv", "weight_log_inv", "weight_effective_num",
+    "cb_beta_0.99", "cb_beta_0.999", "cb_beta_0.9999",
+    "balanced_softmax_tau_0.5", "balanced_softmax_tau_1.0", "balanced_softmax_tau_2.0",
+    "seesaw_default", "seesaw_strong_mitigate", "seesaw_strong_compensate",
+)  # fmt: skip
+"""The fifteen named configurations of the published comparison, in its order."""
+
+Point = Mapping[str, Any]
+LossConfig = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One family: what is searched, what is tried first, and how a point becomes {"name", "params"}."""
+
+    name: str
+    """As on the command line; the file's name."""
+    space: Space
+    """Searched by default."""
+    presets: dict[str, dict[str, Any]]
+    """Named points, in the family's own terms; tried before the searcher."""
+    loss: Callable[[Point, ClassCounts], LossConfig]
+    """A searched or a preset point → {"name", "params"} for trainables.losses.build."""
+    cite: str
+    """Where the method comes from."""
+    help: str = ""
+    """One line for people."""
+    optional: Space = field(default_factory=dict)
+    """Enters the space only when asked for (`space.NAME=…`); keys may be patterns."""
+    searched: Callable[[Point], dict[str, Any] | None] = lambda point: dict(point)
+    """A preset point in the coordinates of `space`, or None where it has none there."""
+
+    def narrow(self, overrides: Mapping[str, Any]) -> Space:
+        """This family's space with `space.NAME=…` of the command line applied."""
+        return narrow(self.space, overrides, family=self.name, optional=self.optional)
+
+    def searched_point(self, preset: str, space: Space | None = None) -> dict[str, Any] | None:
+        """A preset as a point of `space` (default: the whole one), to tell a searcher of; None if outside."""
+        space = self.space if space is None else space
+        point = self.searched(self.presets[preset])
+        inside = (
+            point is not None and point.keys() == space.keys() and all(space[k].contains(v) for k, v in point.items())
+        )
+        return point if inside else None
+
+
+class Preset(NamedTuple):
+    """A named configuration."""
+
+    name: str
+    family: str
+    point: dict[str, Any]
+
+
+def families() -> dict[str, Family]:
+    """All families by name, alphabetically: every module of this package that defines FAMILY."""
+    package = importlib.import_module("search_spaces")
+    names = sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    modules = {name: importlib.import_module(f"search_spaces.{name}") for name in names}
+    found = {name: module.FAMILY for name, module in modules.items() if hasattr(module, "FAMILY")}
+    for name, family in found.items():
+        assert family.name == name, f"search_spaces/{name}.py calls its family {family.name}"
+    return found
+
+
+def get_family(name: str) -> Family:
+    """The family of this name; SettingsError lists the choices."""
+    found = families()
+    if name not in found:
+        raise SettingsError(
+            f"family={name}: there is no such family.\nChoose one of {', '.join(found)}, all or compare: family=seesaw"
+        )
+    return found[name]
+
+
+def all_presets() -> dict[str, Preset]:
+    """Every preset by name: the published ones first, in their order, then the rest."""
+    presets = {n: Preset(n, f.name, dict(point)) for f in families().values() for n, point in f.presets.items()}
+    ordered = [name for name in PUBLISHED if name in presets] + [name for name in presets if name not in PUBLISHED]
+    return {name: presets[name] for name in ordered}
+
+
+def get_preset(name: str) -> Preset:
+    """The preset of this name; SettingsError lists the choices."""
+    presets = all_presets()
+    if name not in presets:
+        raise SettingsError(
+            f"preset={name}: there is no such preset.\nChoose one of {', '.join(presets)}: preset=seesaw_default"
+        )
+    return presets[name]
+
+
+def all_families_space() -> Space:
+    """The space of family=all: `family`, and every family's parameters as "seesaw.p", used only where it is chosen."""
+    found = families()
+    space: Space = {"family": Choice(tuple(found), help="loss family")}
+    return space | {f"{name}.{key}": p for name, family in found.items() for key, p in family.space.items()}
+
+
+def parameters_of(space: Mapping[str, Parameter], family: str) -> Space:
+    """The part of an `all` space that is live once `family` is chosen, keys in full ("seesaw.p")."""
+    return {key: parameter for key, parameter in space.items() if key.startswith(f"{family}.")}
+
+
+def space_of(name: str, overrides: Mapping[str, Any] | None = None) -> Space:
+    """The search space of a family or of `all`, narrowed by the `space.…` settings (nested or dotted)."""
+    if name != "all":
+        return get_family(name).narrow(overrides or {})
+    found = families()
+    optional = {f"{n}.{key}": p for n, family in found.items() for key, p in family.optional.items()}
+    space = narrow(all_families_space(), overrides or {}, family="all", optional=optional)
+    for dropped in _replaced_in_all(flatten(overrides or {}), found):
+        space.pop(dropped, None)
+    chosen = space["family"]
+    assert isinstance(chosen, Choice)
+    return {key: p for key, p in space.items() if key == "family" or key.split(".")[0] in chosen.options}
+
+
+def _replaced_in_all(overrides: Mapping[str, Any], found: Mapping[str, Family]) -> set[str]:
+    """Full keys that optional parameters of single families push out of the space of `all`."""
+    own: dict[str, dict[str, Any]] = {}
+    for key, value in overrides.items():
+        family, _, parameter = key.partition(".")
+        if parameter:
+            own.setdefault(family, {})[parameter] = value
+    return {
+        f"{family}.{key}"
+        for family, values in own.items()
+        for key in found[family].space.keys() - found[family].narrow(values).keys()
+    }
+
+
+def loss_of(name: str, point: Point, counts: ClassCounts) -> LossConfig:
+    """{"name", "params"} of a searched or preset point of a family, or of `all`; checked, so `build` will take it."""
+    if name == "all":
+        family = get_family(str(point.get("family")))
+        point = {key.split(".", 1)[1]: v for key, v in point.items() if key.startswith(f"{family.name}.")}
+    else:
+        family = get_family(name)
+    loss = family.loss(point, counts)
+    make_rule(loss["name"], loss["params"], counts.classes)
+    return loss
+
+
+def preset_loss(name: str, counts: ClassCounts) -> LossConfig:
+    """{"name", "params"} of a preset at these counts."""
+    preset = get_preset(name)
+    return loss_of(preset.family, preset.point, counts)
+
+
+def effective_signature(loss: Mapping[str, Any], counts: ClassCounts, *, window_voxels: float | None = None) -> str:
+    """One line that is equal for configurations that are effectively the same loss on data with these counts.
+
+    Weights and shifts are evaluated at `counts` and rounded to 6 digits; rules that follow counts online stay apart
+    from fixed ones unless they end up neutral. window_voxels: annotated voxels per class and count window, where that
+    differs from what was counted (the published counts are those of one window of 50 batches).
+    """
+    rule = make_rule(loss["name"], loss["params"], counts.classes)
+    factors = rule.factors(_window_counts(counts, window_voxels))
+    rows = [[float(f"{v:.6g}") + 0.0 for v in values.tolist()] for values in factors]
+    neutral = rows[0] == [1.0] * len(rows[0]) and not any(rows[1] + rows[2])
+    parts = [f"tversky(fp={rule.fp_weight:g}, fn={rule.fn_weight:g})", f"weight={rows[0]}"]
+    parts += [f"{name}={row}" for name, row in zip(("shift", "inference_shift"), rows[1:], strict=True) if any(row)]
+    if rule.compensation_gate:
+        parts.append(f"compensation(q={rule.compensation_exponent:g})")
+    if rule.online and not neutral:
+        parts.append(f"online {loss['name']} {sorted(loss['params'].items())}")
+    return " ".join(parts)
+
+
+def _window_counts(counts: ClassCounts, window_voxels: float | None) -> Counts:
+    positive = torch.tensor(counts.positive, dtype=torch.float64)
+    known = torch.tensor(counts.known, dtype=torch.float64)
+    if window_voxels is not None:
+        scale = torch.where(known > 0, window_voxels / known.clamp_min(1.0), 0.0)
+        positive, known = positive * scale, known * scale
+    return Counts(positive, known)
