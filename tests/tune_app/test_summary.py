@@ -1,0 +1,229 @@
+"""The summary: its four forms, references of other pipelines, and what it must not keep quiet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from importlib import resources
+from pathlib import Path
+from statistics import mean, stdev
+
+import pandas as pd
+import pytest
+from rich.text import Text
+from sweep_folder import WrittenTrial, write_sweep
+
+from tune_app.errors import InputError
+from tune_app.reference import NOT_COMPARABLE, read_reference
+from tune_app.render import fit, natural_width, text_table
+from tune_app.results import Sweep
+from tune_app.summary import FORMATS, PHANTOM, SummarySettings, main, summarise, summarise_and_print
+
+NAN = float("nan")
+THIRD = 1 / 3
+TRIALS = [
+    WrittenTrial(label="seesaw_default", preset="seesaw_default", dice=[(0.5, 0.5), (0.8, THIRD)]),
+    WrittenTrial(label="seesaw_p0.3", dice=[(0.4, 0.2)], status="stopped early", params={"p": 0.3}),
+    WrittenTrial(label="seesaw_p1.9", dice=[(0.9, 0.9), (NAN, NAN)], status="failed: nan", params={"p": 1.9}),
+    WrittenTrial(label="seesaw_p0.7", status="waiting"),
+]
+PUBLISHED_BEST = {  # class: (Dice, configuration), of the twelve published results
+    "nuc": (0.8653, "weight_sqrt_inv"),
+    "mito_mem": (0.7137, "weight_inv_freq"),
+    "er_mem": (0.4406, "cb_beta_0.99"),
+    "pm": (0.5285, "weight_uniform"),
+    "golgi_mem": (0.4350, "weight_log_inv"),
+}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    return write_sweep(tmp_path / "results" / "a", TRIALS, phantom=True)
+
+
+def summary(folder: Path, **settings: str) -> str:
+    return summarise(SummarySettings(sweep=str(folder), **settings))
+
+
+def test_csv_is_exact_and_machine_readable(sweep: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(summary(sweep, format="csv", reference="published"))))
+    ours, others = rows[:4], rows[4:]
+    assert [row["rank"] for row in ours] == ["1", "2", "", ""]
+    assert float(ours[0]["dice/pm"]) == THIRD
+    assert {row["note"] for row in ours} == {"phantom data"}
+    assert len(others) == 12
+    assert {(row["rank"], row["note"], row["status"]) for row in others} == {("", NOT_COMPARABLE, "reference")}
+    board = Sweep(sweep).leaderboard()
+    read = pd.read_csv(io.StringIO(summary(sweep, format="csv")))
+    pd.testing.assert_series_equal(read["mean_dice"], board["mean_dice"], check_exact=True)
+
+
+def test_json_is_strict_and_complete(sweep: Path) -> None:
+    found = json.loads(summary(sweep, format="json", reference="published"), parse_constant=pytest.fail)
+    assert found["leaderboard"][0]["name"] == "0000_seesaw_default"
+    assert found["leaderboard"][0]["dice/pm"] == THIRD
+    assert found["leaderboard"][2]["mean_dice"] is None
+    assert found["phantom"] is True
+    assert found["notices"][0] == PHANTOM
+    assert len(found["reference"]) == 12
+    assert found["best_per_class"][0]["name"] == "0000_seesaw_default"
+    assert [row["name"] for row in found["failed"]] == ["0002_seesaw_p1.9"]
+    assert found["noise"] is None
+
+
+def test_markdown_tables_have_one_width(sweep: Path) -> None:
+    text = summary(sweep, format="md", reference="published")
+    for block in text.split("\n\n"):
+        if block.startswith("|"):
+            assert len({line.count("|") for line in block.splitlines()}) == 1
+    assert f"**{PHANTOM}**" in text
+    assert "| 1 | 0 | 0000_seesaw_default | 0.5667 | 0.8000 | 0.3333 |" in text
+
+
+@pytest.mark.parametrize("form", ["table", "md", "json"])
+def test_every_form_says_what_limits_the_result(sweep: Path, form: str) -> None:
+    text = summary(sweep, format=form, reference="published")
+    for expected in (PHANTOM, "screening score", NOT_COMPARABLE, "NaN at epoch 2", "stopped early", "run five times"):
+        assert expected in text
+
+
+def test_no_phantom_is_claimed_for_real_data(tmp_path: Path) -> None:
+    assert PHANTOM not in summary(write_sweep(tmp_path / "a", TRIALS), format="table")
+
+
+def test_csv_warns_on_standard_error_only(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert summarise_and_print(SummarySettings(sweep=str(sweep), format="csv")) == 0
+    captured = capsys.readouterr()
+    assert PHANTOM in captured.err
+    assert "!!" not in captured.out
+    assert captured.out.startswith("rank,number,name")
+
+
+def test_noise_is_told_where_an_arm_was_repeated(tmp_path: Path) -> None:
+    runs = [
+        WrittenTrial(label=label, dice=[(score, score)], signature="u", seed=seed)
+        for seed, (label, score) in enumerate({"weight_uniform": 0.5, "cb_beta_0.99": 0.6}.items())
+    ]
+    text = summary(write_sweep(tmp_path / "a", runs))
+    assert "cb_beta_0.99 = weight_uniform" in text
+    assert "sd 0.0707" in text
+    assert "must differ by 1.2706" in text, "t(0.975, 1) · √2 · 0.0707"
+
+
+@pytest.mark.parametrize("status", ["crashed", "interrupted"])
+def test_an_unfinished_sweep_says_how_to_go_on(tmp_path: Path, status: str) -> None:
+    recorded = "running" if status == "crashed" else status
+    folder = write_sweep(tmp_path / "a", TRIALS, status=recorded)
+    assert f"python -m tune_app.run resume={folder}" in summary(folder)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_sweep_without_trials_can_be_summarised(tmp_path: Path, form: str) -> None:
+    text = summary(write_sweep(tmp_path / "a", []), format=form, reference="published")
+    assert "balanced_softmax_tau_1.0" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_fourteen_classes_fit_the_terminal(tmp_path: Path, width: int) -> None:
+    classes = [f"class_{i:02d}" for i in range(14)]
+    trial = WrittenTrial(label="seesaw_default", dice=[[0.1 * (i % 9) for i in range(14)]])
+    settings = SummarySettings(sweep=str(write_sweep(tmp_path / "a", [trial], classes=classes)))
+    text = summarise(settings, width=width, color=True)
+    plain = Text.from_ansi(text).plain.splitlines()
+    rows = [line for line in plain if "seesaw_default" in line or "class_" in line]
+    assert max(map(len, rows)) <= width
+    for name in classes:
+        assert any(name in line for line in rows)
+
+
+def test_fit_drops_in_order_and_then_splits() -> None:
+    frame = pd.DataFrame({"name": ["n"], "a": ["x" * 10], "b": ["y" * 10], "c": ["z" * 10]})
+    assert [list(page) for page in fit(frame, None, ("a",), ("name",))] == [["name", "a", "b", "c"]]
+    assert [list(page) for page in fit(frame, 40, ("a", "b"), ("name",))] == [["name", "b", "c"]]
+    assert [list(page) for page in fit(frame, 22, ("a",), ("name",))] == [["name", "b"], ["name", "c"]]
+    assert max(map(len, text_table(frame, None).splitlines())) <= natural_width(frame)
+
+
+def test_the_published_twelve_are_those_of_the_paper() -> None:
+    frame = read_reference("published", list(PUBLISHED_BEST)).set_index("name")
+    assert len(frame) == 12
+    assert frame["minutes"].sum() == 4788
+    assert frame.index[0] == "balanced_softmax_tau_1.0"
+    for name, (dice, best) in PUBLISHED_BEST.items():
+        assert (frame[f"dice/{name}"].max(), frame[f"dice/{name}"].idxmax()) == (dice, best)
+    per_class = frame[[f"dice/{name}" for name in PUBLISHED_BEST]].mean(axis=1)
+    assert (per_class - frame["mean_dice"]).abs().max() < 1e-4
+    same = frame.loc[[n for n in frame.index if n in ("weight_uniform", "weight_effective_num") or n[:3] == "cb_"]]
+    assert len(same) == 5
+    assert mean(same["mean_dice"]) == pytest.approx(0.5361, abs=5e-5)
+    assert stdev(same["mean_dice"]) == pytest.approx(0.0127, abs=5e-5)
+
+
+def test_the_published_results_ship_with_the_package() -> None:
+    text = resources.files("tune_app").joinpath("published/results_twelve.json").read_text()
+    assert json.loads(text)["classes"] == list(PUBLISHED_BEST)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("r.json", '[{"name": "x", "mean": 0.5, "nuc": 0.6}, {"name": "y", "mean_dice": 0.7, "dice": {"pm": 0.1}}]'),
+        ("r.csv", "name,mean,nuc,pm\nx,0.5,0.6,\ny,0.7,,0.1\n"),
+        ("r.CSV", "\ufeffname,mean_dice,dice/nuc,dice/pm\nx,0.5,0.6,\ny,0.7,,0.1\n"),
+    ],
+)
+def test_reference_files(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    frame = read_reference(str(tmp_path / name), ["nuc", "pm"])
+    assert frame["name"].tolist() == ["y", "x"]
+    assert frame.loc[1, "dice/nuc"] == 0.6
+    assert frame["dice/pm"].isna().tolist() == [False, True]
+
+
+def test_a_summary_of_another_sweep_is_a_reference(sweep: Path, tmp_path: Path) -> None:
+    finished = write_sweep(tmp_path / "b", TRIALS[:1])
+    for form in ("csv", "json"):
+        path = tmp_path / f"r.{form}"
+        path.write_text(summary(finished, format=form))
+        found = json.loads(summary(sweep, format="json", reference=str(path)))
+        assert found["reference"][0]["dice/pm"] == THIRD
+        assert len(found["leaderboard"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "cannot be read"),
+        ("[]", "no rows"),
+        ("3", "no rows"),
+        ('[{"mean": 0.5}]', "row 1 has no name"),
+        ('[{"name": "x"}]', "row 1 has no mean"),
+        ('[{"name": "x", "mean": 57.1}]', r"Write 0\.57"),
+        ('[{"name": "x", "mean": "high"}]', "mean_dice=high is no number"),
+    ],
+)
+def test_a_bad_reference_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_reference(str(tmp_path / "r.json"), ["nuc"])
+
+
+def test_a_missing_reference_names_the_choices(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Choices: published"):
+        read_reference(str(tmp_path / "none.csv"), ["nuc"])
+
+
+def test_bad_settings_are_refused(sweep: Path) -> None:
+    with pytest.raises(InputError, match="table, csv, json, md"):
+        SummarySettings(format="xml")
+    with pytest.raises(InputError, match=r"by=golgi.*Choices"):
+        summary(sweep, by="golgi")
+
+
+def test_command_line(sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["summary", "sweep=latest", f"results_dir={sweep.parent}", "format=json"])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 0
+    assert json.loads(capsys.readouterr().out)["sweep"] == "a"

@@ -1,0 +1,280 @@
+"""python -m tune_app.export sweep=latest top=3 out=best: the best configurations as folders that stand on their own.
+
+out/1/config.yaml          complete; python -m tune_app.run trial=out/1/config.yaml trains it again
+out/1/metrics.json         every epoch
+out/1/model.safetensors    the weights of the best epoch
+out/1/manifest.json        where it came from, and the sha256 of the other files
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from tune_app.errors import InputError, require_input
+from tune_app.manifest import MANIFEST, file_sha256, git_revision, now, package_versions, read_manifest
+from tune_app.render import to_plain
+from tune_app.results import Sweep
+from tune_app.summary import PHANTOM
+from tune_app.trial import Trial
+from tune_app.user_settings import user_setting
+
+KIND = "tune_app export"
+SECTIONS = ("loss", "data", "model", "trainer", "hardware", "resources")
+Tell = Callable[[str], None]
+
+
+@dataclass(kw_only=True)
+class ExportSettings:
+    """What `python -m tune_app.export` takes."""
+
+    sweep: str = "latest"
+    """latest, the name of a sweep in results_dir, or its folder. It may still be running."""
+    results_dir: str = ""
+    """Folder of the sweeps; empty: $TUNE_APP_RESULTS, the user's setting, or results."""
+    top: int = 3
+    """How many of the leaderboard's first rows to export."""
+    out: str = "best"
+    """Folder to write 1/, 2/, … into. An earlier export there is replaced; anything else is left alone."""
+    overwrite: bool = False
+    """Replace an earlier export even where its files were changed or files were added to it."""
+
+    def __post_init__(self) -> None:
+        require_input(bool(self.sweep), "sweep", self.sweep, "a sweep is needed", "Use sweep=latest")
+        require_input(self.top >= 1, "top", self.top, "must be at least 1", "Use top=3")
+        require_input(bool(self.out), "out", self.out, "a folder is needed", "Use out=best")
+
+
+def to_stderr(notice: str) -> None:
+    print(f"!! {notice}", file=sys.stderr)
+
+
+def export(settings: ExportSettings, *, tell: Tell = to_stderr) -> list[Path]:
+    """Write out/1, out/2, … and return them. Each appears whole or not at all.
+
+    tell: is given every notice (fewer trials than asked for, a checkpoint that is gone, a sweep still running).
+    Raises InputError before anything is written: nothing to export, or a folder in the way that is not ours.
+    """
+    sweep = Sweep(settings.sweep, settings.results_dir or user_setting("results_dir", "results"))
+    chosen = _choose(sweep, settings.top, tell)
+    out = Path(settings.out).expanduser()
+    for rank, _ in chosen:
+        _check_target(out / str(rank), settings.overwrite)
+    _tell_about(sweep, out, chosen, tell)
+    try:
+        return [_export_trial(sweep, trial, rank, out, tell) for rank, trial in chosen]
+    except OSError as error:
+        raise InputError(f"out={out}: cannot be written ({error.strerror or error}). Choose another folder.") from None
+
+
+def _choose(sweep: Sweep, top: int, tell: Tell) -> list[tuple[int, Trial]]:
+    """(rank, trial) of the first `top` rows that have a rank, that is, a finite score and no failure."""
+    board = sweep.leaderboard()
+    ranked = board[board["rank"].notna()].head(top)
+    if ranked.empty:
+        raise InputError(f"sweep={sweep.name}: no trial has a finite score yet, there is nothing to export. "
+                         f"See python -m tune_app.summary sweep={sweep.folder}")  # fmt: skip
+    if len(ranked) < top:
+        tell(f"only {len(ranked)} of the top={top} asked for: no other trial has a finite score")
+    chosen = [(int(rank), sweep.trial(name)) for rank, name in zip(ranked["rank"], ranked["name"])]
+    for rank, trial in chosen:
+        if not all(section in trial.config for section in SECTIONS[:-1]):
+            raise InputError(
+                f"rank {rank}, {trial.name}: {trial.folder}/config.json is missing or damaged, so the configuration "
+                f"cannot be exported completely. Restore the file, or export top={rank - 1}."
+            )
+    _tell_repeats(ranked, tell)
+    return chosen
+
+
+def _tell_repeats(ranked: pd.DataFrame, tell: Tell) -> None:
+    for arm, rows in ranked.groupby("arm", sort=False):
+        if len(rows) > 1:
+            tell(f"ranks {', '.join(map(str, rows['rank']))} are runs of one configuration, {arm}")
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    """InputError where `target` holds anything but an export of ours, or one that was changed since."""
+    other = "Choose another folder with out=, or move it away."
+    if target.parent.exists() and not target.parent.is_dir():
+        raise InputError(f"out={target.parent}: is a file, a folder is needed. {other}")
+    if not target.exists() and not target.is_symlink():
+        return
+    manifest = read_manifest(target)
+    if target.is_symlink() or not target.is_dir() or (manifest.get("kind") != KIND and any(target.iterdir())):
+        raise InputError(f"out: {target} exists and is no export, so it is not replaced. {other}")
+    if manifest and not overwrite and not _is_unchanged(target, manifest):
+        raise InputError(f"out: {target} is an export that was changed since. {other} overwrite=true replaces it.")
+
+
+def _is_unchanged(target: Path, manifest: dict[str, Any]) -> bool:
+    digests = manifest.get("sha256", {})
+    files = {path.name: path for path in target.iterdir() if path.name != MANIFEST}
+    return set(files) == set(digests) and all(file_sha256(path) == digests[name] for name, path in files.items())
+
+
+def _tell_about(sweep: Sweep, out: Path, chosen: list[tuple[int, Trial]], tell: Tell) -> None:
+    if sweep.phantom:
+        tell(PHANTOM)
+    if sweep.status == "running":
+        tell("the sweep is still running: a later export may choose others")
+    written = {str(rank) for rank, _ in chosen}
+    stale = [p for p in out.glob("*") if p.name not in written and read_manifest(p).get("kind") == KIND]
+    if stale:
+        tell(f"left over from an earlier export, not of this one: {', '.join(sorted(map(str, stale)))}")
+
+
+def _export_trial(sweep: Sweep, trial: Trial, rank: int, out: Path, tell: Tell) -> Path:
+    """Build the folder beside its place, then rename it there."""
+    building = out / f".{rank}.{os.getpid()}.partial"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        _write_files(sweep, trial, rank, building, tell)
+        _put_in_place(building, out / str(rank))
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return out / str(rank)
+
+
+def _put_in_place(building: Path, target: Path) -> None:
+    """Exchange the folders; the old one comes back should the second rename fail."""
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    try:
+        building.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_files(sweep: Sweep, trial: Trial, rank: int, folder: Path, tell: Tell) -> None:
+    config = yaml.safe_dump(to_plain(trial_config(trial)), sort_keys=False, allow_unicode=True)
+    (folder / "config.yaml").write_text(config, encoding="utf-8")
+    (folder / "metrics.json").write_text(_metrics(sweep, trial), encoding="utf-8")
+    problem = write_model(sweep, trial, folder / "model.safetensors")
+    if problem:
+        tell(f"rank {rank}, {trial.name}: exported without its weights, {problem}. To train it again: "
+             f"python -m tune_app.run trial={folder.parent / str(rank)}/config.yaml")  # fmt: skip
+    digests = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+    manifest = {**_provenance(sweep, trial, rank), "model_missing": problem, "sha256": digests}
+    (folder / MANIFEST).write_text(json.dumps(to_plain(manifest), indent=2) + "\n", encoding="utf-8")
+
+
+def trial_config(trial: Trial) -> dict[str, Any]:
+    """The complete configuration for `run trial=`: the trial's, without the folder it was run in."""
+    head = {"name": trial.label, "family": trial.family, "preset": trial.preset or None, "seed": trial.seed or 0}
+    body = {section: trial.config[section] for section in SECTIONS if section in trial.config}
+    rest = {k: v for k, v in trial.config.items() if k not in ("run", *head, *body)}
+    return head | body | rest
+
+
+def _metrics(sweep: Sweep, trial: Trial) -> str:
+    metrics = {
+        "sweep": sweep.name,
+        "trial": trial.name,
+        "status": trial.status,
+        "classes": sweep.classes,
+        "metric": sweep.metric,
+        "best_epoch": trial.best["epoch"],
+        sweep.metric: trial.best[sweep.metric],
+        "history": trial.history,
+    }
+    return json.dumps(to_plain(metrics), indent=1, allow_nan=False) + "\n"
+
+
+def write_model(sweep: Sweep, trial: Trial, path: Path) -> str:
+    """Write the weights of the best epoch; "" on success, else why there are none.
+
+    The metadata of the file are classes, epoch, the metric at that epoch, sweep and trial, as strings.
+    """
+    from safetensors.torch import save_file
+
+    from trainables import checkpoint
+    from trainables.errors import CheckpointError
+
+    if not (trial.folder / checkpoint.BEST).is_file():
+        return "its checkpoint is gone (checkpoints.max_number and checkpoints.max_gb cap what a sweep keeps)"
+    try:
+        state = checkpoint.read(trial.folder / checkpoint.BEST)
+    except CheckpointError as error:
+        return str(error)
+    tensors = _tensors(state)
+    if not tensors:
+        return f"{trial.folder / checkpoint.BEST} holds no weights"
+    epoch = int(state.get("epoch", trial.best["epoch"]))
+    row = next((row for row in trial.history if row["epoch"] == epoch), {})
+    metadata = {"classes": json.dumps(sweep.classes), "epoch": str(epoch), sweep.metric: str(row.get(sweep.metric))}
+    save_file(tensors, path, metadata={**metadata, "sweep": sweep.name, "trial": trial.name, "format": "pt"})
+    return ""
+
+
+def _tensors(state: dict[str, Any]) -> dict[str, Any]:
+    """The weights in a best.pt, each with storage of its own and contiguous, as safetensors wants them."""
+    sections = [state[key] for key in ("model", "state_dict", "weights") if isinstance(state.get(key), dict)]
+    weights = sections[0] if sections else state
+    named = {name.removeprefix("_orig_mod."): value for name, value in weights.items() if hasattr(value, "contiguous")}
+    return {name: value.detach().contiguous().clone() for name, value in named.items()}
+
+
+def _provenance(sweep: Sweep, trial: Trial, rank: int) -> dict[str, Any]:
+    source = sweep.manifest
+    return {
+        "kind": KIND,
+        "rank": rank,
+        "trials_ranked": int(sweep.leaderboard()["rank"].notna().sum()),
+        "sweep": sweep.name,
+        "sweep_status": sweep.status,
+        "trial": trial.name,
+        "trial_status": trial.status,
+        "family": trial.family,
+        "preset": trial.preset or None,
+        "params": trial.params,
+        "seed": trial.seed,
+        "metric": sweep.metric,
+        sweep.metric: trial.best[sweep.metric],
+        "best_epoch": trial.best["epoch"],
+        "epochs": trial.epochs,
+        "classes": sweep.classes,
+        "space": source.get("space"),
+        "experiment": source.get("experiment"),
+        "data": source.get("data"),
+        "hardware": source.get("hardware"),
+        "git": source.get("git"),
+        "packages": source.get("packages"),
+        "exported": {"at": now(), "git": git_revision(), "packages": package_versions()},
+    }
+
+
+def export_and_print(settings: ExportSettings) -> int:
+    """Export, and say where everything lies and what to type next."""
+    folders = export(settings)
+    for folder in folders:
+        manifest = read_manifest(folder)
+        metric = manifest["metric"]
+        print(f"{folder}   {manifest['trial']}   {metric} {manifest[metric]:.4f} at epoch {manifest['best_epoch']}")
+    print(f"train one again: python -m tune_app.run trial={folders[0]}/config.yaml")
+    return 0
+
+
+def main() -> None:
+    from tune_app.command_line import run_verb
+
+    run_verb("export", ExportSettings, export_and_print)
+
+
+if __name__ == "__main__":
+    main()

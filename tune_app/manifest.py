@@ -1,0 +1,185 @@
+"""manifest.json: where a result came from. Gathering never fails; what cannot be found out is null.
+
+{"sweep": name, "created": iso, "status": "running"|"interrupted"|"finished", "family", "experiment", "seed",
+ "metric", "mode", "classes", "space", "git", "packages", "data": {"name", "root", "fingerprint", "phantom"},
+ "hardware", "settings_hash"}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tune_app.errors import InputError, require_input
+
+MANIFEST = "manifest.json"
+STATUSES = ("running", "interrupted", "finished")
+PACKAGES = (
+    "tune-app", "torch", "triton", "ray", "optuna", "hydra-core", "numpy", "pandas", "zarr", "safetensors",
+    "tensorboardX", "monai",
+)  # fmt: skip
+
+
+def build_manifest(
+    *,
+    sweep: str,
+    family: str,
+    seed: int,
+    classes: Sequence[str],
+    data: Mapping[str, Any],
+    fingerprint: str = "",
+    experiment: str = "",
+    space: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    metric: str = "mean_dice",
+    mode: str = "max",
+) -> dict[str, Any]:
+    """The manifest of a sweep that starts now.
+
+    data: the data section of the settings (name, root). fingerprint: PackedDataset.fingerprint. settings: the resolved
+    settings, of which the hash is kept, so that a resume with other settings is noticed.
+    """
+    name = str(data.get("name", ""))
+    return {
+        "sweep": sweep,
+        "created": now(),
+        "status": "running",
+        "family": family,
+        "experiment": experiment,
+        "seed": seed,
+        "metric": metric,
+        "mode": mode,
+        "classes": list(classes),
+        "space": dict(space or {}),
+        "git": git_revision(),
+        "packages": package_versions(),
+        "data": {
+            "name": name,
+            "root": str(data.get("root", "")),
+            "fingerprint": fingerprint,
+            "phantom": name == "phantom",
+        },
+        "hardware": hardware(),
+        "settings_hash": settings_hash(settings or {}),
+    }
+
+
+def write_manifest(folder: str | Path, manifest: Mapping[str, Any]) -> Path:
+    """Write manifest.json atomically; InputError where the folder cannot be written."""
+    path = Path(folder) / MANIFEST
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(manifest, indent=2, default=str) + "\n")
+    except OSError as error:
+        raise InputError(
+            f"{path.parent}: cannot be written ({error.strerror or error}). Choose another folder, "
+            f"for example results_dir=$HOME/results."
+        ) from None
+    return path
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of a folder; {} where it is missing or cut short."""
+    with suppress(OSError, ValueError):
+        found = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def set_status(folder: str | Path, status: str) -> None:
+    """Record how the driver stands: running at its start (also on resume), interrupted or finished at its end.
+
+    A folder that says running while nobody holds its lock is a crashed sweep.
+    """
+    require_input(status in STATUSES, "status", status, f"choose one of {', '.join(STATUSES)}", "Use finished")
+    write_manifest(folder, {**read_manifest(folder), "status": status})
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is either there in full or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def now() -> str:
+    """The local time with its offset, ISO 8601, in microseconds: two sweeps of one second keep their order."""
+    return datetime.now().astimezone().isoformat()
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """sha256 of the settings as sorted JSON, 16 hex digits."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def package_versions() -> dict[str, str | None]:
+    """The installed version of Python and of each package that a result may depend on; None where it is absent."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        versions[name] = None
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def git_revision() -> dict[str, Any] | None:
+    """Commit and dirtiness of the checkout this package runs from; None for an installed copy or without git.
+
+    The file must be tracked: a virtual environment inside somebody's own repository is not our checkout.
+    """
+    source = Path(__file__).resolve()
+    if _output("git", "-C", str(source.parent), "ls-files", "--error-unmatch", source.name) is None:
+        return None
+    commit = _output("git", "-C", str(source.parent), "rev-parse", "HEAD")
+    changes = _output("git", "-C", str(source.parent), "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": bool(changes)} if commit else None
+
+
+def hardware() -> dict[str, Any]:
+    """Host, processor and GPUs. nvidia-smi is asked, not torch: CUDA in the driver would occupy GPU memory."""
+    query = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    return {
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": _attempt(lambda: len(os.sched_getaffinity(0))) or os.cpu_count(),
+        "memory_gib": _attempt(_memory_gib),
+        "gpus": (_output(*query) or "").splitlines(),
+        "python": sys.executable,
+    }
+
+
+def _memory_gib() -> float:
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+
+
+def _attempt(probe: Callable[[], Any]) -> Any:
+    with suppress(Exception):
+        return probe()
+    return None
+
+
+def _output(*command: str) -> str | None:
+    """What a command prints, None where it is missing, fails or takes more than five seconds."""
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        return done.stdout.strip()
+    return None

@@ -1,0 +1,97 @@
+"""Arms: trials of one effective loss, and the noise that their repetition shows.
+
+Different names can be one and the same configuration (uniform weights, and class-balanced weights that have saturated),
+and one configuration can be run with several seeds. Both are runs of one arm. Two runs with one seed are not
+independent, so they are averaged first: `runs` counts seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from tune_app.trial import Trial
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard deviation between runs of one arm, pooled over the arms with at least two.
+
+    sd: in units of the metric. dof: its degrees of freedom, Σ (runs − 1). difference: by how much two single runs must
+    differ to be believed at 95 %, t(0.975, dof) · √2 · sd. A comparison chosen because it is the largest needs more.
+    """
+
+    sd: float
+    dof: int
+    arms: int
+
+    @property
+    def difference(self) -> float:
+        return t_quantile(0.975, self.dof) * math.sqrt(2) * self.sd
+
+
+def t_quantile(probability: float, dof: int) -> float:
+    """Quantile of Student's t. With t = √ν tan θ the density is proportional to cos^(ν−1) θ on (−π/2, π/2)."""
+    theta = np.linspace(-np.pi / 2, np.pi / 2, 200_001)
+    density = np.cos(theta).clip(min=0) ** (dof - 1)
+    cumulative = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return float(math.sqrt(dof) * math.tan(np.interp(probability, cumulative / cumulative[-1], theta)))
+
+
+def arm_labels(trials: Sequence[Trial]) -> dict[str, str]:
+    """Signature → the label of the arm: that of its first trial, its whole name where two arms would share it."""
+    first: dict[str, Trial] = {}
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        first.setdefault(trial.signature, trial)
+    labels = [trial.label for trial in first.values()]
+    return {s: trial.label if labels.count(trial.label) == 1 else trial.name for s, trial in first.items()}
+
+
+def arms_frame(trials: Sequence[Trial], classes: Sequence[str], metric: str, mode: str) -> pd.DataFrame:
+    """One row per arm: arm, names, trials, runs (seeds among the finished trials), mean, sd, min, max, dice/<class>.
+
+    Only finished trials count in the figures: a trial that was stopped early had a smaller budget. Best arm first.
+    """
+    labels = arm_labels(trials)
+    rows = [_arm_row(labels[s], [t for t in trials if t.signature == s], classes, metric) for s in labels]
+    columns = ["arm", "names", "trials", "runs", "mean", "sd", "min", "max", *(f"dice/{c}" for c in classes)]
+    frame = pd.DataFrame(rows, columns=columns)
+    frame = frame.sort_values("mean", ascending=mode == "min", na_position="last", kind="stable")
+    return frame.reset_index(drop=True)
+
+
+def _arm_row(arm: str, members: Sequence[Trial], classes: Sequence[str], metric: str) -> dict[str, object]:
+    scores = _scores_by_seed(members, metric)
+    row: dict[str, object] = {
+        "arm": arm,
+        "names": sorted({trial.label for trial in members}),
+        "trials": len(members),
+        "runs": len(scores),
+        "mean": scores.mean(),
+        "sd": scores.std(ddof=1),
+        "min": scores.min(),
+        "max": scores.max(),
+    }
+    return row | {f"dice/{c}": _scores_by_seed(members, f"dice/{c}").mean() for c in classes}
+
+
+def _scores_by_seed(members: Sequence[Trial], key: str) -> pd.Series:
+    """The score at the best epoch of the finished trials, one per seed."""
+    finished = [t for t in members if t.status == "finished" and t.best]
+    scores = pd.Series([float(t.best.get(key, math.nan)) for t in finished], dtype=float)
+    seeds = [t.number if t.seed is None else ("seed", t.seed) for t in finished]
+    return scores.groupby([str(seed) for seed in seeds]).mean() if finished else scores
+
+
+def pooled_noise(arms: pd.DataFrame) -> Noise | None:
+    """The noise of a frame of arms, √(Σ (runs − 1) sd² / Σ (runs − 1)); None where no arm was run twice."""
+    repeated = arms[arms["runs"] > 1]
+    dof = int((repeated["runs"] - 1).sum())
+    if dof == 0:
+        return None
+    variance = float(((repeated["runs"] - 1) * repeated["sd"] ** 2).sum()) / dof
+    return Noise(sd=math.sqrt(variance), dof=dof, arms=len(repeated))

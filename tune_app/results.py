@@ -1,0 +1,269 @@
+"""The one reader of a sweep folder. It works while the sweep runs, after a crash and at the end, and never writes.
+
+    from tune_app.results import Sweep
+    sweep = Sweep("latest")
+    sweep.leaderboard()          # pandas: one row per trial, best first
+    sweep.history()              # pandas: one row per trial and epoch
+
+A Sweep is what the folder held when it was opened; `refresh()` reads it again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from optuna.trial import FrozenTrial
+
+from tune_app.errors import InputError
+from tune_app.manifest import MANIFEST, read_manifest
+from tune_app.repeats import Noise, arm_labels, arms_frame, pooled_noise
+from tune_app.study_reader import JOURNAL, read_study
+from tune_app.trial import Trial, read_trial
+
+LOCK = "sweep.lock"
+START_ONE = "python -m tune_app.run family=seesaw"
+
+
+class Sweep:
+    """A sweep folder, opened by its path, its name under `results_dir`, or `latest`.
+
+    Raises InputError where there is no such sweep; the message lists those that exist.
+    """
+
+    def __init__(self, sweep: str | Path = "latest", results_dir: str | Path = "results") -> None:
+        self.folder = find_sweep(sweep, results_dir)
+        self.refresh()
+
+    def refresh(self) -> Sweep:
+        """Read the folder again."""
+        self.manifest = read_manifest(self.folder)
+        self.settings = _read_yaml(self.folder / "sweep.yaml")
+        self.metric = str(self.manifest.get("metric") or "mean_dice")
+        self.mode = str(self.manifest.get("mode") or "max")
+        self.notices: list[str] = []
+        driver_runs = lock_is_held(self.folder / LOCK)
+        self.trials: tuple[Trial, ...] = self._read_trials(driver_runs)
+        self.status = self._status(driver_runs)
+        """running, crashed, interrupted or finished."""
+        return self
+
+    def __repr__(self) -> str:
+        return f"Sweep({self.name!r}, {self.status}, {len(self.trials)} trials, {self.folder})"
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest.get("sweep") or self.folder.name)
+
+    @property
+    def phantom(self) -> bool:
+        """Whether the data were generated ones."""
+        data = self.manifest.get("data") or self.settings.get("data") or {}
+        return bool(data.get("phantom", data.get("name") == "phantom"))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in channel order."""
+        configs = [trial.config.get("data", {}).get("classes") for trial in self.trials]
+        known = next((c for c in (self.manifest.get("classes"), *configs) if c), None)
+        return tuple(known or dict.fromkeys(key[5:] for t in self.trials for key in t.best if key.startswith("dice/")))
+
+    def leaderboard(self, by: str = "") -> pd.DataFrame:
+        """One row per trial, best first: rank, number, name, family, preset, the metric and dice/<class> at the best
+        epoch, best_epoch, epochs, minutes, status, reason, seed, arm, arm_trials, and param/<name> of the search.
+
+        The best epoch is that of the sweep's metric whatever `by` says. `by`: the metric (default), mean_iou,
+        dice/<class>, iou/<class>, or a class's name. Failed trials and those without a finite score have no rank.
+        Trials of one arm are one effective configuration, whatever their names; arm_trials counts them.
+        """
+        by = self._ranking_key(by)
+        shown = list(dict.fromkeys([self.metric, by, *(f"dice/{c}" for c in self.classes)]))
+        labels = arm_labels(self.trials)
+        rows = [_leaderboard_row(trial, shown, labels[trial.signature], self._arm_size(trial)) for trial in self.trials]
+        frame = pd.DataFrame(rows, columns=None if rows else [*_FIRST, *shown, *_LAST])
+        return _ranked(frame, by, ascending=self.mode == "min" and by == self.metric)
+
+    def history(self) -> pd.DataFrame:
+        """One row per trial and epoch: name, number, and every figure of history.jsonl. Empty before the first."""
+        rows = [{"name": t.name, "number": t.number, **row} for t in self.trials for row in t.history]
+        return pd.DataFrame(rows, columns=None if rows else ["name", "number", "epoch", self.metric])
+
+    def best_per_class(self) -> pd.DataFrame:
+        """The ranked trial with the highest Dice of each class, at that trial's best epoch: class, dice, name, arm,
+        best_epoch, rank. Classes without a finite Dice are left out."""
+        board = self.leaderboard()
+        board = board[board["rank"].notna()]
+        rows = []
+        for name in self.classes:
+            scores = board[f"dice/{name}"].astype(float)
+            if scores.notna().any():
+                row = board.iloc[scores.fillna(-math.inf).argmax()]
+                rows.append({"class": name, "dice": scores.max(), **row[["name", "arm", "best_epoch", "rank"]]})
+        return pd.DataFrame(rows, columns=["class", "dice", "name", "arm", "best_epoch", "rank"])
+
+    def arms(self) -> pd.DataFrame:
+        """One row per effective configuration with the mean and sd over its finished runs; see `tune_app.repeats`."""
+        return arms_frame(self.trials, self.classes, self.metric, self.mode)
+
+    def noise(self) -> Noise | None:
+        """Standard deviation between repeated runs; None where no arm has two finished runs with different seeds."""
+        return pooled_noise(self.arms())
+
+    def families(self) -> pd.DataFrame:
+        """One row per family, arms merged: family, trials, arms, runs, mean (of the arms' means), best, best_arm."""
+        rows = []
+        for family in dict.fromkeys(trial.family for trial in self.trials):
+            members = [trial for trial in self.trials if trial.family == family]
+            arms = arms_frame(members, self.classes, self.metric, self.mode)
+            first = arms.iloc[0]
+            rows.append(
+                {"family": family, "trials": len(members), "arms": len(arms), "runs": int(arms["runs"].sum()),
+                 "mean": arms["mean"].mean(), "best": first["mean"], "best_arm": first["arm"] if first["runs"] else ""}
+            )  # fmt: skip
+        frame = pd.DataFrame(rows, columns=["family", "trials", "arms", "runs", "mean", "best", "best_arm"])
+        return frame.sort_values("best", ascending=self.mode == "min", kind="stable").reset_index(drop=True)
+
+    def trial(self, name: str) -> Trial:
+        """One trial by its name, its name without the number, or its number; InputError lists the names."""
+        for key in ("name", "label", "number"):
+            for trial in self.trials:
+                if str(getattr(trial, key)) == name:
+                    return trial
+        names = ", ".join(trial.name for trial in self.trials) or "none yet"
+        raise InputError(f"trial {name}: {self.name} has no such trial. Choices: {names}.")
+
+    def _arm_size(self, trial: Trial) -> int:
+        return sum(other.signature == trial.signature for other in self.trials)
+
+    def _ranking_key(self, by: str) -> str:
+        keys = dict.fromkeys(key for trial in self.trials for key in trial.best)
+        choices = [self.metric, "mean_iou", *(f"dice/{c}" for c in self.classes), *(k for k in keys if "iou/" in k)]
+        key = f"dice/{by}" if by in self.classes else by or self.metric
+        if key not in choices:
+            raise InputError(f"by={by}: a leaderboard is ranked by a score. Choices: {', '.join(choices)}.")
+        return key
+
+    def _read_trials(self, driver_runs: bool) -> tuple[Trial, ...]:
+        study, intact = read_study(self.folder)
+        if not intact:
+            self.notices.append(f"{JOURNAL} is damaged: what it lost is read from the trial folders")
+        in_study = {self._trial_name(frozen): frozen for frozen in study}
+        folders = [path.name for path in (self.folder / "trials").glob("*") if path.is_dir()]
+        trials = []
+        for name in dict.fromkeys([*in_study, *sorted(folders)]):
+            frozen = in_study.get(name)
+            if not intact and frozen is not None and not frozen.state.is_finished() and name in folders:
+                frozen = None  # Its end may stand in the part that was lost.
+            trials.append(self._read_trial(name, frozen, driver_runs))
+        return tuple(sorted(trials, key=lambda trial: (trial.number, trial.name)))
+
+    def _read_trial(self, name: str, frozen: FrozenTrial | None, driver_runs: bool) -> Trial:
+        prefix = re.match(r"\d+", name)
+        number = int(prefix.group()) if prefix else frozen.number if frozen else 0
+        return read_trial(
+            self.folder / "trials" / name,
+            frozen,
+            number=number,
+            metric=self.metric,
+            mode=self.mode,
+            driver_runs=driver_runs,
+        )
+
+    @staticmethod
+    def _trial_name(frozen: FrozenTrial) -> str:
+        label = frozen.user_attrs.get("preset") or frozen.user_attrs.get("family") or "trial"
+        return str(frozen.user_attrs.get("name") or f"{frozen.number:04d}_{label}")
+
+    def _status(self, driver_runs: bool) -> str:
+        if driver_runs:
+            return "running"
+        recorded = self.manifest.get("status")
+        if recorded:
+            return str(recorded) if recorded in ("finished", "interrupted") else "crashed"
+        planned = self.settings.get("search", {}).get("num_samples", 0)
+        unfinished = any(trial.status in ("interrupted", "waiting") for trial in self.trials)
+        return "crashed" if unfinished or len(self.trials) < planned else "finished"
+
+
+_FIRST = ("rank", "number", "name", "family", "preset")
+_LAST = ("best_epoch", "epochs", "minutes", "status", "reason", "seed", "arm", "arm_trials")
+
+
+def _leaderboard_row(trial: Trial, shown: Sequence[str], arm: str, arm_trials: int) -> dict[str, Any]:
+    scores = {key: trial.best.get(key, math.nan) for key in shown}
+    row = {"rank": None, "number": trial.number, "name": trial.name, "family": trial.family, "preset": trial.preset}
+    row |= scores | {"best_epoch": trial.best.get("epoch"), "epochs": trial.epochs, "minutes": trial.minutes}
+    row |= {"status": trial.status, "reason": trial.reason, "seed": trial.seed, "arm": arm, "arm_trials": arm_trials}
+    return row | {f"param/{name}": value for name, value in trial.params.items()}
+
+
+def _ranked(frame: pd.DataFrame, by: str, *, ascending: bool) -> pd.DataFrame:
+    """Sorted by a score, equal scores in the order of their numbers; rank 1, 2, … where a trial may have one."""
+    frame = frame.assign(_failed=frame["status"].astype(str).str.startswith("failed"), _key=frame[by].astype(float))
+    frame = frame.sort_values(["_failed", "_key", "number"], ascending=[True, ascending, True], kind="stable")
+    eligible = ~frame["_failed"].astype(bool) & frame["_key"].notna()
+    frame = frame.drop(columns=["_failed", "_key"]).reset_index(drop=True)
+    ranks = eligible.cumsum().where(eligible).astype("Int64").to_numpy()
+    types = dict.fromkeys(["rank", "best_epoch", "seed", "number", "epochs", "arm_trials"], "Int64")
+    return frame.assign(rank=ranks).astype(types)
+
+
+def lock_is_held(path: Path) -> bool:
+    """Whether a process holds the file lock, asked with a shared lock that lasts a moment and changes nothing."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def is_sweep(folder: Path) -> bool:
+    return (folder / "trials").is_dir() or any((folder / name).is_file() for name in (JOURNAL, "sweep.yaml", LOCK))
+
+
+def sweep_folders(results_dir: str | Path = "results") -> list[Path]:
+    """The sweeps in a results folder, newest first by the `created` of their manifests."""
+    with suppress(OSError):
+        return sorted(filter(is_sweep, Path(results_dir).iterdir()), key=_created, reverse=True)
+    return []
+
+
+def _created(folder: Path) -> float:
+    """Seconds since 1970; that of the folder where the manifest does not say."""
+    with suppress(ValueError, TypeError):
+        return datetime.fromisoformat(read_manifest(folder)["created"]).timestamp()
+    return folder.stat().st_mtime
+
+
+def find_sweep(sweep: str | Path, results_dir: str | Path = "results") -> Path:
+    """The folder of a sweep given as a path, as a name under `results_dir`, or as `latest`."""
+    found = sweep_folders(results_dir)
+    if str(sweep) == "latest":
+        if found:
+            return found[0].resolve()
+        raise InputError(f"sweep=latest: there is no sweep in {results_dir} yet. Start one: {START_ONE}")
+    for folder in (Path(sweep).expanduser(), Path(results_dir) / sweep):
+        if is_sweep(folder):
+            return folder.resolve()
+    missing = "holds no sweep" if Path(sweep).exists() else "does not exist"
+    names = ", ".join(folder.name for folder in found)
+    choices = f"Sweeps in {results_dir}, newest first: {names}" if names else f"None in {results_dir} yet: {START_ONE}"
+    raise InputError(f"sweep={sweep}: {missing} (a sweep folder has {MANIFEST}, {JOURNAL} and trials/). {choices}")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    with suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}

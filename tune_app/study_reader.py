@@ -1,0 +1,65 @@
+"""Read a sweep's Optuna study without ever writing to it.
+
+Optuna's own file backend creates the journal where it is absent, and refuses one that holds a damaged line before its
+end. A reader must do neither.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend
+from optuna.trial import FrozenTrial
+
+JOURNAL = "study.journal"
+
+
+class ReadOnlyJournal(BaseJournalBackend):
+    """The records of a journal up to the first line that is not complete; `damaged` tells that lines follow it."""
+
+    def __init__(self, path: Path) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.damaged = False
+        for line in path.read_bytes().splitlines(keepends=True):
+            if not self._append(line):
+                # A last line without its end is a write in progress, not damage.
+                self.damaged = line.endswith(b"\n")
+                break
+
+    def _append(self, line: bytes) -> bool:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            return False
+        if not (isinstance(record, dict) and line.endswith(b"\n")):
+            return False
+        self.records.append(record)
+        return True
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        yield from self.records[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        raise PermissionError("a results reader never writes to the study")
+
+
+def read_study(folder: Path) -> tuple[list[FrozenTrial], bool]:
+    """(trials of the last study in the journal, whether the journal could be read to its end).
+
+    A journal that is absent, or empty because the sweep has just begun, holds no trials and is intact.
+    """
+    path = folder / JOURNAL
+    if not path.is_file():
+        return [], True
+    try:
+        journal = ReadOnlyJournal(path)
+        storage = JournalStorage(journal)
+        studies = storage.get_all_studies()
+        trials = storage.get_all_trials(studies[-1]._study_id) if studies else []
+    except Exception:  # Optuna's replay raises anything from KeyError to RuntimeError on records it cannot follow.
+        return [], False
+    return trials, not journal.damaged

@@ -1,0 +1,200 @@
+"""One trial as its folder and the study tell it: settings, history, status. Nothing here writes.
+
+Legend: E epochs, K validation crops, C classes, B histogram bins.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+STATUSES = (
+    "running", "finished", "stopped early", "failed: nan", "failed: error", "waiting", "interrupted",
+)  # fmt: skip
+"""interrupted: the trial was running when the driver ended; `run resume=` goes on from its last epoch."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial of a sweep. Scores are those of the best epoch, the one with the best value of `metric`."""
+
+    name: str
+    number: int
+    folder: Path
+    status: str
+    reason: str = ""
+    family: str = ""
+    preset: str = ""
+    seed: int | None = None
+    loss: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    signature: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    history: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    metric: str = "mean_dice"
+    mode: str = "max"
+
+    @property
+    def label(self) -> str:
+        """The name without its number: seesaw_default of 0003_seesaw_default."""
+        return re.sub(r"^\d+_", "", self.name)
+
+    @property
+    def failed(self) -> bool:
+        return self.status.startswith("failed")
+
+    @property
+    def epochs(self) -> int:
+        return len(self.history)
+
+    @property
+    def minutes(self) -> float:
+        """Minutes spent in epochs, restarts included; NaN where no epoch said how long it took."""
+        seconds = [row["seconds_epoch"] for row in self.history if is_finite(row.get("seconds_epoch"))]
+        return sum(seconds) / 60 if seconds else math.nan
+
+    @cached_property
+    def best(self) -> Mapping[str, Any]:
+        """The row of the best epoch, the first of equals; {} while there is no finite score."""
+        scored = [row for row in self.history if is_finite(row.get(self.metric))]
+        sign = 1 if self.mode == "max" else -1
+        return max(scored, key=lambda row: sign * row[self.metric], default={})
+
+    def validation(self) -> dict[str, np.ndarray]:
+        """validation.npz: epochs (E,), tp, fp, fn (E, K, C), hist_positive, hist_negative (K, C, B) of the best
+        epoch, crops (K,), classes (C,), edges. {} where it is missing or cut short."""
+        path = self.folder / "validation.npz"
+        with (
+            suppress(OSError, ValueError, EOFError, BadZipFile),
+            path.open("rb") as file,  # np.load, given the path, leaves a damaged file open.
+            np.load(file, allow_pickle=False) as arrays,
+        ):
+            return {name: arrays[name] for name in arrays.files}
+        return {}
+
+
+def is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; {} where it is missing, cut short or something else."""
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def read_history(path: Path) -> tuple[dict[str, Any], ...]:
+    """The rows of history.jsonl by epoch; the later of two rows of one epoch counts, null is NaN.
+
+    A half-written or damaged line is skipped: the file of a running trial may end anywhere.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    with suppress(OSError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            row = _history_row(line)
+            if row is not None:
+                rows[row["epoch"]] = row
+    return tuple(rows[epoch] for epoch in sorted(rows))
+
+
+def _history_row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if not (isinstance(row, dict) and is_finite(row.get("epoch"))):
+        return None
+    return {**{k: math.nan if v is None else v for k, v in row.items()}, "epoch": int(row["epoch"])}
+
+
+def read_trial(
+    folder: Path, frozen: FrozenTrial | None, *, number: int, metric: str, mode: str, driver_runs: bool
+) -> Trial:
+    """One trial from its folder (which may not exist yet) and its record in the study (which may be lost)."""
+    attrs = frozen.user_attrs if frozen else {}
+    config = read_json(folder / "config.json") or read_json(folder / "params.json")
+    history = read_history(folder / "history.jsonl") or _study_curve(frozen, metric)
+    loss = attrs.get("loss") or config.get("loss") or {}
+    status = _study_status(frozen, attrs) if frozen else _folder_status(folder, config, history)
+    if status == "running" and not driver_runs:
+        status = "interrupted"
+    return Trial(
+        name=folder.name,
+        number=number,
+        folder=folder,
+        status=status,
+        reason=_reason(status, folder, attrs, history),
+        family=str(attrs.get("family") or config.get("family") or loss.get("name") or ""),
+        preset=str(attrs.get("preset") or config.get("preset") or ""),
+        seed=attrs.get("seed", config.get("seed")),
+        loss=loss,
+        params=frozen.params if frozen else {},
+        signature=_signature(attrs, loss, folder.name),
+        config=config,
+        history=history,
+        metric=metric,
+        mode=mode,
+    )
+
+
+def _study_curve(frozen: FrozenTrial | None, metric: str) -> tuple[dict[str, Any], ...]:
+    """What the study knows of a trial whose folder is gone: its intermediate values, else its final one."""
+    if frozen is None:
+        return ()
+    values = frozen.intermediate_values
+    return tuple({"epoch": epoch, metric: values[epoch]} for epoch in sorted(values))
+
+
+def _study_status(frozen: FrozenTrial, attrs: Mapping[str, Any]) -> str:
+    if frozen.state == TrialState.FAIL:
+        return "failed: nan" if attrs.get("reason") == "nan" else "failed: error"
+    return {
+        TrialState.COMPLETE: "finished",
+        TrialState.PRUNED: "stopped early",
+        TrialState.RUNNING: "running",
+        TrialState.WAITING: "waiting",
+    }[frozen.state]
+
+
+def _folder_status(folder: Path, config: Mapping[str, Any], history: Iterable[Mapping[str, Any]]) -> str:
+    """The status of a trial the study does not know: what its last row and Ray's error file say."""
+    last = max(history, key=lambda row: row["epoch"], default=None)
+    if last is not None and last.get("diagnosis") == "nan":
+        return "failed: nan"
+    if last is not None and (last.get("done") is True or last["epoch"] == config.get("trainer", {}).get("epochs")):
+        return "finished"
+    if (folder / "error.txt").is_file():
+        return "failed: error"
+    return "waiting" if last is None and not config else "running"
+
+
+def _reason(status: str, folder: Path, attrs: Mapping[str, Any], history: tuple[Mapping[str, Any], ...]) -> str:
+    """Why a trial failed, in one line; "" for any other. Ray's error.txt outlives a recovery, so status decides."""
+    if not status.startswith("failed"):
+        return ""
+    if status == "failed: nan":
+        return f"the loss or a metric was NaN at epoch {history[-1]['epoch']}" if history else "the loss was NaN"
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = [line for line in (folder / "error.txt").read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else str(attrs.get("reason") or "error")
+
+
+def _signature(attrs: Mapping[str, Any], loss: Mapping[str, Any], name: str) -> str:
+    """Equal for trials of one effective loss; a trial that says nothing of its loss is alone."""
+    if attrs.get("signature"):
+        return json.dumps(attrs["signature"], sort_keys=True, default=str)
+    return json.dumps(loss, sort_keys=True, default=str) if loss else name
