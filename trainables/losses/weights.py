@@ -30,8 +30,9 @@ def masked_median(values: Tensor, mask: Tensor) -> Tensor:
     """Median of (C,) over mask (C,), 0-d; the mean of the middle two for an even number, 1 where the mask is empty."""
     ordered = torch.where(mask, values, torch.inf).sort().values
     number = mask.sum().clamp_min(1)
-    middle = ordered[(number - 1) // 2] + ordered[number // 2]
-    return torch.where(mask.any(), 0.5 * middle, 1.0)
+    # gather, because ordered[0-d tensor] reads the index back to the host.
+    middle = ordered.gather(0, torch.stack([(number - 1) // 2, number // 2]))
+    return torch.where(mask.any(), middle.mean(), 1.0)
 
 
 def comparable_counts(positive: Tensor, known: Tensor, frequency: str) -> Tensor:

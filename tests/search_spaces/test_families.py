@@ -1,0 +1,206 @@
+"""Contract of every family, found by discovery, and the published presets."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import search_spaces
+from search_spaces import (
+    PUBLISHED,
+    Choice,
+    ClassCounts,
+    all_families_space,
+    all_presets,
+    effective_signature,
+    families,
+    get_family,
+    get_preset,
+    loss_of,
+    parameters_of,
+    preset_loss,
+    space_of,
+)
+from trainables.losses import SettingsError, build
+
+COUNTS = ClassCounts.published()
+FAMILIES = families()
+OTHER = ClassCounts(("mito", "er", "vesicle"), (5000, 0, 20), (90000, 0, 800))
+
+
+def loss_is_finite(config: dict, counts: ClassCounts) -> None:
+    """Builds, sees a batch, updates its counts, and has a finite non-zero loss and gradient before and after."""
+    assert json.loads(json.dumps(config)) == config
+    loss = build(config["name"], config["params"], counts.classes, count_update_every=1)
+    generator = torch.Generator().manual_seed(0)
+    target = (torch.rand(2, len(counts.classes), 8, 8, generator=generator) < 0.2).float()
+    target[:, 0, :2] = math.nan
+    for _ in range(2):
+        logits = torch.randn(target.shape, generator=generator, requires_grad=True)
+        value, _ = loss(logits, target)
+        value.backward()
+        assert torch.isfinite(value)
+        assert value > 0
+        assert torch.isfinite(logits.grad).all()
+        assert torch.count_nonzero(logits.grad) > 0
+        loss.observe(target)
+        loss.end_batch()
+
+
+def corners(space: dict) -> list[dict]:
+    axes = [parameter.grid(2) for parameter in space.values()]
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*axes)]
+
+
+def test_the_five_families_are_found_by_their_files() -> None:
+    files = {path.stem for path in Path(search_spaces.__file__).parent.glob("[!_]*.py")}
+    assert set(FAMILIES) == files == {"static", "class_balanced", "balanced_softmax", "seesaw", "tversky"}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("counts", [COUNTS, OTHER], ids=["published", "with a class never seen"])
+def test_every_corner_and_middle_of_a_space_is_a_loss(name: str, counts: ClassCounts) -> None:
+    space = FAMILIES[name].space
+    middle = {key: parameter.grid(3)[len(parameter.grid(3)) // 2] for key, parameter in space.items()}
+    for point in [*corners(space), middle]:
+        loss_is_finite(loss_of(name, point, counts), counts)
+
+
+@pytest.mark.parametrize("name", all_presets())
+def test_every_preset_is_a_loss(name: str) -> None:
+    loss_is_finite(preset_loss(name, COUNTS), COUNTS)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_says_what_it_is(name: str) -> None:
+    family = FAMILIES[name]
+    assert family.presets
+    assert family.cite
+    assert family.help
+    assert all(parameter.help for parameter in (*family.space.values(), *family.optional.values()))
+
+
+def test_the_published_fifteen_come_first_and_in_order() -> None:
+    assert len(PUBLISHED) == 15
+    assert tuple(all_presets())[:15] == PUBLISHED
+    assert list(all_presets())[15:] == ["tversky_0.6_0.4", "tversky_0.5_0.5", "tversky_0.3_0.7"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "params"),
+    [
+        ("weight_manual", {"weights": [1.8, 1.3, 1.6, 1.6, 1.1]}),
+        ("cb_beta_0.999", {"beta": 0.999}),
+        ("balanced_softmax_tau_2.0", {"tau": 2.0, "apply_at": "train"}),
+        ("seesaw_default", {"p": 0.8, "q": 2.0}),
+        ("seesaw_strong_mitigate", {"p": 1.0, "q": 2.0}),
+        ("seesaw_strong_compensate", {"p": 0.8, "q": 3.0}),
+        ("tversky_0.3_0.7", {"fp_weight": 0.3, "fn_weight": 0.7}),
+    ],
+)
+def test_presets_have_the_published_parameters(preset: str, params: dict) -> None:
+    assert preset_loss(preset, COUNTS)["params"] == params
+
+
+def test_static_presets_derive_from_the_counts_given() -> None:
+    published = preset_loss("weight_inv_freq", COUNTS)["params"]["weights"]
+    assert [round(w, 3) for w in published] == [0.152, 0.301, 0.323, 0.821, 1.0]
+    own = preset_loss("weight_inv_freq", ClassCounts(("x", "y"), (10, 40), (100, 100)))["params"]["weights"]
+    assert own == pytest.approx([1.0, 0.25])
+
+
+def test_manual_weights_follow_the_class_order_and_are_for_the_published_classes_only() -> None:
+    turned = COUNTS.select(COUNTS.classes[::-1])
+    assert preset_loss("weight_manual", turned)["params"]["weights"] == [1.1, 1.6, 1.6, 1.3, 1.8]
+    with pytest.raises(SettingsError, match=r"weight_manual.*nuc, mito_mem.*mito, er, vesicle[\s\S]*weight_inv_freq"):
+        preset_loss("weight_manual", OTHER)
+
+
+def test_exactly_the_five_collapsed_presets_share_an_effective_signature() -> None:
+    signatures: dict[str, list[str]] = {}
+    for name in PUBLISHED:
+        signatures.setdefault(effective_signature(preset_loss(name, COUNTS), COUNTS), []).append(name)
+    merged = [names for names in signatures.values() if len(names) > 1]
+    assert merged == [["weight_uniform", "weight_effective_num", "cb_beta_0.99", "cb_beta_0.999", "cb_beta_0.9999"]]
+
+
+def test_signature_of_searched_points() -> None:
+    def signature(family: str, point: dict, **kwargs: float) -> str:
+        return effective_signature(loss_of(family, point, COUNTS), COUNTS, **kwargs)
+
+    uniform = signature("static", {"kappa": 0.0})
+    assert signature("balanced_softmax", {"tau": 0.0}) == uniform
+    assert signature("tversky", {"fp_weight": 0.6}) == uniform
+    assert signature("static", {"kappa": 1.0}) == signature("static", {"weights": "inv_freq"})
+    assert signature("class_balanced", {"one_minus_beta": 1e-6}) != uniform
+    assert signature("seesaw", {"p": 0.0, "q": 0.0}) != uniform
+    # In a window a thousand times smaller the middle β is a knob again.
+    assert signature("class_balanced", {"beta": 0.9999}, window_voxels=29640.0) != uniform
+
+
+@pytest.mark.parametrize("name", all_presets())
+def test_a_preset_inside_the_space_is_the_same_loss_at_its_searched_point(name: str) -> None:
+    preset = get_preset(name)
+    point = get_family(preset.family).searched_point(name)
+    outside = {"weight_manual", "weight_log_inv", "weight_effective_num"}
+    assert (point is None) == (name in outside)
+    if point is not None:
+        searched = effective_signature(loss_of(preset.family, point, COUNTS), COUNTS)
+        published = effective_signature(preset_loss(name, COUNTS), COUNTS)
+        assert searched.split(" online ")[0] == published.split(" online ")[0]
+
+
+def test_a_preset_outside_a_narrowed_space_has_no_searched_point() -> None:
+    seesaw = get_family("seesaw")
+    assert seesaw.searched_point("seesaw_default", seesaw.narrow({"p": [0.9, 1.1]})) is None
+    assert seesaw.searched_point("seesaw_strong_mitigate", seesaw.narrow({"p": [0.9, 1.1]})) == {"p": 1.0, "q": 2.0}
+
+
+def test_all_is_conditional_on_the_family() -> None:
+    space = all_families_space()
+    assert set(space["family"].options) == set(FAMILIES)
+    assert set(parameters_of(space, "seesaw")) == {"seesaw.p", "seesaw.q"}
+    for name, family in FAMILIES.items():
+        assert {key.split(".")[1] for key in parameters_of(space, name)} == set(family.space)
+    point = {"family": "seesaw", "seesaw.p": 0.8, "seesaw.q": 2.0, "static.kappa": 1.0}
+    assert loss_of("all", point, COUNTS) == loss_of("seesaw", {"p": 0.8, "q": 2.0}, COUNTS)
+
+
+def test_all_is_narrowed_by_family_and_by_nested_or_dotted_names() -> None:
+    space = space_of("all", {"family": ["seesaw", "static"], "seesaw": {"p": 0.8}, "static.weight_nuc": [0.1, 10]})
+    assert space["family"] == Choice(("seesaw", "static"), help="loss family")
+    assert set(space) == {"family", "seesaw.p", "seesaw.q", "static.weight_nuc"}
+    assert space["seesaw.p"].fixed
+
+
+def test_free_weights_are_one_for_classes_not_named_and_refuse_unknown_ones() -> None:
+    assert loss_of("static", {"weight_pm": 3.0}, COUNTS)["params"]["weights"] == [1.0, 1.0, 1.0, 3.0, 1.0]
+    with pytest.raises(SettingsError, match=r"space\.weight_golgi: there is no class golgi[\s\S]*golgi_mem"):
+        loss_of("static", {"weight_golgi": 3.0}, COUNTS)
+
+
+def test_tversky_complements_fp_weight_unless_fn_weight_is_free() -> None:
+    assert loss_of("tversky", {"fp_weight": 0.7}, COUNTS)["params"] == {"fp_weight": 0.7, "fn_weight": 0.3}
+    free = {"fp_weight": 0.7, "fn_weight": 0.7}
+    assert loss_of("tversky", free, COUNTS)["params"] == free
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: get_family("sesaw"), r"family=sesaw[\s\S]*balanced_softmax.*seesaw.*all or compare"),
+        (lambda: get_preset("seesaw"), r"preset=seesaw:[\s\S]*seesaw_default"),
+        (lambda: loss_of("static", {"weights": "inverse"}, COUNTS), r"weights=inverse[\s\S]*inv_freq.*manual"),
+        (lambda: loss_of("static", {}, COUNTS), r"names no weights[\s\S]*kappa"),
+        (lambda: loss_of("seesaw", {"p": 1.0, "q": 1.0, "tau": 1.0}, COUNTS), r"tau.*no such parameter.*p, q"),
+        (lambda: loss_of("all", {"kappa": 1.0}, COUNTS), r"family=None"),
+    ],
+)
+def test_bad_names_list_the_choices(call, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        call()

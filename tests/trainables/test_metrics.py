@@ -1,0 +1,178 @@
+"""Validation counts and scores against plain loops."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from trainables.errors import SettingsError
+from trainables.metrics import (
+    LOGIT_EDGES,
+    NUM_BINS,
+    ValidationCounts,
+    accumulate,
+    counts_at_every_threshold,
+    counts_at_threshold,
+    dice,
+    f1,
+    fg_pred,
+    fg_true,
+    iou,
+    logit_bin,
+    mean_over_known,
+    precision,
+    recall,
+)
+
+CROPS = 3
+
+
+def batch(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(4, 2, 5, 6, generator=generator) * 8
+    logits[:, :, 0, :3] = torch.tensor([0.0, 1e-30, -1e-30])
+    target = (torch.rand(4, 2, 5, 6, generator=generator) < 0.4).float()
+    target[torch.rand(4, 2, 5, 6, generator=generator) < 0.2] = math.nan
+    return logits, target, torch.tensor([0, 2, 2, 0])
+
+
+def plain_counts(logits: Tensor, target: Tensor, crop: Tensor, threshold: float = 0.0) -> dict[str, list]:
+    counts = {key: torch.zeros(CROPS, logits.shape[1], dtype=torch.int64) for key in ("tp", "fp", "fn", "known")}
+    for n in range(len(crop)):
+        for c in range(logits.shape[1]):
+            pairs = zip(logits[n, c].flatten().tolist(), target[n, c].flatten().tolist(), strict=True)
+            for z, t in pairs:
+                if math.isnan(t):
+                    continue
+                counts["known"][crop[n], c] += 1
+                key = {(True, 1.0): "tp", (True, 0.0): "fp", (False, 1.0): "fn"}.get((z > threshold, t))
+                if key:
+                    counts[key][crop[n], c] += 1
+    return {key: value.tolist() for key, value in counts.items()}
+
+
+def test_counts_equal_the_plain_loop_and_add_up_over_batches() -> None:
+    first, second = batch(0), batch(1)
+    total = accumulate(*first, CROPS)
+    total.accumulate_(*second)
+    expected = [plain_counts(*part) for part in (first, second)]
+    for name in ("tp", "fp", "fn", "known"):
+        summed = np.add(expected[0][name], expected[1][name])
+        assert getattr(total, name).tolist() == summed.tolist(), name
+        assert getattr(total, name).dtype == torch.int64
+
+
+def test_a_crop_without_samples_stays_empty() -> None:
+    counts = accumulate(*batch(), CROPS)
+    assert counts.bins[1].sum() == 0
+    assert counts.bins[0].sum() > 0
+
+
+@pytest.mark.parametrize("threshold", [-15.75, -3.25, 0.0, 0.25, 15.75])
+def test_histograms_give_the_counted_numbers_at_every_edge(threshold: float) -> None:
+    logits, target, crop = batch(2)
+    counts = accumulate(logits, target, crop, CROPS)
+    expected = plain_counts(logits, target, crop, threshold)
+    found = counts_at_threshold(counts.positive, counts.negative, threshold)
+    assert [value.tolist() for value in found] == [expected["tp"], expected["fp"], expected["fn"]]
+
+
+def test_threshold_zero_is_exactly_the_counted_one() -> None:
+    counts = accumulate(*batch(3), CROPS)
+    at_zero = counts_at_threshold(counts.positive, counts.negative, 0.0)
+    for found, counted in zip(at_zero, (counts.tp, counts.fp, counts.fn), strict=True):
+        assert torch.equal(found, counted)
+
+
+def test_every_threshold_is_the_list_of_single_ones_also_from_numpy() -> None:
+    arrays = accumulate(*batch(4), CROPS).numpy()
+    every = counts_at_every_threshold(arrays["hist_positive"], arrays["hist_negative"])
+    assert every[0].shape == (CROPS, 2, NUM_BINS - 1)
+    for index in (0, 63, 126):
+        single = counts_at_threshold(arrays["hist_positive"], arrays["hist_negative"], LOGIT_EDGES[1:-1][index])
+        assert all(torch.equal(a[..., index], b) for a, b in zip(every, single, strict=True))
+
+
+@pytest.mark.parametrize("threshold", [0.1, 16.0, -16.0])
+def test_a_threshold_off_the_edges_is_refused(threshold: float) -> None:
+    empty = torch.zeros(2, NUM_BINS)
+    with pytest.raises(SettingsError, match=r"logit_threshold=.*bin edge.*0\.25"):
+        counts_at_threshold(empty, empty, threshold)
+
+
+def test_edges_are_uniform_with_one_at_zero_and_bins_closed_on_the_right() -> None:
+    assert LOGIT_EDGES.shape == (NUM_BINS + 1,)
+    assert LOGIT_EDGES[NUM_BINS // 2] == 0.0
+    assert set(np.diff(LOGIT_EDGES)) == {0.25}
+    for index in (1, 40, 64, 100, 127):
+        edge = float(LOGIT_EDGES[index])
+        above = float(np.nextafter(np.float32(edge), np.float32(99)))
+        assert logit_bin(torch.tensor([edge, above])).tolist() == [index - 1, index]
+
+
+def test_tails_are_open_and_a_nan_logit_is_not_predicted() -> None:
+    values = torch.tensor([-math.inf, -1e30, -16.0, 16.0, 1e30, math.inf, math.nan])
+    assert logit_bin(values).tolist() == [0, 0, 0, 127, 127, 127, 0]
+    counts = accumulate(torch.full((1, 1, 2), math.nan), torch.tensor([[[1.0, 0.0]]]), torch.tensor([0]), 1)
+    assert (counts.tp.item(), counts.fp.item(), counts.fn.item()) == (0, 0, 1)
+
+
+def test_unknown_voxels_count_nowhere() -> None:
+    logits = torch.tensor([[[5.0, -5.0, 5.0]]])
+    counts = accumulate(logits, torch.full((1, 1, 3), math.nan), torch.tensor([0]), 1)
+    assert counts.bins.sum() == 0
+    assert torch.isnan(fg_pred(counts.tp, counts.fp, counts.known)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_fall_into_the_same_bins(dtype: torch.dtype) -> None:
+    logits = torch.tensor([-20.0, -0.25, 0.0, 0.125, 3.0], dtype=dtype)
+    assert torch.equal(logit_bin(logits), logit_bin(logits.float()))
+
+
+def test_scores_equal_their_definitions() -> None:
+    tp, fp, fn = torch.tensor([6, 0, 5]), torch.tensor([2, 0, 0]), torch.tensor([4, 3, 0])
+    assert dice(tp, fp, fn).tolist() == pytest.approx([12 / 18, 0.0, 1.0])
+    assert iou(tp, fp, fn).tolist() == pytest.approx([6 / 12, 0.0, 1.0])
+    assert precision(tp, fp, fn).tolist() == pytest.approx([6 / 8, 0.0, 1.0])
+    assert recall(tp, fp, fn).tolist() == pytest.approx([6 / 10, 0.0, 1.0])
+    p, r = precision(tp, fp, fn), recall(tp, fp, fn)
+    harmonic = (2 * p * r / (p + r)).nan_to_num()
+    torch.testing.assert_close(f1(tp, fp, fn), harmonic)
+    known = torch.tensor([20, 10, 5])
+    assert fg_pred(tp, fp, known).tolist() == pytest.approx([0.4, 0.0, 1.0])
+    assert fg_true(tp, fn, known).tolist() == pytest.approx([0.5, 0.3, 1.0])
+
+
+def test_a_class_that_never_appears_has_no_score_and_leaves_the_mean() -> None:
+    tp, fp, fn = torch.tensor([3, 0, 0]), torch.tensor([0, 7, 0]), torch.tensor([3, 0, 0])
+    for score in (dice, iou, precision, recall, f1):
+        assert torch.isnan(score(tp, fp, fn)).tolist() == [False, True, True]
+    assert mean_over_known(dice(tp, fp, fn)).item() == pytest.approx(2 / 3)
+    assert math.isnan(mean_over_known(dice(tp[1:], fp[1:], fn[1:])))
+
+
+def test_scores_take_numpy_arrays_with_leading_axes() -> None:
+    tp, fp, fn = (np.arange(12).reshape(2, 3, 2) for _ in range(3))
+    assert dice(tp, fp, fn).shape == (2, 3, 2)
+    assert math.isnan(dice(tp, fp, fn)[0, 0, 0])
+    assert dice(tp, fp, fn)[1, 2, 1].item() == pytest.approx(0.5)
+
+
+def test_numpy_holds_every_array_with_its_shape() -> None:
+    arrays = accumulate(*batch(), CROPS).numpy()
+    shapes = {name: value.shape for name, value in arrays.items()}
+    assert shapes == {
+        "tp": (3, 2), "fp": (3, 2), "fn": (3, 2), "known": (3, 2),
+        "hist_positive": (3, 2, NUM_BINS), "hist_negative": (3, 2, NUM_BINS),
+    }  # fmt: skip
+    assert all(value.dtype == np.int64 for value in arrays.values())
+
+
+def test_empty_counts_are_zero() -> None:
+    counts = ValidationCounts.zeros(2, 5)
+    assert counts.tp.sum() + counts.fp.sum() + counts.fn.sum() + counts.known.sum() == 0
