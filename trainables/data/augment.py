@@ -48,7 +48,11 @@ def augment(batch: PackedBatch, patch: Sequence[int]) -> tuple[Tensor, Tensor]:
         return centre(batch.em, height, width), centre(batch.labels, height, width)
     matrix = plane_map(**batch.draws)
     exact = "angle" not in batch.draws
-    return resample_plane(batch.em, batch.labels, matrix, height, width, exact=exact)
+    if batch.em.device.type != "cpu" or torch.compiler.is_compiling():
+        return resample_plane(batch.em, batch.labels, matrix, height, width, exact=exact)
+    single = zip(batch.em.split(1), batch.labels.split(1), matrix.split(1))  # one patch fits the CPU's cache
+    em, labels = zip(*(resample_plane(e, p, m, height, width, exact=exact) for e, p, m in single))
+    return torch.cat(em), torch.cat(labels)
 
 
 def centre(image: Tensor, height: int, width: int) -> Tensor:

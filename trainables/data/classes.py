@@ -35,7 +35,8 @@ def unannotated_classes(classes: Sequence[str], sources: Iterable[CropSource]) -
 
 
 def check_classes(classes: Sequence[str], sources: Iterable[CropSource]) -> None:
-    """DataError for a name that neither the crops nor CellMap's list of classes know (a misspelling)."""
+    """DataError for a name that neither the crops nor CellMap's list of classes know (a misspelling), and when no crop
+    annotates any of the classes."""
     annotated = annotated_names(sources)
     for name in classes:
         if name not in annotated and name not in VOCABULARY:
@@ -45,3 +46,8 @@ def check_classes(classes: Sequence[str], sources: Iterable[CropSource]) -> None
                 f"data.classes: {name} is no class of this data. {hint}"
                 f"Annotated here: {', '.join(sorted(annotated)) or 'none'}."
             )
+    if not annotated & set(classes):
+        raise DataError(
+            f"data.classes=[{','.join(classes)}]: no crop annotates any of them, so there is nothing to learn. "
+            f"Annotated here: {', '.join(sorted(annotated)) or 'none'}."
+        )

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from trainables.data.cellmap import CropSource, annotated_in, crop_name, discover_crops, holds_class
+from trainables.data.classes import check_classes
 from trainables.errors import DataError
 from trainables.settings import DataSettings
 
@@ -140,7 +141,11 @@ def _container_and_path(path: Path) -> tuple[str, str]:
 
 
 def make_split(settings: DataSettings, crops: Sequence[CropSource], folder: Path) -> list[CropSource]:
-    """The split of these crops by these settings: drawn, written to `folder` once, and read from there afterwards."""
+    """The split of these crops by these settings: drawn, written to `folder` once, and read from there afterwards.
+
+    Crops that annotate none of the classes are left out. DataError for an unknown class, or when all are left out.
+    """
+    check_classes(settings.classes, crops)
     usable = [crop for crop in crops if set(crop.classes) & set(settings.classes)]
     asked = {
         "crops": [[str(crop.labels), crop.classes] for crop in usable],

@@ -115,11 +115,6 @@ def data_sources(settings: DataSettings) -> tuple[Path, list[CropSource]]:
     sources = load_or_make_split(settings, root, cache_folder(settings))
     check_classes(settings.classes, sources)
     missing = unannotated_classes(settings.classes, sources)
-    if len(missing) == len(settings.classes):
-        raise DataError(
-            f"data.classes={settings.classes}: none of them is annotated in any crop of the split under {root}. "
-            "Choose classes that `data action=check` lists as annotated."
-        )
     if missing:
         log.warning("No crop annotates %s: these channels stay unknown and are not trained.", ", ".join(missing))
     return root, [s for s in sources if set(s.classes) & set(settings.classes)]

@@ -1,0 +1,189 @@
+"""Patches: determinism, where they lie, how often, and the fixed validation set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from trainables.data import PackedCrop, PackedDataset, PatchSampler, expand_labels, validation_set
+from trainables.data.expand import pack_class, packed_bytes
+from trainables.errors import DataError
+from trainables.settings import DataSettings
+
+CLASSES = ("nuc", "pm", "golgi_mem")
+
+
+def make_crop(name: str, side: str, masks: dict[int, np.ndarray], shape=(4, 40, 50), margin=40) -> PackedCrop:
+    """A crop in which class index → present mask (D, H, W) is annotated; EM holds 1 + x index modulo 250."""
+    labels = np.zeros((packed_bytes(len(CLASSES)), *shape), np.uint8)
+    positive, known = np.zeros(3, np.int64), np.zeros(3, np.int64)
+    positions = np.full((3, 16, 3), -1, np.int32)
+    for index, mask in masks.items():
+        pack_class(labels, index, 3, mask, np.ones(shape, bool))
+        positive[index], known[index] = mask.sum(), mask.size
+        found = np.argwhere(mask)[:16]
+        positions[index, : len(found)] = found
+    width = shape[2] + 2 * margin
+    em = np.broadcast_to(np.arange(width) % 250 + 1, (shape[0], shape[1] + 2 * margin, width)).astype(np.uint8)
+    return PackedCrop(name, side, shape, em, labels, (0, -margin, -margin), positive, known, positions)
+
+
+def spot(shape=(4, 40, 50), at=None) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    if at is not None:
+        mask[at] = True
+    return mask
+
+
+def make_dataset(crops: list[PackedCrop], **settings) -> PackedDataset:
+    given = DataSettings(classes=list(CLASSES), **({"patch": [1, 16, 16]} | settings))
+    return PackedDataset(given, CLASSES, tuple(crops), "0", "", Path())
+
+
+@pytest.fixture
+def dataset() -> PackedDataset:
+    crops = [make_crop(f"a/{n}", "train", {0: spot(at=(n, 3, 3))}) for n in range(3)]
+    return make_dataset([*crops, make_crop("a/v", "validate", {0: spot(at=(0, 1, 1))})])
+
+
+def same(a, b) -> bool:
+    draws = a.draws.keys() == b.draws.keys() and all(torch.equal(a.draws[k], b.draws[k]) for k in a.draws)
+    return draws and all(torch.equal(getattr(a, k), getattr(b, k)) for k in ("em", "labels", "crop"))
+
+
+def test_a_batch_is_a_function_of_seed_and_step(dataset):
+    sampler = PatchSampler(dataset, batch_size=8, seed=4)
+    in_order = [sampler.batch(step) for step in range(4)]
+    late = PatchSampler(dataset, batch_size=8, seed=4)
+    assert all(same(late.batch(step), in_order[step]) for step in (3, 0, 2, 1))
+    assert not same(in_order[0], in_order[1])
+    assert not same(in_order[0], PatchSampler(dataset, batch_size=8, seed=5).batch(0))
+
+
+def test_augmentation_switches_do_not_move_the_patches(dataset):
+    """The arms of a comparison see the same places whatever is augmented."""
+    plain = make_dataset(list(dataset.crops), mirror=False, transpose=False, rotate_degrees=0.0)
+    bare = PatchSampler(plain, batch_size=8, seed=0).batch(0)
+    rich = PatchSampler(dataset, batch_size=8, seed=0).batch(0)
+    assert bare.draws == {}
+    assert rich.em.shape == (8, 1, 1, 24, 24)
+    assert bare.em.shape == (8, 1, 1, 16, 16)
+    assert torch.equal(bare.crop, rich.crop)
+    assert torch.equal(bare.em, rich.em[..., 4:20, 4:20])
+
+
+def test_draws_are_fair_and_within_range(dataset):
+    batches = [PatchSampler(dataset, batch_size=200, seed=0).batch(step) for step in range(5)]
+    for name in ("mirror_y", "mirror_x", "transpose"):
+        values = torch.cat([b.draws[name] for b in batches])
+        assert set(values.tolist()) == {0.0, 1.0}
+        assert abs(values.mean() - 0.5) < 0.08
+    angle = torch.cat([b.draws["angle"] for b in batches])
+    assert angle.abs().max() <= np.pi
+    assert abs(angle.mean()) < 0.3
+    assert angle.std() == pytest.approx(np.pi / np.sqrt(3), rel=0.06)
+
+
+def places(dataset: PackedDataset, number: int, **more) -> tuple[np.ndarray, np.ndarray]:
+    """Crop (N,) and first voxel (N, 3) of many patches."""
+    return PatchSampler(dataset, batch_size=number, seed=0, **more)._positions(np.random.default_rng(1))
+
+
+def test_every_place_inside_a_large_crop_is_equally_likely(dataset):
+    _, starts = places(dataset, 6000)
+    for axis, slots in ((0, 4), (1, 40 - 16 + 1), (2, 50 - 16 + 1)):
+        counts = np.bincount(starts[:, axis], minlength=slots)
+        assert len(counts) == slots
+        chi_square = ((counts - 6000 / slots) ** 2 / (6000 / slots)).sum()
+        assert chi_square < slots - 1 + 5 * np.sqrt(2 * (slots - 1))
+
+
+def test_a_small_crop_lies_at_every_offset_inside_the_patch():
+    crop = make_crop("a/1", "train", {0: np.ones((4, 10, 40), bool)}, shape=(4, 10, 40))
+    _, starts = places(make_dataset([crop]), 2000)
+    assert set(starts[:, 1].tolist()) == set(range(-6, 1))
+    assert set(starts[:, 2].tolist()) == set(range(25))
+
+
+@pytest.mark.parametrize(("sampling", "share"), [("crop", 0.5), ("volume", 0.8)])
+def test_crop_and_volume_sampling(sampling, share):
+    crops = [make_crop("a/1", "train", {}, shape=(4, 20, 80)), make_crop("a/2", "train", {}, shape=(4, 20, 20))]
+    members, _ = places(make_dataset(crops), 4000, sampling=sampling)
+    assert (members == 0).mean() == pytest.approx(share, abs=0.04)
+
+
+def test_class_aware_patches_hold_the_drawn_class():
+    """Two classes in one voxel each: every patch holds one of them, each about half of the time."""
+    crops = [make_crop("a/0", "train", {}), make_crop("a/1", "train", {0: spot(at=(1, 5, 6))}),
+             make_crop("a/2", "train", {2: spot(at=(3, 39, 49))})]  # fmt: skip
+    sampler = PatchSampler(make_dataset(crops, rotate_degrees=0.0), batch_size=200, seed=0, sampling="class_aware")
+    batch = sampler.batch(0)
+    found = (expand_labels(batch.labels, 3) == 1).flatten(2).any(dim=2)
+    assert found.any(dim=1).all()
+    assert 0.35 < found[:, 0].float().mean() < 0.65
+    assert set(batch.crop.tolist()) == {1, 2}
+
+
+def test_class_aware_needs_a_positive_voxel():
+    with pytest.raises(DataError, match="no class has a positive voxel"):
+        PatchSampler(make_dataset([make_crop("a/0", "train", {})]), batch_size=1, seed=0, sampling="class_aware")
+
+
+def test_beyond_the_crop_labels_are_unknown_and_em_is_real():
+    crop = make_crop("a/1", "train", {0: np.ones((4, 10, 8), bool)}, shape=(4, 10, 8))
+    batch = PatchSampler(make_dataset([crop], rotate_degrees=0.0), batch_size=16, seed=0).batch(0)
+    target = expand_labels(batch.labels, 3)
+    assert ((target[:, 0] == 1).flatten(1).sum(dim=1) == 80).all()
+    assert (target[:, 0].isnan().flatten(1).sum(dim=1) == 16 * 16 - 80).all()
+    assert target[:, 1:].isnan().all()
+    assert (batch.em > 0).all()
+    steps = batch.em[:, 0, 0, 0].to(torch.int64).diff(dim=-1)
+    assert (steps == 1).all()
+
+
+def test_em_that_does_not_exist_is_zero_and_nothing_is_dropped():
+    crop = make_crop("a/1", "train", {0: np.ones((4, 10, 8), bool)}, shape=(4, 10, 8), margin=0)
+    batch = PatchSampler(make_dataset([crop]), batch_size=16, seed=0).batch(0)
+    assert (batch.em.flatten(1).count_nonzero(dim=1) == 80).all()
+
+
+def test_three_dimensional_patches():
+    crop = make_crop("a/1", "train", {1: np.ones((12, 40, 50), bool)}, shape=(12, 40, 50))
+    batch = PatchSampler(make_dataset([crop], patch=[8, 16, 16]), batch_size=3, seed=0).batch(0)
+    assert batch.em.shape == (3, 1, 8, 24, 24)
+    assert batch.labels.shape == (3, 1, 8, 24, 24)
+
+
+def test_side_without_crops_is_an_error(dataset):
+    with pytest.raises(DataError, match="no crop on side 'test'"):
+        PatchSampler(dataset, side="test", batch_size=1, seed=0)
+
+
+def stratified() -> PackedDataset:
+    """Five validation crops; golgi_mem is one voxel of one of them, pm only in another."""
+    crops = [make_crop(f"v/{n}", "validate", {0: spot(at=(slice(None), slice(0, 20)))}) for n in range(3)]
+    crops += [make_crop("v/3", "validate", {1: spot(at=(2, 30, 30))}), make_crop("t/0", "train", {0: spot()})]
+    return make_dataset([*crops, make_crop("v/4", "validate", {2: spot(at=(3, 0, 49)), 0: spot()})])
+
+
+def test_validation_set_is_fixed_and_stratified():
+    dataset = stratified()
+    batches = validation_set(dataset, batch_size=4, num_batches=3, seed=0)
+    again = validation_set(dataset, batch_size=4, num_batches=3, seed=0)
+    assert [b.em.shape for b in batches] == [(4, 1, 1, 16, 16)] * 3
+    assert all(same(a, b) for a, b in zip(batches, again))
+    assert not all(same(a, b) for a, b in zip(batches, validation_set(dataset, batch_size=4, num_batches=3, seed=1)))
+    turns = Counter(torch.cat([b.crop for b in batches]).tolist())
+    assert set(turns) == {0, 1, 2, 3, 5}
+    assert set(turns.values()) <= {2, 3}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_validation_set_holds_every_class_with_positives(seed):
+    batches = validation_set(stratified(), batch_size=3, num_batches=1, seed=seed)
+    target = torch.cat([expand_labels(b.labels, 3) for b in batches])
+    assert (target == 1).flatten(2).any(dim=2).any(dim=0).tolist() == [True, True, True]
