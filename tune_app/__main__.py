@@ -1,0 +1,20 @@
+"""python -m tune_app lists what can be typed."""
+
+VERBS = {
+    "run": "start, resume or extend a sweep            run family=seesaw · run resume=latest · run preset=NAME",
+    "summary": "the leaderboard of a sweep                 summary sweep=latest format=md",
+    "export": "the best configurations, with weights      export sweep=latest top=3 out=best/",
+    "frequencies": "exact class counts of the training crops   frequencies data=cellmap data.root=PATH",
+    "data": "make the phantom, check a data set         data action=check data=cellmap data.root=PATH",
+}
+
+
+def main() -> None:
+    """Print the verbs."""
+    print("python -m tune_app.VERB key=value …      --help after any verb shows its settings\n")
+    for name, line in VERBS.items():
+        print(f"  {name:<12} {line}")
+
+
+if __name__ == "__main__":
+    main()

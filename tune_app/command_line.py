@@ -1,0 +1,208 @@
+"""From the words on the command line to typed settings, and from errors to one sentence and an exit code.
+
+Hydra parses and composes; its own exits, log files and working-directory changes are switched off. Exit codes: 0 done,
+1 a failed run, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from trainables.errors import TrainablesError
+from tune_app.errors import InputError, TuneAppError
+from tune_app.user_settings import user_setting
+
+CONF = Path(__file__).parent / "conf"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Composed(Generic[T]):
+    """Typed settings, and the overrides that the person gave (as written, and as Hydra parsed their keys)."""
+
+    settings: T
+    overrides: list[str]
+
+    @property
+    def given_keys(self) -> list[str]:
+        """Keys set on the command line, in order: ['family', 'trainer.epochs', …]."""
+        return [override.lstrip("+~").split("=", 1)[0] for override in self.overrides]
+
+
+def compose(verb: str, schema: type[T], argv: Sequence[str]) -> Composed[T] | None:
+    """Settings of `verb` from its arguments; None where Hydra answered itself (--help, --cfg job, --version).
+
+    Raises InputError for anything wrong with the arguments, SettingsError for a value outside its range.
+    """
+    _register(verb, schema)
+    argv = [_allow_new_space_key(word) for word in argv]
+    _refuse_multirun(argv)
+    captured: list[tuple[DictConfig, list[str]]] = []
+
+    def capture(config: DictConfig) -> None:
+        captured.append((config, list(HydraConfig.get().overrides.task)))
+
+    with _hydra_process(verb, argv):
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(capture)()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise InputError(_explain(error, verb, schema)) from None
+        except SystemExit as exit_:
+            if exit_.code not in (0, None):
+                raise InputError(f"See python -m tune_app.{verb} --help for what can be given") from None
+    if not captured:
+        return None
+    config, overrides = captured[0]
+    return Composed(_typed(config, verb, schema), overrides)
+
+
+def run_verb(verb: str, schema: type[T], act: Callable[[T], int | None]) -> None:
+    """Entry point of `python -m tune_app.VERB`: compose, act, exit."""
+
+    def compose_and_act() -> int | None:
+        composed = compose(verb, schema, sys.argv[1:])
+        return act(composed.settings) if composed is not None else 0
+
+    sys.exit(exit_code(compose_and_act))
+
+
+def exit_code(action: Callable[[], int | None]) -> int:
+    """Run `action`; print an expected error as one message and return its exit code."""
+    try:
+        return action() or 0
+    except (InputError, TrainablesError) as error:
+        return _complain(error, 2)
+    except TuneAppError as error:
+        return _complain(error, getattr(error, "exit_code", 1))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _register(verb: str, schema: type) -> None:
+    store = ConfigStore.instance()
+    if not OmegaConf.has_resolver("user"):
+        OmegaConf.register_new_resolver("user", lambda key, default="": user_setting(key, str(default)))
+    if (CONF / f"{verb}.yaml").is_file():
+        store.store(name="settings", node=schema)
+        return
+    store.store(name=f"{verb}_settings", node=schema)
+    store.store(name=verb, node=_verb_config(verb))
+
+
+def _verb_config(verb: str) -> dict[str, Any]:
+    return {
+        "defaults": [
+            f"{verb}_settings",
+            "_self_",
+            {"override hydra/job_logging": "disabled"},
+            {"override hydra/hydra_logging": "disabled"},
+        ],
+        "hydra": {
+            "run": {"dir": "."},
+            "output_subdir": None,
+            "job": {"chdir": False},
+            "help": {"app_name": f"tune_app.{verb}", "template": "Settings (any as key=value):\n$CONFIG\n"},
+        },
+    }
+
+
+def _allow_new_space_key(word: str) -> str:
+    """`space.p=…` adds a key to an open mapping, which Hydra would want written `++space.p=…`."""
+    return f"++{word}" if word.startswith("space.") else word
+
+
+def _refuse_multirun(argv: Sequence[str]) -> None:
+    if {"-m", "--multirun"} & set(argv):
+        raise InputError(
+            "--multirun: a sweep is already a search, one at a time. Search several families with family=all, "
+            "repeat arms with seeds=3, or start the sweeps one after another"
+        )
+
+
+@contextmanager
+def _hydra_process(verb: str, argv: Sequence[str]) -> Iterator[None]:
+    """Let Hydra read our words, raise instead of exiting, and leave nothing behind in this process."""
+    saved_argv, saved_flag = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [f"tune_app.{verb}", *argv], "1"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.argv = saved_argv
+        os.environ.pop("HYDRA_FULL_ERROR") if saved_flag is None else os.environ.update(HYDRA_FULL_ERROR=saved_flag)
+        GlobalHydra.instance().clear()
+
+
+def _typed(config: DictConfig, verb: str, schema: type[T]) -> T:
+    try:
+        settings = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, (TrainablesError, TuneAppError)):
+            raise cause from None
+        raise InputError(_explain(error, verb, schema)) from None
+    assert isinstance(settings, schema)
+    return settings
+
+
+def _explain(error: Exception, verb: str, schema: type) -> str:
+    """One message for a composition error: what was given, what is wrong, the choices, the fix."""
+    text = f"{error}\n{error.__cause__ or ''}"
+    unknown = re.search(r"(?:Could not override|Error merging override) '?([\w.+~@/-]+?)'?[.=\n]", text)
+    if "is not in struct" in text or "not in '" in text or "No match in the defaults list" in text:
+        missing = re.search(r"Key '([\w.]+)' (?:is )?not in", text)
+        full = re.search(r"full_key: ([\w.]+)", text)
+        key = next((m.group(1) for m in (full, unknown, missing) if m), "this key")
+        return _unknown_key(key, verb, schema)
+    first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if "Could not find" in first:
+        return first.replace("Could not find", "there is no") + ". " + " ".join(rest[:3])
+    if error.__cause__ is not None:
+        first = f"{first}: {str(error.__cause__).splitlines()[0]}"
+    return f"{first}. Write key=value; python -m tune_app.{verb} --help lists the keys"
+
+
+def _unknown_key(key: str, verb: str, schema: type) -> str:
+    known = _keys(OmegaConf.structured(schema))
+    close = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    siblings = [k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0]]
+    hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    return (
+        f"{key}: there is no such setting. {hint}Choices here: {', '.join(siblings or known)}. "
+        f"python -m tune_app.{verb} --help shows all"
+    )
+
+
+def _keys(config: DictConfig, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name in config:
+        keys.append(f"{prefix}{name}")
+        if not OmegaConf.is_missing(config, name) and isinstance(config[name], DictConfig):
+            keys += _keys(config[name], f"{prefix}{name}.")
+    return keys

@@ -1,0 +1,191 @@
+"""The settings of a sweep: one dataclass schema, filled by Hydra from conf/ and the command line.
+
+`Settings` is the schema; conf/ holds one YAML file per choice (data=, model=, trainer=, hardware=, search=,
+experiment=). Sources, weakest first: dataclass defaults, conf/, the user's settings file and environment (see
+`tune_app.user_settings`), `key=value` on the command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trainables.settings import DataSettings, HardwareSettings, ModelSettings, TrainerSettings, require, require_choice
+
+
+@dataclass(kw_only=True)
+class SearchSettings:
+    """What is tried."""
+
+    name: str = "optuna"
+    """optuna (TPE), random or grid."""
+    num_samples: int = 16
+    """Trials of the sweep, the family's published configurations included; with extend=, the number of further ones."""
+    grid_points: int = 4
+    """Points per axis of the grid searcher (logarithmic where the axis is)."""
+    presets_first: bool = True
+    """Begin with the published configurations of the family."""
+    startup_trials: int = 8
+    """Trials before TPE leaves random sampling."""
+
+    def __post_init__(self) -> None:
+        require_choice("search.name", self.name, ("optuna", "random", "grid"))
+        require(self.num_samples >= 1, "search.num_samples", self.num_samples, "must be at least 1", "Use 16")
+        require(self.grid_points >= 1, "search.grid_points", self.grid_points, "must be at least 1", "Use 4")
+        require(self.startup_trials >= 1, "search.startup_trials", self.startup_trials, "must be at least 1", "Use 8")
+
+
+@dataclass(kw_only=True)
+class SchedulerSettings:
+    """When a trial is stopped early: asynchronous successive halving (ASHA, arXiv:1810.05934) on mean_dice."""
+
+    name: str = "auto"
+    """asha, none, or auto: asha for a search; none for family=compare, preset= and trial=."""
+    grace_period: int = 0
+    """Epochs before a trial may be stopped; 0: a tenth of trainer.epochs, at least 1."""
+    reduction_factor: float = 3.0
+    """η: at each rung the best 1/η go on."""
+
+    def __post_init__(self) -> None:
+        require_choice("scheduler.name", self.name, ("auto", "asha", "none"))
+        require(self.grace_period >= 0, "scheduler.grace_period", self.grace_period, "must not be negative", "Use 0")
+        require(
+            self.reduction_factor > 1,
+            "scheduler.reduction_factor", self.reduction_factor, "must be greater than 1", "Use 3",
+        )  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class ResourceSettings:
+    """What one trial takes, and what a machine started by us offers."""
+
+    cpus_per_trial: float | None = None
+    """CPUs per trial; empty: 1 without GPUs, else up to 4."""
+    gpus_per_trial: float | None = None
+    """GPUs per trial, a fraction up to 1 shares a card; empty: 0.5 where the cluster has GPUs, else 0."""
+    max_concurrent: int = 0
+    """Trials at once at most; 0: as many as fit."""
+    max_failures: int = 2
+    """Restarts of a trial whose worker died, each from its last epoch."""
+    num_cpus: int = 0
+    """CPUs of the Ray we start; 0: those this process may use."""
+    num_gpus: int = -1
+    """GPUs of the Ray we start; -1: those CUDA sees."""
+
+    def __post_init__(self) -> None:
+        cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
+        require(cpus is None or cpus > 0, "resources.cpus_per_trial", cpus, "must be positive", "Use 1")
+        require(
+            gpus is None or 0 <= gpus <= 1 or gpus == int(gpus) > 0,
+            "resources.gpus_per_trial", gpus, "a fraction in [0, 1] or a whole number", "Use 0.5",
+        )  # fmt: skip
+        require(
+            gpus is None or gpus <= 1,
+            "resources.gpus_per_trial", gpus, "one trial trains on one card at most in this version", "Use 0.5 or 1",
+        )  # fmt: skip
+        require(self.max_concurrent >= 0, "resources.max_concurrent", self.max_concurrent, "must be ≥ 0", "Use 0")
+        require(self.max_failures >= 0, "resources.max_failures", self.max_failures, "must be ≥ 0", "Use 2")
+
+
+@dataclass(kw_only=True)
+class ClusterSettings:
+    """Which Ray the sweep runs on."""
+
+    address: str = ""
+    """Address of a running Ray cluster (host:port, or auto). Empty: start one on this machine and end it afterwards."""
+    dashboard: bool = True
+    """Serve the Ray dashboard on loopback, behind a token."""
+    dashboard_port: int = 0
+    """Its port; 0: a free one."""
+    temp_dir: str = ""
+    """Ray's session folder, a short path on local disk; empty: a new folder in the system's temporary folder."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.dashboard_port < 65536, "cluster.dashboard_port", self.dashboard_port, "0 … 65535", "Use 0")
+
+
+@dataclass(kw_only=True)
+class CheckpointSettings:
+    """What a sweep may keep on disk. A running trial keeps its last two epochs besides; that is not counted."""
+
+    max_number: int = 20
+    """Best checkpoints kept of finished trials, by score."""
+    max_gb: float = 20.0
+    """Their total size, gigabytes."""
+
+    def __post_init__(self) -> None:
+        require(self.max_number >= 1, "checkpoints.max_number", self.max_number, "must be at least 1", "Use 20")
+        require(self.max_gb > 0, "checkpoints.max_gb", self.max_gb, "must be positive", "Use 20")
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """Everything `python -m tune_app.run` takes."""
+
+    family: str = "seesaw"
+    """A file of search_spaces/, or all (conditional search over the families), or compare (the 15 published ones)."""
+    preset: str = ""
+    """Train this one named configuration at full budget instead of searching."""
+    trial: str = ""
+    """Train the configuration of this exported config.yaml instead of searching."""
+    resume: str = ""
+    """Go on with this sweep: latest, a name, or a folder."""
+    extend: str = ""
+    """Add search.num_samples trials to this finished sweep: latest, a name, or a folder."""
+    experiment_name: str = ""
+    """Set by experiment=; recorded in the manifest."""
+    space: dict[str, Any] = field(default_factory=dict)
+    """Narrow the family's space: space.p=0.8 fixes, space.p=[0.5,1.2] narrows."""
+    frequencies: str = "data"
+    """Class counts behind derived static weights: data (counted on the training crops), published, or a JSON file."""
+    seed: int = 0
+    """Seed of the search and of every trial (initial weights, patch order)."""
+    seeds: int = 1
+    """Repeats of each arm of compare, preset= and trial=, with seeds seed, seed + 1, …"""
+    results_dir: str = "results"
+    """Folder that holds one folder per sweep."""
+    name: str = ""
+    """Name of the sweep folder; empty: date, time and family."""
+    verbose: int = 0
+    """0: our table only; 1 and 2: Ray's own messages too."""
+    wandb_project: str = ""
+    """Log to this Weights & Biases project through Ray's callback; empty: off."""
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    hardware: HardwareSettings = field(default_factory=HardwareSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
+    resources: ResourceSettings = field(default_factory=ResourceSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
+
+    def __post_init__(self) -> None:
+        require(self.seeds >= 1, "seeds", self.seeds, "must be at least 1", "Use seeds=3 to repeat each arm")
+        require(self.verbose in (0, 1, 2), "verbose", self.verbose, "0, 1 or 2", "Use 0")
+        chosen = [name for name in ("resume", "extend", "trial", "preset") if getattr(self, name)]
+        require(len(chosen) < 2, " and ".join(chosen), "…", "only one of them may be given", "Drop the others")
+        side = 2**self.model.depth
+        require(
+            all(size % side == 0 for size in self.data.patch[1:]),
+            "data.patch", self.data.patch, f"y and x must be divisible by 2**model.depth = {side}",
+            f"For example data.patch=[1,{4 * side},{4 * side}]",
+        )  # fmt: skip
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain nested dict, ready for YAML or JSON."""
+        return asdict(self)
+
+    @property
+    def single_arms(self) -> bool:
+        """True where the arms are listed beforehand (compare, preset=, trial=) and nothing is searched."""
+        return bool(self.family == "compare" or self.preset or self.trial)
+
+    @property
+    def early_stopping(self) -> bool:
+        return self.scheduler.name == "asha" or (self.scheduler.name == "auto" and not self.single_arms)
+
+    @property
+    def grace_period(self) -> int:
+        """Epochs before ASHA may stop a trial."""
+        return min(self.trainer.epochs, self.scheduler.grace_period or max(1, self.trainer.epochs // 10))

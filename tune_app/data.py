@@ -1,0 +1,67 @@
+"""Make the phantom, or check a data set:  python -m tune_app.data action=check data=cellmap data.root=PATH"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainables.data.check import check
+
+from trainables.data.phantom import make
+from trainables.settings import DataSettings, require_choice
+from tune_app.command_line import Composed, run_verb
+from tune_app.errors import InputError
+
+ACTIONS = ("make", "check")
+
+
+@dataclass(kw_only=True)
+class DataVerbSettings:
+    """What `python -m tune_app.data` takes."""
+
+    action: str = "check"
+    """make: generate the phantom into out=. check: verify a data set and its split, and say what is wrong."""
+    out: str = ""
+    """Folder to make; it must not exist or be empty."""
+    seed: int = 0
+    """Seed of the generated volumes."""
+    data: DataSettings = field(default_factory=DataSettings)
+
+    def __post_init__(self) -> None:
+        require_choice("action", self.action, ACTIONS)
+
+
+def act(composed: Composed[DataVerbSettings]) -> int:
+    """Make or check; 1 where the check found something wrong."""
+    settings = composed.settings
+    return make_phantom(settings) if settings.action == "make" else check_data(settings.data)
+
+
+def make_phantom(settings: DataVerbSettings) -> int:
+    """Generate the phantom and say how to use it."""
+    if not settings.out:
+        raise InputError("out=: a folder is needed to generate into, for example action=make out=phantom")
+    root = make(Path(settings.out).expanduser(), seed=settings.seed)
+    size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) / 1e6
+    print(f"phantom written to {root} ({size:.0f} MB)")
+    print(f"use it     python -m tune_app.run family=seesaw data.root={root}")
+    print(f"check it   python -m tune_app.data action=check data=cellmap data.root={root}")
+    return 0
+
+
+def check_data(settings: DataSettings) -> int:
+    """Print what is wrong with a data set; 0 where nothing is."""
+    findings = check(settings)
+    for finding in findings:
+        print(finding)
+    wrong = [finding for finding in findings if finding.is_error]
+    print(f"{len(wrong)} problems, {len(findings) - len(wrong)} notes")
+    return 1 if wrong else 0
+
+
+def main() -> None:
+    run_verb("data", DataVerbSettings, act)
+
+
+if __name__ == "__main__":
+    main()

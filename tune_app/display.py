@@ -1,0 +1,189 @@
+"""What a person sees while a sweep runs: a compact live table in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from ray.tune import Callback
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+HEARTBEAT_S = 30.0
+MAX_ROWS = 8
+
+
+@dataclass
+class TrialView:
+    """What is shown of one trial."""
+
+    name: str
+    epoch: int = 0
+    dice: float = math.nan
+    best: float = math.nan
+    classes: dict[str, float] = field(default_factory=dict)
+    state: str = "running"
+    began: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
+
+
+@dataclass
+class Progress:
+    """The state of the sweep as the driver sees it, and its summary in words."""
+
+    num_trials: int
+    epochs: int
+    classes: Sequence[str]
+    slots: int
+    metric: str = "mean_dice"
+    trials: dict[str, TrialView] = field(default_factory=dict)
+    earlier: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def update(self, name: str, row: Mapping[str, Any]) -> TrialView:
+        """Take in one epoch's row."""
+        view = self.trials.setdefault(name, TrialView(name))
+        view.epoch, view.dice = row["epoch"], row.get(self.metric, math.nan)
+        if not view.dice <= view.best:
+            view.best = view.dice
+            view.classes = {c: row.get(f"dice/{c}", math.nan) for c in self.classes}
+        return view
+
+    def end(self, name: str, state: str) -> TrialView:
+        view = self.trials.setdefault(name, TrialView(name))
+        view.state, view.seconds = state, time.monotonic() - view.began
+        return view
+
+    def running(self) -> list[TrialView]:
+        return [view for view in self.trials.values() if view.state == "running"]
+
+    def ended(self) -> list[TrialView]:
+        return [view for view in self.trials.values() if view.state != "running"]
+
+    def best(self) -> TrialView | None:
+        scored = [view for view in self.trials.values() if math.isfinite(view.best)]
+        return max(scored, key=lambda view: view.best, default=None)
+
+    def seconds_left(self) -> float:
+        """Estimated from the trials that ended so far; NaN before the first."""
+        ended = self.ended()
+        if not ended:
+            return math.nan
+        mean = sum(view.seconds for view in ended) / len(ended)
+        left = max(0, self.num_trials - self.earlier - len(ended)) * mean
+        gone = sum(min(mean, time.monotonic() - view.began) for view in self.running())
+        return max(0.0, left - gone) / self.slots
+
+    def headline(self) -> str:
+        """One line: counts, best, time left."""
+        ended = self.ended()
+        count = {state: sum(view.state == state for view in ended) for state in {view.state for view in ended}}
+        parts = [f"{self.earlier + len(ended)}/{self.num_trials} trials done", f"{len(self.running())} running"]
+        parts += [f"{number} {state}" for state, number in sorted(count.items()) if state != "finished"]
+        left = self.seconds_left()
+        parts.append(
+            f"about {clock(left)} left" if math.isfinite(left) else f"{clock(time.monotonic() - self.began)} gone"
+        )
+        return " · ".join(parts)
+
+    def best_line(self) -> str:
+        best = self.best()
+        return f"best {best.best:.4f}  {best.name}  ({dice_words(best.classes)})" if best else "best —"
+
+
+def dice_words(classes: Mapping[str, float]) -> str:
+    """nuc .81 mito_mem .65 …"""
+    return "  ".join(f"{name} {short(value)}" for name, value in classes.items())
+
+
+def short(value: float) -> str:
+    return f"{value:.3f}".lstrip("0") if math.isfinite(value) else "—"
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Display(Callback):
+    """Tune callback that keeps `progress` and draws it."""
+
+    def __init__(self, progress: Progress, stream: TextIO | None = None) -> None:
+        self.progress = progress
+        self._stream = stream or sys.stdout
+        self._live: Live | None = None
+        self._last_line = time.monotonic()
+
+    def setup(self, **info: Any) -> None:
+        console = Console(file=self._stream)
+        if console.is_terminal:
+            self._live = Live(self._table(), console=console, refresh_per_second=4, transient=True)
+            self._live.start()
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        name = trial.config["run"]["name"]
+        self.progress.trials[name] = self.progress.trials.get(name) or TrialView(name)
+        self._draw()
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+        self.progress.update(trial.config["run"]["name"], result)
+        self._draw()
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._end(trial, _end_state(trial.last_result or {}, self.progress))
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._end(trial, "failed: error")
+
+    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+        if self._live is None and time.monotonic() - self._last_line > HEARTBEAT_S:
+            self._print(f"  … {self.progress.headline()}")
+        self._draw()
+
+    def close(self) -> None:
+        """Take the live table off the screen."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _end(self, trial: Any, state: str) -> None:
+        view = self.progress.end(trial.config["run"]["name"], state)
+        score = f"best {short(view.best)}  ({dice_words(view.classes)})" if math.isfinite(view.best) else ""
+        self._print(f"  {view.name}  {state} at epoch {view.epoch}  {score}  [{self.progress.headline()}]")
+
+    def _print(self, line: str) -> None:
+        self._last_line = time.monotonic()
+        if self._live is not None:
+            self._live.console.print(Text(line.split("  [")[0]))
+        else:
+            print(line, file=self._stream, flush=True)
+
+    def _draw(self) -> None:
+        if self._live is not None:
+            self._live.update(self._table())
+
+    def _table(self) -> Group:
+        progress = self.progress
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("trial", "epoch", "mean Dice", *progress.classes):
+            table.add_column(heading, justify="left" if heading == "trial" else "right", no_wrap=True)
+        for view in progress.running()[:MAX_ROWS]:
+            scores = [short(view.classes.get(name, math.nan)) for name in progress.classes]
+            table.add_row(view.name, f"{view.epoch}/{progress.epochs}", short(view.dice), *scores)
+        hidden = len(progress.running()) - MAX_ROWS
+        more = [Text(f"… and {hidden} more running")] if hidden > 0 else []
+        return Group(Text(progress.headline(), style="bold"), Text(progress.best_line()), table, *more)
+
+
+def _end_state(result: Mapping[str, Any], progress: Progress) -> str:
+    if result.get("diagnosis"):
+        return f"failed: {result['diagnosis']}"
+    return "finished" if result.get("epoch", 0) >= progress.epochs else "stopped early"

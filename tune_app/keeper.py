@@ -1,0 +1,50 @@
+"""Keeps a sweep's checkpoints within their cap, so that a disk is never filled.
+
+A finished trial needs only its best epoch; across the sweep the best `max_number` of those are kept, `max_gb` in all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+
+RESUME_FILES = ("last.pt", "previous.pt")
+BEST_FILE = "best.pt"
+
+
+class CheckpointKeeper(Callback):
+    """Tune callback: at the end of each trial, drop what no later step will read.
+
+    scores: best value by trial folder, of the trials that ended before (a sweep that goes on).
+    """
+
+    def __init__(self, max_number: int, max_gb: float, scores: dict[Path, float] | None = None) -> None:
+        self._max_number, self._max_bytes = max_number, max_gb * 1e9
+        self._scores = dict(scores or {})
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        folder = Path(trial.config["run"]["dir"])
+        best = (trial.last_result or {}).get("best_mean_dice", math.nan)
+        self._scores[folder] = best if isinstance(best, float) and math.isfinite(best) else -math.inf
+        for name in RESUME_FILES:
+            (folder / name).unlink(missing_ok=True)
+        self.enforce()
+
+    def enforce(self) -> list[Path]:
+        """Remove the best checkpoints of the lowest-ranked ended trials beyond the cap; returns what was removed."""
+        kept_bytes, removed = 0, []
+        ranked = sorted(self._scores, key=lambda folder: -self._scores[folder])
+        present = [folder / BEST_FILE for folder in ranked if (folder / BEST_FILE).is_file()]
+        for place, path in enumerate(present):
+            size = path.stat().st_size
+            if place > 0 and (place >= self._max_number or kept_bytes + size > self._max_bytes):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    removed.append(path)
+            else:
+                kept_bytes += size
+        return removed

@@ -1,0 +1,57 @@
+"""Ray's JSON, CSV and TensorBoard loggers, writing straight into the sweep folder.
+
+Ray lets them write to a session folder in /tmp and copies that from time to time; what was logged since the last copy
+is lost when the driver is killed, and a restarted trial would overwrite its earlier log. Written in place they append.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback, TBXLoggerCallback
+
+
+class _InPlace:
+    """A Ray trial as the loggers see it, whose local folder is its folder in the sweep."""
+
+    checkpoint = None
+
+    def __init__(self, trial: Any) -> None:
+        self._trial = trial
+        self.local_path = trial.config["run"]["dir"]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trial, name)
+
+    def init_local_path(self) -> None:
+        Path(self.local_path).mkdir(parents=True, exist_ok=True)
+
+
+class InSweepFolder(LoggerCallback):
+    """Hands one of Ray's loggers trials that live in the sweep folder.
+
+    Raises InputError nowhere: an unwritable folder was refused before the sweep began.
+    """
+
+    def __init__(self, logger: LoggerCallback) -> None:
+        self._logger = logger
+        self._trials: dict[str, _InPlace] = {}
+
+    def _in_place(self, trial: Any) -> Any:
+        return self._trials.setdefault(trial.trial_id, _InPlace(trial))
+
+    def log_trial_start(self, trial: Any) -> None:
+        self._logger.log_trial_start(self._in_place(trial))
+
+    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
+        self._logger.log_trial_result(iteration, self._in_place(trial), result)
+
+    def log_trial_end(self, trial: Any, failed: bool = False) -> None:
+        self._logger.log_trial_end(self._in_place(trial), failed)
+        self._trials.pop(trial.trial_id, None)
+
+
+def in_place_loggers() -> list[LoggerCallback]:
+    """result.json, progress.csv and TensorBoard events of every trial, in its folder of the sweep."""
+    return [InSweepFolder(logger) for logger in (JsonLoggerCallback(), CSVLoggerCallback(), TBXLoggerCallback())]

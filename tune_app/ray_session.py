@@ -1,0 +1,243 @@
+"""Ray for one sweep: started on loopback behind a token, or attached to; resources checked before anything waits."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import logging
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tune_app.config import Settings
+from tune_app.errors import InputError, RunFailed
+
+
+@dataclass(frozen=True)
+class TrialResources:
+    """What one trial takes, and how many fit at once."""
+
+    cpus: float
+    gpus: float
+    slots: int
+
+    def as_dict(self) -> dict[str, float]:
+        return {"cpus_per_trial": self.cpus, "gpus_per_trial": self.gpus}
+
+
+@dataclass(frozen=True)
+class RaySession:
+    """A connected Ray: the dashboard's address (empty where there is none) and the session's folder."""
+
+    dashboard: str
+    temp_dir: str
+    started_here: bool
+
+
+@contextlib.contextmanager
+def ray_session(settings: Settings) -> Iterator[RaySession]:
+    """Start Ray on this machine, or attach to cluster.address, for the body of the `with`."""
+    _environment_before_ray()
+    if settings.cluster.address:
+        with _attached(settings) as session:
+            yield session
+    else:
+        with _started(settings) as session:
+            yield session
+
+
+def _environment_before_ray() -> None:
+    """What Ray reads when it is imported or started. Set only where the person has not; so nothing on the way here
+    imports ray."""
+    defaults = {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # every listener on loopback
+        "RAY_AUTH_MODE": "token",  # on a shared workstation loopback is open to every user
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        "TUNE_GLOBAL_CHECKPOINT_S": "600",  # Ray's own snapshots are not what a restart reads
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    if "ray" in sys.modules:  # it read its configuration when it was imported
+        from ray._raylet import Config
+
+        Config.initialize("")
+
+
+def token_path() -> Path:
+    """The file with the Ray token: $RAY_AUTH_TOKEN_PATH, or Ray's own default, made with mode 0600 when absent."""
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+    return path
+
+
+@contextlib.contextmanager
+def _started(settings: Settings) -> Iterator[RaySession]:
+    import ray
+
+    if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_AUTH_TOKEN"):
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token_path())
+    temp_dir = settings.cluster.temp_dir or tempfile.mkdtemp(prefix=f"tune_app-{getpass.getuser()}-")
+    port = settings.cluster.dashboard_port or free_port()
+    try:
+        context = ray.init(
+            address="local",
+            num_cpus=settings.resources.num_cpus or usable_cpus(),
+            num_gpus=None if settings.resources.num_gpus < 0 else settings.resources.num_gpus,
+            include_dashboard=settings.cluster.dashboard,
+            dashboard_host="127.0.0.1",
+            dashboard_port=port,
+            log_to_driver=settings.verbose > 1,
+            logging_level=logging.INFO if settings.verbose else logging.ERROR,
+            _temp_dir=temp_dir,
+        )
+    except (OSError, RuntimeError, ValueError, ConnectionError) as error:
+        raise RunFailed(f"Ray did not start: {error}. Its logs are in {temp_dir}") from error
+    url = f"http://{context.dashboard_url}" if settings.cluster.dashboard and context.dashboard_url else ""
+    try:
+        yield RaySession(dashboard=url, temp_dir=temp_dir, started_here=True)
+    finally:
+        ray.shutdown()
+        if not settings.cluster.temp_dir:
+            shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _attached(settings: Settings) -> Iterator[RaySession]:
+    import ray
+
+    try:
+        context = ray.init(
+            address=settings.cluster.address,
+            log_to_driver=settings.verbose > 1,
+            logging_level=logging.INFO if settings.verbose else logging.ERROR,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"cluster.address={settings.cluster.address}: no Ray cluster answers there ({first_line}). Start one with "
+            "`ray start --head`, check the token (RAY_AUTH_TOKEN_PATH), or leave cluster.address out"
+        ) from None
+    try:
+        yield RaySession(dashboard=f"http://{context.dashboard_url or ''}", temp_dir="", started_here=False)
+    finally:
+        ray.shutdown()
+
+
+def free_port() -> int:
+    """A TCP port on loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def usable_cpus() -> int:
+    """CPUs this process may use: the affinity mask, cut to the cgroup's quota."""
+    cpus = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cpus = min(cpus, max(1, int(quota) // int(period)))
+    return cpus
+
+
+def trial_resources(settings: Settings) -> TrialResources:
+    """CPUs and GPUs of one trial on the connected cluster, and how many trials fit at once.
+
+    Raises InputError where no node, present or promised by the autoscaler, can hold one trial.
+    """
+    nodes = _node_resources()
+    cards = sum(node.get("GPU", 0) for node in nodes)
+    asked = settings.resources
+    gpus = asked.gpus_per_trial if asked.gpus_per_trial is not None else (0.5 if cards else 0.0)
+    cpus = asked.cpus_per_trial if asked.cpus_per_trial is not None else _default_cpus(nodes, gpus)
+    slots = sum(_fitting(node, cpus, gpus) for node in nodes)
+    promised = _autoscaler_nodes()
+    if slots == 0 and not any(_fitting(node, cpus, gpus) for node in promised):
+        raise InputError(_does_not_fit(cpus, gpus, nodes + promised))
+    slots = min(filter(None, (slots or 1, asked.max_concurrent)))
+    return TrialResources(cpus=cpus, gpus=gpus, slots=slots)
+
+
+def _node_resources() -> list[dict[str, float]]:
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _autoscaler_nodes() -> list[dict[str, float]]:
+    """Resources of the node types that an autoscaler may add; empty without one."""
+    from ray._private.state import state
+
+    with contextlib.suppress(Exception):  # an internal of Ray: where it is missing there is nothing to promise
+        config = state.get_cluster_config()
+        return [dict(group.resources) for group in config.node_group_configs] if config else []
+    return []
+
+
+def _default_cpus(nodes: list[dict[str, float]], gpus: float) -> float:
+    """1 without a GPU; with one, the trial's share of its node's CPUs, at most the published 4."""
+    if not gpus:
+        return 1.0
+    per_card = [node.get("CPU", 1) / node["GPU"] for node in nodes if node.get("GPU")]
+    return float(max(1, min(4, int(min(per_card, default=4) * gpus))))
+
+
+def _fitting(node: dict[str, float], cpus: float, gpus: float) -> int:
+    """Trials that fit on one node; a fraction of a GPU must fit on one card."""
+    by_cpu = int(node.get("CPU", 0) / cpus + 1e-9)
+    if not gpus:
+        return by_cpu
+    by_gpu = int(node.get("GPU", 0)) * int(1 / gpus + 1e-9) if gpus <= 1 else int(node.get("GPU", 0) // gpus)
+    return min(by_cpu, by_gpu)
+
+
+def _does_not_fit(cpus: float, gpus: float, nodes: list[dict[str, float]]) -> str:
+    largest_gpu = max((node.get("GPU", 0) for node in nodes), default=0)
+    largest_cpu = max((node.get("CPU", 0) for node in nodes), default=0)
+    return (
+        f"resources.gpus_per_trial={gpus:g} resources.cpus_per_trial={cpus:g}: no node can hold such a trial; the "
+        f"largest has {largest_gpu:g} GPUs, {largest_cpu:g} CPUs. Ask for less; resources.gpus_per_trial=0 uses the CPU"
+    )
+
+
+def dashboard_hint(session: RaySession) -> str:
+    """How to open the dashboard, in one line."""
+    if not session.dashboard:
+        return "no dashboard (cluster.dashboard=false)"
+    where = os.environ.get("RAY_AUTH_TOKEN_PATH", "")
+    return f"{session.dashboard}   (token: cat {where})" if where else session.dashboard
+
+
+def gpu_names() -> list[str]:
+    """Names of the CUDA devices of this machine; empty without any."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def resources_of_cluster() -> dict[str, Any]:
+    """CPUs, GPUs and nodes of the connected Ray."""
+    nodes = _node_resources()
+    return {
+        "nodes": len(nodes),
+        "cpus": sum(node.get("CPU", 0) for node in nodes),
+        "gpus": sum(node.get("GPU", 0) for node in nodes),
+    }

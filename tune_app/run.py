@@ -1,0 +1,247 @@
+"""Start, resume or extend a sweep:  python -m tune_app.run family=seesaw
+
+See python -m tune_app.run --help, docs/settings.md and the README.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from search_spaces import get_preset
+from trainables.errors import SettingsError
+from tune_app.command_line import Composed, compose, exit_code
+from tune_app.config import Settings
+from tune_app.errors import InputError
+from tune_app.manifest import read_manifest, write_text
+from tune_app.ray_session import RaySession, TrialResources, dashboard_hint
+from tune_app.results import Sweep, find_sweep
+from tune_app.search.arms import read_exported, same_arms
+from tune_app.summary import SummarySettings, summarise
+from tune_app.sweep import Outcome, Prepared, new_folder, prepare, run_sweep
+
+MAY_CHANGE_ON_RESUME = (
+    "resume", "extend", "results_dir", "verbose", "wandb_project", "resources", "cluster", "checkpoints",
+    "search.num_samples",
+)  # fmt: skip
+EXPORTED_SECTIONS = ("data", "model", "trainer", "hardware")
+INTERRUPTED = 130
+
+
+def run(composed: Composed[Settings]) -> int:
+    """Act on composed settings; the exit code."""
+    settings = composed.settings
+    if settings.resume or settings.extend:
+        prepared = take_up(composed)
+    else:
+        settings = with_exported(composed) if settings.trial else checked_preset(composed)
+        prepared = prepare(settings, new_folder(settings))
+    return finish(run_sweep(prepared, announce))
+
+
+def checked_preset(composed: Composed[Settings]) -> Settings:
+    """The settings with the family that a preset belongs to. Raises InputError where another was asked for."""
+    settings = composed.settings
+    if not settings.preset:
+        return settings
+    family = get_preset(settings.preset).family
+    if "family" in composed.given_keys and settings.family not in (family, "all"):
+        raise InputError(
+            f"family={settings.family} preset={settings.preset}: this is a preset of {family}. Leave family= out"
+        )
+    return dataclasses.replace(settings, family=family)
+
+
+def with_exported(composed: Composed[Settings]) -> Settings:
+    """The settings of trial=: data, model, trainer and hardware as exported, under what the command line gives."""
+    exported = read_exported(Path(composed.settings.trial))
+    sections = {name: exported[name] for name in EXPORTED_SECTIONS if name in exported}
+    if "hardware" in composed.given_keys:
+        sections.pop("hardware", None)
+    given = [word.lstrip("+") for word in composed.overrides if word.lstrip("+").split(".")[0] in EXPORTED_SECTIONS]
+    dotted = [word for word in given if "." in word.split("=")[0]]
+    return _merged(composed.settings.as_dict(), sections, dotted, source=composed.settings.trial)
+
+
+def _merged(base: dict[str, Any], sections: dict[str, Any], dotted: Sequence[str], source: str) -> Settings:
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Settings), base, sections, OmegaConf.from_dotlist(list(dotted)))
+        settings = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        cause = error.__cause__
+        if isinstance(cause, SettingsError):
+            raise cause from None
+        raise InputError(f"{source}: {str(error).splitlines()[0]}") from None
+    assert isinstance(settings, Settings)
+    return settings
+
+
+def take_up(composed: Composed[Settings]) -> Prepared:
+    """The sweep of resume= or extend=, with its own settings. Raises InputError where those given contradict them."""
+    asked = composed.settings
+    folder = find_sweep(asked.resume or asked.extend, asked.results_dir)
+    stored = stored_settings(folder)
+    refuse_changes(composed, stored, folder)
+    settings = _with_allowed(stored, composed)
+    if asked.extend:
+        settings = extended(settings, folder, asked)
+    prepared = prepare(settings, folder, resumed=True)
+    refuse_other_data(prepared)
+    if asked.extend:
+        write_text(folder / "sweep.yaml", yaml.safe_dump(settings.as_dict(), sort_keys=False))
+    return prepared
+
+
+def stored_settings(folder: Path) -> Settings:
+    """The settings a sweep was started with, from its sweep.yaml."""
+    path = folder / "sweep.yaml"
+    if not path.is_file():
+        raise InputError(f"{folder}: not a sweep of this program: it has no sweep.yaml")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is damaged ({str(error).splitlines()[0]}); a sweep cannot go on without it") from None
+    return _merged({}, values or {}, [], source=str(path))
+
+
+def refuse_changes(composed: Composed[Settings], stored: Settings, folder: Path) -> None:
+    """A sweep that goes on keeps its settings: trials trained under others would not be comparable."""
+    old, new = stored.as_dict(), composed.settings.as_dict()
+    for key in composed.given_keys:
+        if any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE_ON_RESUME):
+            if key == "search.num_samples" and composed.settings.resume:
+                raise InputError(
+                    f"{key}: resume= goes on with the trials planned. To add trials: extend={folder.name} {key}=…"
+                )
+            continue
+        was, given = _lookup(old, key), _lookup(new, key)
+        if was != given:
+            raise InputError(
+                f"{key}={given}: sweep {folder.name} was started with {key}={was}, and a sweep that goes on keeps its "
+                f"settings. Leave {key} out, or start a new sweep"
+            )
+
+
+def _lookup(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def _with_allowed(stored: Settings, composed: Composed[Settings]) -> Settings:
+    """The stored settings with what may change: where it runs, what is shown and kept."""
+    fields = {}
+    for key in composed.given_keys:
+        top = key.split(".")[0]
+        if top in ("verbose", "wandb_project", "resources", "cluster", "checkpoints"):
+            fields[top] = getattr(composed.settings, top)
+    return dataclasses.replace(stored, resume="", extend="", **fields)
+
+
+def extended(settings: Settings, folder: Path, asked: Settings) -> Settings:
+    """The settings of a finished sweep with search.num_samples further trials."""
+    if settings.single_arms or settings.search.name == "grid":
+        raise InputError(
+            f"extend={asked.extend}: {folder.name} tried a fixed list of configurations, there is nothing further to "
+            "propose. Repeat arms with seeds=3 in a new sweep"
+        )
+    done = len(Sweep(folder).trials)
+    search = dataclasses.replace(settings.search, num_samples=done + asked.search.num_samples)
+    return dataclasses.replace(settings, search=search)
+
+
+def refuse_other_data(prepared: Prepared) -> None:
+    """Trials on other volumes or another split would not be comparable with those there."""
+    recorded = (read_manifest(prepared.folder).get("data") or {}).get("fingerprint")
+    if recorded and recorded != prepared.dataset.fingerprint:
+        raise InputError(
+            f"{prepared.folder.name}: the data under {prepared.settings.data.root or 'the cache'} changed since the "
+            "sweep began (volumes, split, or cache settings), so new trials would not be comparable. Start a new sweep"
+        )
+
+
+def announce(prepared: Prepared, session: RaySession, resources: TrialResources) -> None:
+    """What a person wants to know before the first trial."""
+    settings = prepared.settings
+    if settings.data.name == "phantom":
+        print("*** PHANTOM DATA: generated volumes, for trying things out. Real data: data=cellmap data.root=PATH ***")
+    elif settings.experiment_name == "" and settings.trainer.epochs < 20:
+        print("note: the quick budget on real data; experiment=class_weighting is the published set-up")
+    what = settings.preset or settings.trial or f"family={settings.family}"
+    stopping = (
+        f"ASHA from epoch {settings.grace_period}, η = {settings.scheduler.reduction_factor:g}"
+        if settings.early_stopping
+        else "no early stopping"
+    )
+    print(f"sweep      {prepared.folder}")
+    print(
+        f"search     {what}, {prepared.num_trials} trials of up to {settings.trainer.epochs} × "
+        f"{settings.trainer.iterations_per_epoch} iterations, batch {settings.trainer.batch_size}; {stopping}"
+    )
+    print(f"resources  {resources.slots} trials at once, each {resources.cpus:g} CPU and {resources.gpus:g} GPU")
+    print(f"dashboard  {dashboard_hint(session)}")
+    print(f"tensorboard --logdir {prepared.folder / 'trials'}")
+    print(f"optuna-dashboard {prepared.folder / 'study.journal'}")
+    for line in _warnings(prepared):
+        print(line)
+    sys.stdout.flush()
+
+
+def _warnings(prepared: Prepared) -> Iterable[str]:
+    for names in same_arms(prepared.arms, prepared.counts):
+        yield f"note: {', '.join(names)} come out as the same effective weights: one arm, compared as one"
+    for name in classes_without_annotation(prepared):
+        yield f"warning: class {name} is annotated in no training crop: its channel learns nothing and has no Dice"
+
+
+def classes_without_annotation(prepared: Prepared) -> list[str]:
+    """Classes whose every training voxel is unknown."""
+    counts = prepared.dataset.counts("train")
+    return [name for name, known in zip(counts["classes"], counts["known"]) if not known]
+
+
+def finish(outcome: Outcome) -> int:
+    """The leaderboard, where everything lies, and what to type next; or how to go on."""
+    name = outcome.folder.name
+    if not outcome.complete:
+        print(f"\ninterrupted; nothing recorded is lost. Go on with: python -m tune_app.run resume={name}")
+        return INTERRUPTED
+    sweep = Sweep(outcome.folder)
+    print()
+    print(summarise(SummarySettings(sweep=str(outcome.folder))))
+    board = sweep.leaderboard()
+    print(f"\nsweep folder   {outcome.folder}")
+    print("next           " + "\n               ".join(next_steps(name)))
+    if not board["rank"].notna().any():
+        print("error: no trial ended with a score; see the reasons above", file=sys.stderr)
+        return 1
+    return 0
+
+
+def next_steps(name: str) -> list[str]:
+    """Commands worth typing after a sweep."""
+    return [
+        f"python -m tune_app.export sweep={name} top=3 out=best/",
+        f"python -m tune_app.summary sweep={name} reference=published",
+        f"python -m tune_app.run extend={name} search.num_samples=20",
+    ]
+
+
+def main() -> None:
+    sys.exit(exit_code(_compose_and_run))
+
+
+def _compose_and_run() -> int:
+    composed = compose("run", Settings, sys.argv[1:])
+    return run(composed) if composed else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Searcher and scheduler: what is tried next, and what is stopped early."""

@@ -1,0 +1,171 @@
+"""Which configurations a sweep tries before, or instead of, searching."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from search_spaces import (
+    PUBLISHED,
+    ClassCounts,
+    Preset,
+    Space,
+    all_presets,
+    effective_signature,
+    get_family,
+    get_preset,
+    loss_of,
+    parameters_of,
+    space_of,
+)
+from tune_app.config import Settings
+from tune_app.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One configuration of a sweep with a seed: a point of a family's space, a named preset, or an exported loss."""
+
+    family: str
+    """The family whose terms `point` is in; `all` for points of the joint space."""
+    point: Mapping[str, Any]
+    seed: int
+    preset: str = ""
+    searched: Mapping[str, Any] = field(default_factory=dict)
+    """The point in the coordinates of the searched space, for the sampler to learn from; empty where it has none."""
+    loss: Mapping[str, Any] | None = None
+    """The ready-made loss of an exported configuration."""
+
+    @property
+    def label(self) -> str:
+        """Short name for folders and tables, for example seesaw_p0.8_q2."""
+        if self.preset:
+            return self.preset
+        family = str(self.point.get("family", self.family))
+        parts = [f"{name.rsplit('.', 1)[-1]}{_word(v)}" for name, v in sorted(self.point.items()) if name != "family"]
+        return "_".join([family, *parts])[:80]
+
+    def loss_config(self, counts: ClassCounts) -> dict[str, Any]:
+        """{"name", "params"} as the trial is told."""
+        return dict(self.loss) if self.loss else loss_of(self.family, self.point, counts)
+
+
+def _word(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def searched_space(settings: Settings) -> Space:
+    """The space that is searched, narrowed by space.…; empty for compare, preset= and trial=."""
+    if not settings.single_arms:
+        return space_of(settings.family, settings.space)
+    if settings.space:
+        what = "trial=" if settings.trial else "preset=" if settings.preset else "family=compare"
+        raise InputError(f"space.{next(iter(settings.space))}: {what} has no space to narrow. Leave space.… out")
+    return {}
+
+
+def planned_arms(settings: Settings, space: Space) -> list[Arm]:
+    """The arms that are fixed beforehand, in order: presets first, then the grid of a grid search."""
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    if settings.trial:
+        return [exported_arm(Path(settings.trial), seed, own=settings.seed == 0) for seed in seeds]
+    if settings.single_arms:
+        presets = [get_preset(name) for name in ([settings.preset] if settings.preset else PUBLISHED)]
+        return [_preset_arm(preset, seed, {}) for seed in seeds for preset in presets]
+    arms = list(_presets_of(settings, space)) if settings.search.presets_first else []
+    if settings.search.name != "grid":
+        return arms[: settings.search.num_samples]
+    tried = [dict(arm.searched) for arm in arms]
+    points = [point for point in grid(space, settings.search.grid_points) if point not in tried]
+    return arms + [Arm(family=settings.family, point=p, seed=settings.seed, searched=p) for p in points]
+
+
+def _preset_arm(preset: Preset, seed: int, searched: Mapping[str, Any]) -> Arm:
+    return Arm(family=preset.family, point=preset.point, seed=seed, preset=preset.name, searched=searched)
+
+
+def _presets_of(settings: Settings, space: Space) -> Iterator[Arm]:
+    """The presets of the family (of every chosen one for `all`) that the narrowed space has not excluded."""
+    joint = settings.family == "all"
+    for preset in all_presets().values():
+        if joint and preset.family not in space["family"].grid(1):
+            continue
+        if joint or preset.family == settings.family:
+            searched = _searched_point(preset, space, joint=joint)
+            if searched or not _narrowed(settings, preset.family, joint=joint):
+                yield _preset_arm(preset, settings.seed, searched)
+
+
+def _searched_point(preset: Preset, space: Space, *, joint: bool) -> dict[str, Any]:
+    prefix = f"{preset.family}." if joint else ""
+    own = {key.removeprefix(prefix): p for key, p in (parameters_of(space, preset.family) if joint else space).items()}
+    point = get_family(preset.family).searched_point(preset.name, own)
+    if point is None:
+        return {}
+    return ({"family": preset.family} if joint else {}) | {f"{prefix}{key}": value for key, value in point.items()}
+
+
+def _narrowed(settings: Settings, family: str, *, joint: bool) -> bool:
+    """True where the person narrowed this family's own parameters: presets outside are then not wanted."""
+    return (
+        bool(settings.space.get(family)) or any(k.startswith(f"{family}.") for k in settings.space)
+        if joint
+        else bool(settings.space)
+    )
+
+
+def grid(space: Space, points: int) -> Iterator[dict[str, Any]]:
+    """Every combination of `points` values per number and all options of a choice, in the joint space per family."""
+    outer = {name: parameter for name, parameter in space.items() if "." not in name}
+    for point in _product(outer, points):
+        for inner in _product(parameters_of(space, str(point.get("family", ""))), points):
+            yield point | inner
+
+
+def _product(space: Space, points: int) -> Iterator[dict[str, Any]]:
+    for values in itertools.product(*(parameter.grid(points) for parameter in space.values())):
+        yield dict(zip(space, values))
+
+
+def exported_arm(path: Path, seed: int, *, own: bool) -> Arm:
+    """The arm of an exported config.yaml; with `own`, counted from the seed it was exported with."""
+    config = read_exported(path)
+    preset = str(config.get("preset") or config.get("name") or path.parent.name)
+    family = str(config.get("family") or config["loss"]["name"])
+    return Arm(
+        family=family, point={}, seed=seed + int(config.get("seed", 0)) * own, preset=preset, loss=config["loss"]
+    )
+
+
+def read_exported(path: Path) -> dict[str, Any]:
+    """The mapping in an exported config.yaml, or in the folder that holds it. Raises InputError where it is none."""
+    path = path / "config.yaml" if path.is_dir() else path
+    make_one = "Make one with python -m tune_app.export sweep=latest, and give trial=best/1/config.yaml"
+    if not path.is_file():
+        raise InputError(f"trial={path}: there is no such file. {make_one}")
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"trial={path}: no valid YAML ({str(error).splitlines()[0]}). {make_one}") from None
+    wanted = ("loss", "data", "model", "trainer")
+    missing = [key for key in wanted if not isinstance(config, dict) or not isinstance(config.get(key), dict)]
+    if missing or not {"name", "params"} <= config["loss"].keys():
+        raise InputError(
+            f"trial={path}: no exported configuration, it lacks {', '.join(missing) or 'loss.params'}. {make_one}"
+        )
+    return config
+
+
+def same_arms(arms: Iterable[Arm], counts: ClassCounts) -> list[list[str]]:
+    """Groups of differently named arms that come out as the same effective weights."""
+    groups: dict[str, list[str]] = {}
+    for arm in arms:
+        names = groups.setdefault(effective_signature(arm.loss_config(counts), counts), [])
+        if arm.label not in names:
+            names.append(arm.label)
+    return [names for names in groups.values() if len(names) > 1]

@@ -1,0 +1,67 @@
+"""The Optuna study of a sweep: the record of every trial that was ever begun.
+
+It lies in the sweep folder as an append-only journal (study.journal), which `optuna-dashboard` opens and which needs no
+file locks that network file systems lack. One Optuna trial per trial of the sweep, under the same number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from search_spaces import Choice, Parameter, parameters_of
+
+JOURNAL = "study.journal"
+UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
+
+
+def open_study(sweep_dir: Path, name: str) -> optuna.Study:
+    """The study of the sweep folder, created where there is none. Raises nothing of its own."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    path = str(sweep_dir / JOURNAL)
+    storage = JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+    return optuna.create_study(study_name=name, storage=storage, direction=StudyDirection.MAXIMIZE, load_if_exists=True)
+
+
+def sampler_for(kind: str, seed: int, number: int, startup_trials: int) -> BaseSampler:
+    """The sampler of trial `number`: seeded by (seed, number), so it has no state that a crash could lose."""
+    own_seed = (seed * 1_000_003 + number * 7919 + 1) % 2**32
+    if kind == "optuna":
+        return TPESampler(seed=own_seed, n_startup_trials=startup_trials, multivariate=True, group=True)
+    return RandomSampler(seed=own_seed)
+
+
+def distribution(parameter: Parameter) -> BaseDistribution:
+    """Optuna's distribution of one parameter."""
+    if isinstance(parameter, Choice):
+        return CategoricalDistribution(list(parameter.options))
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+
+
+def suggest_point(trial: optuna.Trial, space: Mapping[str, Parameter]) -> dict[str, Any]:
+    """A point of the space; parameters named `family.name` only where that family is chosen."""
+    point = {name: _suggest(trial, name, space[name]) for name in space if "." not in name}
+    inner = parameters_of(space, str(point.get("family", "")))
+    return point | {name: _suggest(trial, name, space[name]) for name in inner}
+
+
+def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
+    if parameter.fixed:
+        return parameter.grid(1)[0]
+    if isinstance(parameter, Choice):
+        return trial.suggest_categorical(name, parameter.options)
+    return trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
+
+
+def curve(trial: FrozenTrial) -> list[tuple[int, float]]:
+    """[(epoch, mean Dice)] as reported."""
+    return sorted(trial.intermediate_values.items())

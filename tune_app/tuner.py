@@ -1,0 +1,103 @@
+"""The one place where a Ray Tune `Tuner` is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from ray import tune
+from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
+from ray.tune.schedulers import TrialScheduler
+
+from trainables.segmentation import SegmentationTrial
+from tune_app.display import Display
+from tune_app.keeper import CheckpointKeeper
+from tune_app.loggers import in_place_loggers
+from tune_app.ray_session import TrialResources
+from tune_app.search.scheduler import ResumableAsha, RunToTheEnd, trial_name
+from tune_app.search.searcher import Budget, StudySearcher
+from tune_app.sweep import METRIC, Prepared, recorded_curves
+
+
+def build_tuner(prepared: Prepared, resources: TrialResources, study: optuna.Study, display: Display) -> tune.Tuner:
+    """A Tuner that goes on from what the study and the sweep folder hold."""
+    settings = prepared.settings
+    return tune.Tuner(
+        SegmentationTrial,
+        tune_config=TuneConfig(
+            search_alg=build_searcher(prepared, resources, study),
+            scheduler=build_scheduler(prepared, study),
+            num_samples=-1,  # the searcher knows when it is finished
+            max_concurrent_trials=settings.resources.max_concurrent or None,
+            reuse_actors=True,
+            trial_name_creator=trial_name,
+            trial_dirname_creator=trial_name,
+        ),
+        run_config=RunConfig(
+            name="trials",
+            storage_path=str(prepared.folder),
+            callbacks=[*in_place_loggers(), _keeper(prepared, study), display, *_wandb(settings.wandb_project)],
+            failure_config=FailureConfig(max_failures=settings.resources.max_failures),
+            checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            verbose=settings.verbose,
+            log_to_file=False,
+        ),
+    )
+
+
+def build_searcher(prepared: Prepared, resources: TrialResources, study: optuna.Study) -> StudySearcher:
+    settings = prepared.settings
+    sections = {name: asdict(getattr(settings, name)) for name in ("data", "model", "trainer", "hardware")}
+
+    def configure(number: int, name: str, loss: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        run = {"number": number, "name": name, "dir": str(prepared.folder / "trials" / name)}
+        return {"run": run, "loss": dict(loss), "seed": seed, "resources": resources.as_dict(), **sections}
+
+    return StudySearcher(
+        study=study,
+        arms=prepared.arms,
+        space=prepared.space,
+        family=settings.family,
+        kind=settings.search.name,
+        seed=settings.seed,
+        startup_trials=settings.search.startup_trials,
+        budget=Budget(num_trials=prepared.num_trials, epochs=settings.trainer.epochs),
+        counts=prepared.counts,
+        configure=configure,
+        metric=METRIC,
+    )
+
+
+def build_scheduler(prepared: Prepared, study: optuna.Study) -> TrialScheduler:
+    """ASHA with the rungs of the sweep so far, or none."""
+    settings = prepared.settings
+    if not settings.early_stopping:
+        return RunToTheEnd(metric=METRIC)
+    return ResumableAsha(
+        metric=METRIC,
+        max_epochs=settings.trainer.epochs,
+        grace_period=settings.grace_period,
+        reduction_factor=settings.scheduler.reduction_factor,
+        curves=recorded_curves(study),
+    )
+
+
+def _keeper(prepared: Prepared, study: optuna.Study) -> CheckpointKeeper:
+    scores = {
+        prepared.folder / "trials" / trial.user_attrs["name"]: max(trial.intermediate_values.values(), default=0.0)
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    }
+    caps = prepared.settings.checkpoints
+    return CheckpointKeeper(caps.max_number, caps.max_gb, scores)
+
+
+def _wandb(project: str) -> list[Any]:
+    """Weights & Biases through Ray's own callback, where a project is named."""
+    if not project:
+        return []
+    from ray.air.integrations.wandb import WandbLoggerCallback
+
+    return [WandbLoggerCallback(project=project)]
