@@ -201,7 +201,7 @@ def write_model(sweep: Sweep, trial: Trial, path: Path) -> str:
 
     The metadata of the file are classes, epoch, the metric at that epoch, sweep and trial, as strings.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from trainables import checkpoint
     from trainables.errors import CheckpointError
@@ -218,7 +218,8 @@ def write_model(sweep: Sweep, trial: Trial, path: Path) -> str:
     epoch = int(state.get("epoch", trial.best["epoch"]))
     row = next((row for row in trial.history if row["epoch"] == epoch), {})
     metadata = {"classes": json.dumps(sweep.classes), "epoch": str(epoch), sweep.metric: str(row.get(sweep.metric))}
-    save_file(tensors, path, metadata={**metadata, "sweep": sweep.name, "trial": trial.name, "format": "pt"})
+    metadata |= {"sweep": sweep.name, "trial": trial.name, "format": "pt"}
+    path.write_bytes(save(tensors, metadata))  # Its save_file would make a file that only its owner may read.
     return ""
 
 

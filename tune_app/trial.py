@@ -24,6 +24,15 @@ STATUSES = (
 )  # fmt: skip
 """interrupted: the trial was running when the driver ended; `run resume=` goes on from its last epoch."""
 
+HISTORIES = ("history.jsonl", "result.json")
+"""The trial's own record and, should that be lost, Ray's log of what the trial reported."""
+
+RAY_KEYS = (
+    "training_iteration", "trial_id", "date", "timestamp", "time_this_iter_s", "time_total_s", "pid", "hostname",
+    "node_ip", "time_since_restore", "iterations_since_restore",
+)  # fmt: skip
+"""What Ray adds to a reported row."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -72,8 +81,8 @@ class Trial:
         return max(scored, key=lambda row: sign * row[self.metric], default={})
 
     def validation(self) -> dict[str, np.ndarray]:
-        """validation.npz: epochs (E,), tp, fp, fn (E, K, C), hist_positive, hist_negative (K, C, B) of the best
-        epoch, crops (K,), classes (C,), edges. {} where it is missing or cut short."""
+        """validation.npz: epochs (E,), tp, fp, fn (E, K, C), known (K, C), hist_positive, hist_negative
+        (K, C, B) of the best epoch, crops (K,), classes (C,), edges (B + 1,). {} where it is missing or cut short."""
         path = self.folder / "validation.npz"
         with (
             suppress(OSError, ValueError, EOFError, BadZipFile),
@@ -117,7 +126,8 @@ def _history_row(line: str) -> dict[str, Any] | None:
         return None
     if not (isinstance(row, dict) and is_finite(row.get("epoch"))):
         return None
-    return {**{k: math.nan if v is None else v for k, v in row.items()}, "epoch": int(row["epoch"])}
+    ours = {k: v for k, v in row.items() if k not in RAY_KEYS and not isinstance(v, dict | list)}
+    return {k: math.nan if v is None else v for k, v in ours.items()} | {"epoch": int(row["epoch"])}
 
 
 def read_trial(
@@ -126,7 +136,7 @@ def read_trial(
     """One trial from its folder (which may not exist yet) and its record in the study (which may be lost)."""
     attrs = frozen.user_attrs if frozen else {}
     config = read_json(folder / "config.json") or read_json(folder / "params.json")
-    history = read_history(folder / "history.jsonl") or _study_curve(frozen, metric)
+    history = next(filter(None, (read_history(folder / name) for name in HISTORIES)), _study_curve(frozen, metric))
     loss = attrs.get("loss") or config.get("loss") or {}
     status = _study_status(frozen, attrs) if frozen else _folder_status(folder, config, history)
     if status == "running" and not driver_runs:

@@ -81,6 +81,7 @@ def test_metrics_are_the_full_history_in_strict_json(sweep: Path, tmp_path: Path
 def test_the_weights_are_those_of_the_checkpoint(sweep: Path, tmp_path: Path) -> None:
     folders, _ = run(sweep, tmp_path / "best", top=1)
     saved = torch.load(sweep / "trials" / "0001_seesaw_p0.8" / "best.pt", weights_only=True)["model"]
+    assert len({path.stat().st_mode for path in folders[0].iterdir()}) == 1
     with safe_open(folders[0] / "model.safetensors", "pt") as file:
         assert set(file.keys()) == set(saved)
         for name in saved:

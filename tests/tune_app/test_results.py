@@ -134,6 +134,18 @@ def test_missing_files_leave_what_there_is(tmp_path: Path) -> None:
     assert sweep.trials[0].validation()["tp"].shape == (3, 2, 2)
 
 
+def test_a_lost_history_is_read_from_what_was_reported(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "a", [GOOD])
+    trial = folder / "trials" / "0000_seesaw_default"
+    lines = (trial / "history.jsonl").read_text().splitlines()
+    rows = [json.loads(line) | {"config": {"seed": 0}, "pid": 1} for line in lines]
+    (trial / "result.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (trial / "history.jsonl").write_text("")
+    sweep = Sweep(folder)
+    assert sweep.leaderboard().loc[0, ["best_epoch", "dice/nuc"]].tolist() == [2, 0.8]
+    assert not {"config", "pid"} & set(sweep.history())
+
+
 def test_a_trial_without_its_folder_has_the_curve_of_the_study(tmp_path: Path) -> None:
     lost = WrittenTrial(label="lost", dice=[(0.2, 0.4), (0.4, 0.6)], folder=False)
     board = Sweep(write_sweep(tmp_path / "a", [lost])).leaderboard()
