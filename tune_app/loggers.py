@@ -12,6 +12,19 @@ from typing import Any
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback, TBXLoggerCallback
 
 
+APPENDED = ("result.json", "progress.csv")
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off a last line without its newline, left by a killed driver; what is appended next stays readable."""
+    if not path.is_file():
+        return
+    with path.open("rb+") as file:
+        content = file.read()
+        if content and not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)
+
+
 class _InPlace:
     """A Ray trial as the loggers see it, whose local folder is its folder in the sweep."""
 
@@ -42,6 +55,9 @@ class InSweepFolder(LoggerCallback):
         return self._trials.setdefault(trial.trial_id, _InPlace(trial))
 
     def log_trial_start(self, trial: Any) -> None:
+        if trial.trial_id not in self._trials:
+            for name in APPENDED:
+                drop_torn_line(Path(trial.config["run"]["dir"]) / name)
         self._logger.log_trial_start(self._in_place(trial))
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ def _environment_before_ray() -> None:
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     if "ray" in sys.modules:  # it read its configuration when it was imported
-        from ray._raylet import Config
+        from ray._raylet import Config  # type: ignore[attr-defined]
 
         Config.initialize("")
 

@@ -285,7 +285,7 @@ def reconcile(study: optuna.Study, folder: Path, epochs: int) -> None:
 
 def read_reported(path: Path) -> list[Mapping[str, Any]]:
     """The rows of a result.json; a last line cut short by a crash is left out."""
-    rows = []
+    rows: list[Mapping[str, Any]] = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError):
