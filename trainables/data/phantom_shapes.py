@@ -30,7 +30,7 @@ class Recipe:
     warp: float = 70.0
     """Amplitude (standard deviation) by which all shapes are bent."""
     warp_period: float = 480.0
-    nucleus_radius: tuple[float, float] = (430.0, 600.0)
+    nucleus_radius: tuple[float, float] = (380.0, 560.0)
     membrane: float = 19.0
     """Thickness of plasma, mitochondrial and ER membranes."""
     mito_per_um3: float = 18.0
@@ -41,11 +41,14 @@ class Recipe:
     golgi_sheets: tuple[int, int] = (3, 5)
     golgi_period: float = 46.0
     golgi_radius: tuple[float, float] = (120.0, 230.0)
-    er_period: float = 340.0
-    er_extent: float = -1.0
+    er_period: float = 230.0
+    """Distance of ER sheets from one another, seen from the nucleus outwards."""
+    er_bend: float = 110.0
+    """How far (standard deviation) sheets leave their round course."""
+    er_extent: float = -0.6
     """Threshold of the field that says where sheets may lie; higher means fewer sheets."""
     er_lamellae: float = 0.6
-    """Threshold above which a second and third sheet run in parallel to the first, as Golgi cisternae do."""
+    """Threshold above which a second sheet runs beside each sheet, as Golgi cisternae do."""
     er_lamella_spacing: float = 80.0
     er_lumen: float = 7.0
     """Half the mean width of the lumen; below about 4 the two membranes of a sheet touch."""
@@ -112,11 +115,13 @@ def make_world(rng: np.random.Generator, shape: tuple[int, int, int], recipe: Re
     coarse = tuple(-(-n // COARSE) + 1 for n in shape)
     grid = _warped_grid(rng, coarse, recipe)
     cell, seeds = _cells(rng, grid, coarse, recipe)
-    nucleus, nucleus_id = _nuclei(rng, grid, cell, seeds, recipe)
-    er_fields = _er_fields(rng, coarse, recipe)
+    radial, nucleus_id = _nuclei(rng, grid, cell, seeds, recipe)
+    nucleus = np.minimum(radial, cell - 70)
+    er_fields = _er_fields(rng, radial, recipe)
     up = [np.arange(n) / COARSE for n in shape]
-    cell, nucleus, er_sheet, er_stacked, er_extent, er_width = (resample(f, up) for f in (cell, nucleus, *er_fields))
-    er_sheet = _fold(er_sheet, er_stacked, recipe)
+    cell, nucleus = resample(cell, up), resample(nucleus, up)
+    er_sheet, er_slope, er_stacked, er_extent, er_width = (resample(f, up) for f in er_fields)
+    er_sheet = _fold(er_sheet, er_slope, er_stacked, recipe)
     grid = [resample(g, up) for g in grid]
     nearest = np.ix_(*[(np.arange(n) + 1) // COARSE for n in shape])
     cytoplasm = np.minimum(cell, -nucleus)
@@ -183,7 +188,7 @@ def _jittered_centres(rng: np.random.Generator, extent: list[float], spacing: fl
 def _nuclei(
     rng: np.random.Generator, grid: list[FloatArray], cell: FloatArray, seeds: list[Point], recipe: Recipe
 ) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-    """Depth below the nuclear surface and the index (from 1) of the nearest nucleus."""
+    """Depth below the nuclear surface (negative outside) and the index (from 1) of the nearest nucleus."""
     depth = np.full(cell.shape, -FAR_NM, np.float32)
     owner = np.zeros(cell.shape, np.int64)
     for number, seed in enumerate(seeds, start=1):
@@ -193,33 +198,30 @@ def _nuclei(
         candidate = (1 - np.sqrt(q)) * np.float32(radius.min())
         owner = np.where(candidate > depth, number, owner)
         depth = np.maximum(depth, candidate)
-    return np.minimum(depth, cell - 70), owner
+    return depth, owner
 
 
-def _er_fields(rng: np.random.Generator, coarse: tuple[int, ...], recipe: Recipe) -> tuple[FloatArray, ...]:
-    """Distance to the main ER sheet; where lamellae lie (> 0); where sheets may lie (> 0); half width of the lumen."""
-    step = BASE_NM * COARSE
-    level = smooth_noise(rng, coarse, recipe.er_period / step)
-    distance = _as_distance(_as_distance(level, step), step)
-    slope = np.sqrt(sum(g**2 for g in np.gradient(distance, step)))
-    extent = (smooth_noise(rng, coarse, recipe.er_period / step) - np.float32(recipe.er_extent)) * 120
-    extent = np.minimum(extent, 100 * np.minimum(1.5 - slope, slope - 0.6))  # no sheets thick or thin by distortion
-    stacked = smooth_noise(rng, coarse, 30.0) - np.float32(recipe.er_lamellae)
-    width = np.clip(recipe.er_lumen * (1 + smooth_noise(rng, coarse, 14.0)), 1, 25)
-    return distance, stacked, extent, width
-
-
-def _fold(distance: FloatArray, stacked: FloatArray, recipe: Recipe) -> FloatArray:
-    """Distance to the nearest of three parallel sheets where `stacked` is positive, of the main one elsewhere."""
-    spacing = np.float32(recipe.er_lamella_spacing)
-    nearest = np.clip(np.rint(distance / spacing), -1, 1) * spacing
-    return np.where(stacked > 0, distance - nearest, distance)
-
-
-def _as_distance(level: FloatArray, step: float) -> FloatArray:
-    """`level` over its own slope: near its zero surface the distance to it, in the unit of `step`."""
+def _er_fields(rng: np.random.Generator, radial: FloatArray, recipe: Recipe) -> tuple[FloatArray, ...]:
+    """A level whose multiples of er_period are ER sheets, wrapped round the nucleus and bent; its slope; where
+    lamellae lie (> 0); where sheets may lie (> 0); half the width of the lumen."""
+    step, shape = BASE_NM * COARSE, radial.shape
+    level = radial + np.float32(recipe.er_bend) * smooth_noise(rng, shape, 36.0)
     slope = np.sqrt(sum(g**2 for g in np.gradient(level, step)))
-    return level / np.maximum(slope, 0.3 * slope.mean())
+    extent = (smooth_noise(rng, shape, 22.0) - np.float32(recipe.er_extent)) * 150
+    extent = np.minimum(extent, 200 * np.minimum(1.9 - slope, slope - 0.4))  # no sheets thick or thin by distortion
+    stacked = smooth_noise(rng, shape, 30.0) - np.float32(recipe.er_lamellae)
+    width = np.clip(recipe.er_lumen * (1 + smooth_noise(rng, shape, 14.0)), 1, 25)
+    return level, slope, stacked, extent, width
+
+
+def _fold(level: FloatArray, slope: FloatArray, stacked: FloatArray, recipe: Recipe) -> FloatArray:
+    """Distance to the nearest sheet; where `stacked` is positive each sheet has a parallel neighbour."""
+    period = np.float32(recipe.er_period)
+    distance = np.mod(level, period) - period / 2
+    beside = np.abs(distance - np.float32(recipe.er_lamella_spacing))
+    distance = np.abs(distance)
+    nearest = np.where(stacked > 0, np.minimum(distance, beside), distance)
+    return (nearest / np.maximum(slope, 0.4)).astype(np.float32, copy=False)
 
 
 class _Objects:
