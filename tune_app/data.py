@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainables.data.check import check
-
 from trainables.data.phantom import make
 from trainables.settings import DataSettings, require_choice
-from tune_app.command_line import Composed, run_verb
+from tune_app.command_line import run_verb
 from tune_app.errors import InputError
 
 ACTIONS = ("make", "check")
@@ -31,9 +30,8 @@ class DataVerbSettings:
         require_choice("action", self.action, ACTIONS)
 
 
-def act(composed: Composed[DataVerbSettings]) -> int:
-    """Make or check; 1 where the check found something wrong."""
-    settings = composed.settings
+def act(settings: DataVerbSettings) -> int:
+    """Make or check; the exit code."""
     return make_phantom(settings) if settings.action == "make" else check_data(settings.data)
 
 
@@ -50,13 +48,13 @@ def make_phantom(settings: DataVerbSettings) -> int:
 
 
 def check_data(settings: DataSettings) -> int:
-    """Print what is wrong with a data set; 0 where nothing is."""
+    """Print what is wrong with a data set; 2 where a run would stop."""
     findings = check(settings)
     for finding in findings:
         print(finding)
-    wrong = [finding for finding in findings if finding.is_error]
-    print(f"{len(wrong)} problems, {len(findings) - len(wrong)} notes")
-    return 1 if wrong else 0
+    errors, warnings = (sum(finding.level == level for finding in findings) for level in ("error", "warning"))
+    print(f"{errors} errors, {warnings} warnings")
+    return 2 if errors else 0
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback, TBXLoggerCallback
 
-
 APPENDED = ("result.json", "progress.csv")
 
 

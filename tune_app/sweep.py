@@ -167,7 +167,7 @@ def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=2)  # a reader's probe holds it for a moment
     except Timeout:
         raise InputError(
             f"{folder.name}: another process is running this sweep. Watch it with python -m tune_app.summary "

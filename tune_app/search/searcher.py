@@ -88,8 +88,11 @@ class StudySearcher(Searcher):
         return self._begin_searched(trial_id) if self._space else Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._report(self._live[trial_id], result)
+
+    def _report(self, trial: optuna.Trial, result: Mapping[str, Any]) -> None:
+        """Add one epoch to the trial's curve, once."""
         value = result.get(self._metric)
-        trial = self._live[trial_id]
         known = self._study._storage.get_trial(trial._trial_id).intermediate_values
         if value is not None and math.isfinite(value) and result["epoch"] not in known:
             trial.report(value, step=result["epoch"])
@@ -97,6 +100,8 @@ class StudySearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         trial = self._live.pop(trial_id, None)
         if trial is not None:
+            if result and "epoch" in result:  # Ray hands the last result over here only
+                self._report(trial, result)
             state, value, reason = verdict(result, error, self._metric, self._budget.epochs)
             tell(self._study, trial, state, value, reason)
 
