@@ -1,6 +1,8 @@
 """Volumes on disk to packed patches on the device.
 
-cellmap.py, ngff.py, resample.py   read the CellMap Zarr layout at a target voxel size
+cellmap.py, encoding.py            read the CellMap Zarr layout at a target voxel size
+ngff.py, resample.py               multiscale metadata and chunks; resampling between grids
+classes.py                         class names and the checks on them
 datasplit.py                       which crop trains and which validates
 packing.py, packed.py              the bit-packed, memory-mapped cache
 sampling.py, augment.py, expand.py patches: cut on the host, augmented and expanded on the device

@@ -12,7 +12,7 @@ array does not reach, where the EM volume does not reach, and where an EM chunk 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -21,14 +21,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.data.encoding import Encoding, complement_counts, read_encoding
 from trainables.data.expand import pack_class, packed_bytes
-from trainables.data.ngff import Level, choose_level, missing_chunks, read_box, read_json, read_levels
-from trainables.data.resample import FUZZ, Taps, average, nearest_taps, pick, smooth_taps
+from trainables.data.ngff import Level, choose_level, missing_chunks, read_box, read_levels
+from trainables.data.resample import FUZZ, Taps, average, nearest_taps, pick, slabs, smooth_taps
 from trainables.errors import DataError
 
 Box = tuple[tuple[int, int, int], tuple[int, int, int]]
 """First and one past the last target voxel, crop coordinates."""
 TapsZYX = tuple[Taps, Taps, Taps]
+PART_BYTES = 1 << 28
+"""Read at once per crop: several crops are decoded at the same time."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +69,6 @@ class Grid:
         return _triple(start), _triple(stop)
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """Values with a meaning in a label array; every other value is the class, or an instance of it."""
-
-    absent: int
-    unknown: int | None
-
-    def masks(self, values: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """(present, known), bool of the shape of `values`."""
-        known = np.ones(values.shape, dtype=bool) if self.unknown is None else values != self.unknown
-        return (values != self.absent) & known, known
-
-
 def discover_crops(root: Path) -> list[CropSource]:
     """Every crop under a root, sorted, with all the classes it annotates. DataError when there is none."""
     folders = sorted(root.glob("*/*.zarr/recon-*/labels/groundtruth/*/"))
@@ -113,42 +103,6 @@ def annotated_in(labels: Path) -> tuple[str, ...]:
     if not labels.is_dir():
         return ()
     return tuple(sorted(p.name for p in labels.iterdir() if p.is_dir() and p.name != "all"))
-
-
-def read_encoding(group: Path, levels: Sequence[Level]) -> Encoding:
-    """Encoding from the label group's .zattrs. DataError when it is there and broken.
-
-    255 is unknown in uint8 unless the encoding says otherwise. Wider instance labels may use 255 as an id: there the
-    encoding decides, and where it names 255 although the complement counts of s0 say that no voxel is unknown, 255 is
-    an id.
-    """
-    try:
-        annotation = read_json(group / ".zattrs").get("cellmap", {}).get("annotation", {})
-        values = annotation.get("annotation_type", {}).get("encoding", {})
-        absent = int(values.get("absent", 0))
-        unknown = None if values.get("unknown") is None else int(values["unknown"])
-    except (AttributeError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{group / '.zattrs'}: cellmap.annotation.annotation_type.encoding must map absent, present, unknown to "
-            f"integers ({error}). Download it again."
-        ) from error
-    wide = levels[0].dtype.itemsize > 1
-    if unknown is None:
-        return Encoding(absent, None if wide else 255)
-    if wide and unknown == 255 and "present" not in values and complement_counts(levels[0]).get("unknown") == 0:
-        return Encoding(absent, None)
-    return Encoding(absent, unknown)
-
-
-def complement_counts(finest: Level) -> dict[str, int]:
-    """Voxels that are absent and unknown at s0, as the annotators counted them; {} where they did not."""
-    if not (finest.path / ".zattrs").exists():
-        return {}
-    try:
-        counts = read_json(finest.path / ".zattrs").get("cellmap", {}).get("annotation", {})["complement_counts"]
-        return {str(name): int(count) for name, count in counts.items()}
-    except (KeyError, AttributeError, TypeError, ValueError):
-        return {}
 
 
 def holds_class(source: CropSource, name: str) -> bool:
@@ -192,14 +146,22 @@ def _read_class(group: Path, grid: Grid, resampling: str) -> tuple[Box, NDArray[
     if _empty(box):
         nothing = np.zeros([b - a for a, b in zip(*box)], dtype=bool)
         return box, nothing, nothing
+    taps = (_nearest if resampling == "nearest" else _smooth)(grid, box, level)
+    present, known = (np.empty([len(t.index) for t in taps], dtype=bool) for _ in range(2))
+    for rows, part in z_parts(taps, level):
+        present[rows], known[rows] = _resample_masks(read_box(level, *_span(part)), part, encoding, resampling)
+    return box, present, known
+
+
+def _resample_masks(
+    values: NDArray[Any], taps: TapsZYX, encoding: Encoding, resampling: str
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(present, known) at the taps. majority: known where half of a voxel is, present where half of that is more."""
+    start = _span(taps)[0]
     if resampling == "nearest":
-        taps = _nearest(grid, box, level)
-        present, known = encoding.masks(pick(read_box(level, *_span(taps)), taps, _span(taps)[0]))
-        return box, present, known
-    taps = _smooth(grid, box, level)
-    present, known = encoding.masks(read_box(level, *_span(taps)))
-    present_share, known_share = (average(mask, taps, _span(taps)[0]) for mask in (present, known))
-    return box, present_share > known_share / 2, known_share >= 0.5
+        return encoding.masks(pick(values, taps, start))
+    present_share, known_share = (average(mask, taps, start) for mask in encoding.masks(values))
+    return present_share > known_share / 2, known_share >= 0.5
 
 
 def read_em(source: CropSource, grid: Grid, margin: Sequence[int]) -> tuple[NDArray[np.uint8], Box, Level, TapsZYX]:
@@ -215,11 +177,17 @@ def read_em(source: CropSource, grid: Grid, margin: Sequence[int]) -> tuple[NDAr
     wanted: Box = (_triple([-m for m in margin]), _triple([n + m for n, m in zip(grid.shape, margin)]))
     box = grid.box_inside(wanted, level)
     taps = _smooth(grid, box, level)
-    values = read_box(level, *_span(taps))
+    em = np.empty([len(t.index) for t in taps], dtype=np.uint8)
+    for rows, part in z_parts(taps, level):
+        em[rows] = _resample_em(to_uint8(read_box(level, *_span(part))), part)
+    return em, box, level, taps
+
+
+def _resample_em(values: NDArray[np.uint8], taps: TapsZYX) -> NDArray[np.uint8]:
     if all(t.index.shape[1] == 1 for t in taps):
-        return to_uint8(pick(values, taps, _span(taps)[0])), box, level, taps
-    mean = average(to_uint8(values), taps, _span(taps)[0])
-    return np.rint(mean, out=mean).astype(np.uint8), box, level, taps
+        return pick(values, taps, _span(taps)[0])
+    mean = average(values, taps, _span(taps)[0])
+    return np.rint(mean, out=mean).astype(np.uint8)
 
 
 def mask_missing_em(planes: NDArray[np.uint8], box: Box, level: Level, taps: TapsZYX) -> float:
@@ -269,6 +237,15 @@ def _smooth(grid: Grid, box: Box, level: Level) -> TapsZYX:
     axes = zip(grid.centres(box), grid.voxel.tolist(), level.corner, level.scale, level.shape)
     z, y, x = (smooth_taps(centres, v, corner, scale, n) for centres, v, corner, scale, n in axes)
     return z, y, x
+
+
+def z_parts(taps: TapsZYX, level: Level) -> Iterator[tuple[slice, TapsZYX]]:
+    """The taps cut along z so that the source voxels of one part stay below PART_BYTES."""
+    z, y, x = taps
+    plane = (y.stop - y.first) * (x.stop - x.first) * level.dtype.itemsize
+    per_row = (z.stop - z.first) / len(z.index)
+    for rows in slabs(len(z.index), math.ceil(plane * per_row), PART_BYTES):
+        yield rows, (Taps(z.index[rows], z.weight[rows]), y, x)
 
 
 def _span(taps: TapsZYX) -> Box:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from trainables.data.classes import check_classes
 from trainables.errors import DataError
 from trainables.settings import DataSettings
 
+log = logging.getLogger(__name__)
 SIDES = ("train", "validate", "test")
 FILE_NAME = "datasplit.csv"
 SHOWN_PROBLEMS = 5
@@ -155,6 +157,7 @@ def make_split(settings: DataSettings, crops: Sequence[CropSource], folder: Path
     path = folder / f"datasplit-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]}.csv"
     if not path.is_file():
         write_split(path, draw_split(settings, usable))
+        log.info("Drew a split of %d crops with seed %d: %s", len(usable), settings.split_seed, path)
     return read_split(path)
 
 

@@ -131,6 +131,8 @@ def read_box(level: Level, start: Sequence[int], stop: Sequence[int]) -> NDArray
     box = tuple(slice(int(a), int(b)) for a, b in zip(start, stop))
     try:
         return np.asarray(zarr.open_array(level.path, mode="r", zarr_format=2)[box])
+    except MemoryError:
+        raise
     except Exception as error:  # codecs raise what they like: RuntimeError, ValueError, zlib.error, …
         broken = _first_broken_chunk(level, start, stop)
         raise DataError(

@@ -154,6 +154,7 @@ def _build(settings: DataSettings, sources: Sequence[CropSource], folder: Path) 
     building.mkdir()
     try:
         write_cache(settings, sources, building)
+        shutil.rmtree(folder, ignore_errors=True)  # there without index.json: emptied by hand
         os.replace(building, folder)
     except OSError as error:
         raise DataError(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 FUZZ = 1e-6
 """In source voxels: a centre on the boundary of two voxels falls into the later one whatever the rounding."""
 SLAB_VOXELS = 1 << 24
+"""Voxels averaged at once, so that float copies stay small."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def pick(source: NDArray, taps: tuple[Taps, Taps, Taps], start: tuple[int, int, 
 def average(source: NDArray, taps: tuple[Taps, Taps, Taps], start: tuple[int, int, int]) -> NDArray[np.float32]:
     """Weighted mean of source (d, h, w), which begins at voxel `start`: float32 (n_z, n_y, n_x)."""
     out = np.empty([len(t.index) for t in taps], dtype=np.float32)
-    for rows in slabs(out.shape[0], source.shape[1] * source.shape[2]):
+    for rows in slabs(out.shape[0], source.shape[1] * source.shape[2], SLAB_VOXELS):
         slab = _axis(source, taps[0].index[rows] - start[0], taps[0].weight[rows], 0)
         for axis in (1, 2):
             slab = _axis(slab, taps[axis].index - start[axis], taps[axis].weight, axis)
@@ -77,9 +78,9 @@ def average(source: NDArray, taps: tuple[Taps, Taps, Taps], start: tuple[int, in
     return out
 
 
-def slabs(length: int, plane: int) -> list[slice]:
-    """Slices of an axis whose slabs hold about SLAB_VOXELS voxels, so that float copies stay small."""
-    step = max(1, SLAB_VOXELS // max(plane, 1))
+def slabs(length: int, plane: int, limit: int) -> list[slice]:
+    """Slices of an axis of `length` planes, each at most `limit` in all but at least one plane of size `plane`."""
+    step = max(1, limit // max(plane, 1))
     return [slice(i, min(i + step, length)) for i in range(0, length, step)]
 
 

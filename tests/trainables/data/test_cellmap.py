@@ -93,6 +93,20 @@ def test_taps_against_the_integral():
     assert nearest_taps(np.array([4.0]), 0.0, 2.0, 8).index[0, 0] == 2
 
 
+@pytest.mark.parametrize("resampling", ["nearest", "majority"])
+def test_reading_in_parts_changes_nothing(tmp_path, monkeypatch, resampling):
+    rng = np.random.default_rng(0)
+    write_em(tmp_path, "a", rng.integers(1, 255, (24, 8, 8), dtype=np.uint8), (3, 4, 4))
+    write_label(tmp_path, "a", "crop1", "nuc", rng.integers(0, 2, (24, 8, 8), dtype=np.uint8), (3, 4, 4))
+    whole = em_of(tmp_path)[0], *read_nuc(tmp_path, resampling=resampling)
+    monkeypatch.setattr("trainables.data.cellmap.PART_BYTES", 300)
+    monkeypatch.setattr("trainables.data.resample.SLAB_VOXELS", 100)
+    parts = em_of(tmp_path)[0], *read_nuc(tmp_path, resampling=resampling)
+    assert whole[0].shape == (9, 4, 4)
+    for a, b in zip(whole, parts):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_label_majority_and_nearest(tmp_path):
     """In the first 8 nm voxel 5 of 8 source voxels are present; in the second 3 of 8, its nearest one included."""
     fine = np.zeros((2, 2, 4), np.uint8)
