@@ -6,6 +6,7 @@ Shapes: N batch, C classes, *S any number of space axes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,16 @@ from trainables.losses.tversky import class_sums, compensation, count_voxels, me
 from trainables.losses.weighting import Counts, Factors, Rule
 
 MakeRule = Callable[[str, Mapping[str, Any]], Rule]
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """Switches autocast off where it is on; nothing where it is off already, because a compiled graph with an autocast
+
+    in it cannot be found in the on-disk cache (AOTAutograd bypasses it), and every process would trace it anew.
+    """
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type=device_type, enabled=False)
+    return nullcontext()
 
 
 class WeightedTversky(nn.Module):
@@ -61,7 +72,7 @@ class WeightedTversky(nn.Module):
         batch leaves the mean and has per_class NaN (accumulate with nansum and a count of its own); a batch with no
         annotated voxel has loss 0 and zero gradient. Changes no state; compiles with fullgraph=True, dynamic=False.
         """
-        with torch.autocast(device_type=logits.device.type, enabled=False):
+        with without_autocast(logits.device.type):
             sums = class_sums(logits.float(), target, self.shift)
             losses = 1.0 - tversky_index(sums, self.fp_weight, self.fn_weight)
             factor = self.weight * compensation(sums, self.compensation_gate, self.compensation_exponent)

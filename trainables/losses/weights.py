@@ -6,6 +6,8 @@ A class with n = 0 was not seen: it gets the neutral value and is left out of ev
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -51,8 +53,8 @@ def effective_number(n: Tensor, one_minus_beta: float) -> Tensor:
 
     b in (0, 1]; b = 1 gives 1, b → 0 gives n, n ≫ 1/b gives 1/b. Cui et al. 2019, arXiv:1901.05555.
     """
-    log_beta = torch.log1p(torch.tensor(-one_minus_beta, dtype=torch.float64))
-    return -torch.expm1(n * log_beta.item()) / one_minus_beta
+    log_beta = math.log1p(-one_minus_beta) if one_minus_beta < 1 else -math.inf
+    return -torch.expm1(n * log_beta) / one_minus_beta
 
 
 def neutral_where_unseen(values: Tensor, seen: Tensor, neutral: float = 1.0) -> Tensor:

@@ -1,0 +1,34 @@
+"""The networks. One file per architecture; the file's name is `model.name` on the command line.
+
+A model file defines `build(settings, *, in_channels, num_classes, patch) -> torch.nn.Module`. The module maps
+images (N, in_channels, *space) to logits (N, num_classes, *space) and says in `spatial_dims` whether its space is
+H W (2, the patch is one slice thick) or D H W (3). Its layers re-initialise by construction: the engine draws a new
+model on the CPU and copies its weights in place, so a model needs no reset of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+
+from torch import nn
+
+from trainables.settings import ModelSettings, require_choice
+
+
+def model_names() -> tuple[str, ...]:
+    """Names of all architectures: the files of this package, sorted."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+
+
+def build(settings: ModelSettings, *, in_channels: int, num_classes: int, patch: Sequence[int]) -> nn.Module:
+    """The network that `settings.name` names, with freshly drawn weights (global torch seed).
+
+    patch: (D, H, W) in voxels, only to be checked against what the architecture can take.
+    Raises SettingsError for an unknown name or a patch that the architecture cannot take.
+    """
+    require_choice("model.name", settings.name, model_names())
+    module = importlib.import_module(f"{__name__}.{settings.name}")
+    network: nn.Module = module.build(settings, in_channels=in_channels, num_classes=num_classes, patch=patch)
+    return network

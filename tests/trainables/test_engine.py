@@ -1,0 +1,336 @@
+"""The engine: schedule, epoch, reset in place, resume bit for bit, one graph for all families, diagnosis."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+from tiny_trial import CLASSES, LOSSES, loss_of, steady, tiny_dataset, tiny_settings, trial_config
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from trainables import checkpoint, steps
+from trainables.data import validation_set
+from trainables.engine import Engine
+from trainables.errors import SettingsError
+from trainables.hardware import prepare_process, resolve
+from trainables.settings import HardwareSettings, trial_settings
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+"""Importing Inductor defines a scripted class in torch.utils.mkldnn."""
+
+FAMILIES = tuple(LOSSES)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch):
+    """An engine sets thread variables and Inductor's folder for its process: undo it after each test."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", os.environ.get("TORCHINDUCTOR_CACHE_DIR", "/tmp/inductor_tests"))
+
+
+def make(family: str = "seesaw", seed: int = 0, **sections) -> Engine:
+    settings = tiny_settings(**sections)
+    return Engine(settings, loss_of(family), seed, dataset=tiny_dataset(settings.data))
+
+
+def rows_of(engine: Engine, epochs: int) -> list[dict]:
+    return [steady(engine.run_epoch()) for _ in range(epochs)]
+
+
+def weights_of(engine: Engine) -> torch.Tensor:
+    return torch.cat([v.double().flatten() for v in engine.model.state_dict().values()])
+
+
+@pytest.mark.parametrize(("total", "pct_start"), [(6000, 0.05), (100, 0.3), (60, 0.05)])
+def test_learning_rate_is_that_of_one_cycle(total, pct_start):
+    parameter = torch.nn.Parameter(torch.zeros(()))
+    optimizer = torch.optim.AdamW([parameter], lr=1.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1e-4, total_steps=total, pct_start=pct_start, cycle_momentum=False
+    )
+    for step in range(total):
+        mine = steps.one_cycle_lr(step, total_steps=total, max_lr=1e-4, pct_start=pct_start)
+        assert mine == pytest.approx(schedule.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        if step < total - 1:
+            schedule.step()
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 20, 40])
+def test_learning_rate_of_short_runs_is_finite_and_falls(total):
+    """20 steps at pct_start 0.05 rise for zero steps: torch's OneCycleLR divides by zero there."""
+    rates = [steps.one_cycle_lr(s, total_steps=total, max_lr=1e-3, pct_start=0.05) for s in range(total)]
+    assert all(0 < rate <= 1e-3 for rate in rates)
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+
+
+def test_an_epoch_reports_everything():
+    row = make().run_epoch()
+    scalars = {"epoch", "mean_dice", "mean_iou", "loss", "val_loss", "lr", "grad_norm", "best_mean_dice", "best_epoch",
+               "seconds_load", "seconds_compute", "seconds_validate", "seconds_epoch", "patches_per_s",
+               "diagnosis"}  # fmt: skip
+    per_class = ("dice", "iou", "precision", "recall", "support", "fg_pred", "fg_true", "loss", "weight", "shift")
+    expected = scalars | {f"{m}/{c}" for m in per_class for c in CLASSES}
+    expected |= {f"sigmoid/{c}/{s}" for c in CLASSES for s in ("min", "max", "mean", "above_half")}
+    assert set(row) == expected
+    assert all(isinstance(v, int | float | str) for v in row.values())
+    assert row["epoch"] == 1
+    assert row["diagnosis"] == ""
+    assert row["seconds_load"] + row["seconds_compute"] + row["seconds_validate"] == pytest.approx(row["seconds_epoch"])
+    for c in CLASSES:
+        assert 0 <= row[f"sigmoid/{c}/min"] <= row[f"sigmoid/{c}/mean"] <= row[f"sigmoid/{c}/max"] <= 1
+
+
+def test_it_learns_what_can_be_learned():
+    trainer = {"iterations_per_epoch": 40, "epochs": 3, "batch_size": 4, "lr": 1e-2}
+    engine = make("tversky", trainer=trainer, model={"width": 8, "depth": 1})
+    rows = rows_of(engine, 3)
+    assert rows[-1]["mean_dice"] > 0.85
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_validation_arrays_are_what_the_rows_say():
+    engine = make()
+    rows = [engine.run_epoch() for _ in range(3)]
+    arrays = engine.validation
+    assert list(arrays["crops"]) == ["cells/crop1", "cells/crop3", "cells/crop5"]
+    assert arrays["tp"].shape == (3, 3, 3)
+    tp, fp, fn = (arrays[name].sum(axis=1) for name in ("tp", "fp", "fn"))
+    for e, row in enumerate(rows):
+        for c, name in enumerate(CLASSES):
+            assert row[f"dice/{name}"] == 2 * tp[e, c] / (2 * tp[e, c] + fp[e, c] + fn[e, c])
+            assert row[f"support/{name}"] == tp[e, c] + fn[e, c]
+    best = max(range(3), key=lambda e: rows[e]["mean_dice"])
+    assert int(arrays["best_epoch"]) == best + 1
+    upper = arrays["edges"][:-1] >= 0
+    np.testing.assert_array_equal(arrays["hist_positive"][..., upper].sum(-1), arrays["tp"][best])
+    np.testing.assert_array_equal(arrays["hist_negative"][..., upper].sum(-1), arrays["fp"][best])
+
+
+def test_every_known_validation_voxel_counts_once_and_for_its_own_crop():
+    engine = make()
+    engine.run_epoch()
+    dataset = engine.dataset
+    names = [c.name for c in dataset.crops if c.side == "validate"]
+    expected = np.zeros((3, 3), np.int64)
+    for batch in validation_set(dataset, batch_size=2, num_batches=3, seed=0):
+        for label, crop in zip(batch.labels, batch.crop.tolist()):
+            for c in range(3):
+                known = (label[(3 + c) // 8] >> ((3 + c) % 8)) & 1
+                expected[names.index(dataset.crops[crop].name), c] += int(known.sum())
+    np.testing.assert_array_equal(engine.validation["known"], expected)
+    assert (expected[2] > 0).tolist() == [True, True, False]  # crop5 does not annotate `bright`
+
+
+def test_the_seed_decides_everything():
+    first, again, other = (rows_of(make(seed=seed), 2) for seed in (3, 3, 4))
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize(("before", "after"), [("seesaw", "seesaw"), *zip(FAMILIES, FAMILIES[1:] + FAMILIES[:1])])
+def test_a_reset_engine_equals_a_fresh_one(before, after):
+    engine = make(before, seed=1)
+    rows_of(engine, 2)
+    addresses = [t.data_ptr() for t in (*engine.model.state_dict().values(), *engine.loss.buffers())]
+    engine.reset(loss_of(after), 0, tiny_settings(trainer={"lr": 2e-2, "epochs": 3}).trainer)
+    fresh = make(after, seed=0, trainer={"lr": 2e-2, "epochs": 3})
+    assert torch.equal(weights_of(engine), weights_of(fresh))
+    assert rows_of(engine, 3) == rows_of(fresh, 3)
+    assert torch.equal(weights_of(engine), weights_of(fresh))
+    for name, values in fresh.validation.items():
+        np.testing.assert_array_equal(engine.validation[name], values)
+    # CUDA graphs read by address: nothing may have been replaced
+    assert [t.data_ptr() for t in (*engine.model.state_dict().values(), *engine.loss.buffers())] == addresses
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_resuming_is_exact(family, tmp_path):
+    straight = make(family)
+    rows = rows_of(straight, 4)
+    first = make(family)
+    rows_of(first, 2)
+    checkpoint.write(tmp_path / "a.pt", first.state_dict())
+    second = make("static" if family != "static" else "tversky", seed=9)
+    second.reset(loss_of(family), 0, second.settings.trainer)
+    second.load_state_dict(checkpoint.read(tmp_path / "a.pt"))
+    assert second.epoch == 2
+    assert rows_of(second, 2) == rows[2:]
+    assert torch.equal(weights_of(second), weights_of(straight))
+    for name, values in straight.validation.items():
+        np.testing.assert_array_equal(second.validation[name], values)
+
+
+def test_all_families_go_through_two_graphs(monkeypatch):
+    """Counts what Dynamo hands to the compiler, over resets to every family, other learning rates and seeds."""
+    compile_as_it_is, graphs = torch.compile, []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    def counted(function, *, mode, dynamic, fullgraph):
+        assert (dynamic, fullgraph) == (False, True)
+        return compile_as_it_is(function, backend=backend, dynamic=False, fullgraph=True)
+
+    monkeypatch.setattr(torch, "compile", counted)
+    monkeypatch.setattr(steps, "compiler_problem", lambda: "")
+    engine = make("static", trainer={"compile": True})
+    for seed, family in enumerate((*FAMILIES, "static")):
+        trainer = tiny_settings(trainer={"compile": True, "lr": 1e-3 * (seed + 1), "clip_grad_norm": 0.5}).trainer
+        engine.reset(loss_of(family), seed, trainer)
+        rows_of(engine, 2)
+    assert len(graphs) == 2
+
+
+class Syncs(TorchDispatchMode):
+    """Records operators whose result the host must read before it can go on."""
+
+    names = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if any(name in str(function) for name in self.names):
+            self.seen.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_epoch_never_waits_for_the_device(family):
+    engine = make(family)
+    with Syncs() as syncs:
+        engine._train_epoch()
+        torch.ones(()).item()
+    assert syncs.seen == ["aten._local_scalar_dense.default"]  # the one of the line above: the recorder works
+
+
+@pytest.mark.parametrize("poison", ["weight", "running_mean"])
+def test_not_a_number_is_diagnosed(poison):
+    engine = make()
+    first = engine.run_epoch()
+    engine.model.state_dict()[f"first.1.{poison}"].fill_(math.nan)
+    row = engine.run_epoch()
+    assert row["diagnosis"] == "nan"
+    assert math.isnan(row["mean_dice"])
+    assert (row["best_epoch"], row["best_mean_dice"]) == (1, first["mean_dice"])
+    engine.reset(loss_of("static"), 0, engine.settings.trainer)
+    assert steady(engine.run_epoch()) == steady(make("static").run_epoch())
+
+
+def test_reset_refuses_other_shapes():
+    engine = make()
+    trainer = tiny_settings(trainer={"batch_size": 3}).trainer
+    with pytest.raises(SettingsError, match=r"trainer\.batch_size=3.*built for 2"):
+        engine.reset(loss_of("static"), 0, trainer)
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "fits"),
+    [
+        ("trainer", {"epochs": 9, "lr": 1e-5, "count_window": "all"}, True),
+        ("trainer", {"batch_size": 3}, False),
+        ("data", {"patch": [1, 8, 8]}, False),
+        ("data", {"mirror": False}, False),
+        ("model", {"width": 5}, False),
+        ("hardware", {"precision": "bf16"}, False),
+    ],
+)
+def test_fits_tells_what_reset_can_do(section, change, fits):
+    assert make().fits(tiny_settings(**{section: change})) is fits
+
+
+def test_bf16_model_and_float32_loss():
+    engine = make(hardware={"precision": "bf16"})
+    seen: list[torch.dtype] = []
+    engine.model.head.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
+    engine.loss.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].dtype))
+    row = engine.run_epoch()
+    assert seen[:2] == [torch.bfloat16, torch.float32]
+    assert math.isfinite(row["loss"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.parametrize(("key", "value"), [("precision", "fp16"), ("device", "cuda")])
+def test_hardware_that_is_not_there_is_refused(key, value):
+    with pytest.raises(SettingsError, match=f"hardware.{key}={value}"):
+        resolve(HardwareSettings(**{key: value}), share=1.0, cpus=1)
+
+
+def test_hardware_follows_the_resources():
+    facts = resolve(HardwareSettings(device="cpu"), share=0.5, cpus=3)
+    assert (facts.threads, facts.memory_fraction, facts.autocast) == (3, 0.5, None)
+    fixed = resolve(HardwareSettings(device="cpu", threads=2, memory_fraction=0.25), share=0.5, cpus=3)
+    assert (fixed.threads, fixed.memory_fraction) == (2, 0.25)
+
+
+def test_compiled_code_is_kept_in_the_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    settings = tiny_settings(data={"cache_dir": str(tmp_path)})
+    prepare_process(resolve(settings.hardware, share=1.0, cpus=1), settings.data)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "inductor")
+    assert torch.get_num_threads() == 1
+
+
+def test_without_a_compiler_it_trains_eagerly_and_says_so_once(monkeypatch, caplog):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    engine = make(trainer={"compile": True})
+    row = engine.run_epoch()
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert all(word in warnings[0] for word in ("no-such-compiler", "apt install g++", "trainer.compile=false"))
+    assert steady(row) == steady(make().run_epoch())
+
+
+def test_a_compiler_that_breaks_is_left_for_eager(monkeypatch, caplog):
+    compile_as_it_is = torch.compile
+
+    def broken(graph, inputs):
+        raise RuntimeError("cc1plus: out of memory")
+
+    monkeypatch.setattr(torch, "compile", lambda f, **more: compile_as_it_is(f, backend=broken, dynamic=False))
+    monkeypatch.setattr(steps, "compiler_problem", lambda: "")
+    row = make(trainer={"compile": True}).run_epoch()
+    assert "cc1plus: out of memory" in caplog.text
+    assert steady(row) == steady(make().run_epoch())
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_loading_ahead_keeps_the_order(depth):
+    assert list(steps.load_ahead(lambda s: s * s, range(5, 12), depth)) == [s * s for s in range(5, 12)]
+
+
+@pytest.mark.parametrize("depth", [0, 3])
+def test_loading_ahead_passes_errors_on(depth):
+    batches = steps.load_ahead(lambda s: 1 // (2 - s), range(5), depth)
+    assert [next(batches), next(batches)] == [0, 1]
+    with pytest.raises(ZeroDivisionError):
+        list(batches)
+
+
+@pytest.mark.parametrize("bad", [{"name": "focal", "params": {}}, {"name": "seesaw", "params": {"r": 1}}])
+def test_an_unknown_loss_is_refused(bad):
+    settings = trial_settings(trial_config())
+    with pytest.raises(SettingsError, match=r"focal|params\.r"):
+        Engine(settings, bad, 0, dataset=tiny_dataset(settings.data))
+
+
+@pytest.mark.slow
+def test_compiled_training_is_close_to_eager_and_reusable():
+    """Real Inductor: a reset engine equals a fresh one bit for bit, and both are eager up to rounding."""
+    small = {"model": {"width": 2, "depth": 1}}
+    compiled = make("seesaw", trainer={"compile": True}, **small)
+    fresh = rows_of(compiled, 2)
+    compiled.reset(loss_of("tversky"), 5, compiled.settings.trainer)
+    rows_of(compiled, 1)
+    compiled.reset(loss_of("seesaw"), 0, compiled.settings.trainer)
+    assert compiled.train_step.compiled
+    assert rows_of(compiled, 2) == fresh
+    eager = rows_of(make("seesaw", **small), 2)
+    assert [row["loss"] for row in fresh] == pytest.approx([row["loss"] for row in eager], rel=1e-4)

@@ -1,0 +1,261 @@
+"""One trial's training, without Ray: compiled mixed-precision steps, an epoch, validation, a state to resume from.
+
+    from trainables.engine import Engine
+    from trainables.settings import trial_settings
+
+    settings = trial_settings({
+        "data": {"patch": [1, 64, 64]}, "model": {"width": 8, "depth": 2}, "hardware": {},
+        "trainer": {"epochs": 3, "iterations_per_epoch": 20, "batch_size": 4, "validation_batches": 4},
+    })
+    engine = Engine(settings, {"name": "seesaw", "params": {"p": 0.8, "q": 2.0}}, seed=0)
+    while engine.epoch < settings.trainer.epochs:
+        row = engine.run_epoch()
+        print(row["epoch"], row["mean_dice"])
+
+Shapes: N batch, C classes, D H W space, P packed bytes, K validation crops.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables import losses, models
+from trainables.data import PackedBatch, PackedDataset, PatchSampler, augment, open_packed
+from trainables.hardware import prepare_process, resolve
+from trainables.settings import TrainerSettings, TrialSettings, require
+from trainables.steps import Forward, Step, can_compile, load_ahead, one_cycle_lr, optimise
+from trainables.training_sums import TrainingSums
+from trainables.validation import ValidationRecord, Validator, scores
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+FIXED_TRAINER_SETTINGS = ("batch_size", "validation_batches", "compile")
+"""What an engine is built for: shapes of the compiled graphs and the validation patches."""
+
+
+class Engine:
+    """Trains one configuration after another on the same data, model shape and hardware.
+
+    settings: data, model, trainer, hardware. loss: {"name", "params"}. seed: decides the initial weights and the
+    patches, so equal seeds pair trials. dataset: opened from settings.data when None. share: part of one GPU this
+    trial owns, in (0, 1]. cpus: CPUs it asked for. Raises SettingsError or DataError for what cannot be trained.
+    """
+
+    def __init__(self, settings: TrialSettings, loss: Mapping[str, Any], seed: int, *,
+                 dataset: PackedDataset | None = None, share: float = 1.0, cpus: int = 1) -> None:  # fmt: skip
+        self.settings = settings
+        self.hardware = resolve(settings.hardware, share=share, cpus=cpus)
+        prepare_process(self.hardware, settings.data)
+        self.dataset = open_packed(settings.data) if dataset is None else dataset
+        self.classes = tuple(self.dataset.classes)
+        device = self.hardware.device
+        self.model = self._new_model().to(device)
+        _set_memory_format(self.model, self.hardware.memory_format)
+        self.parameters = list(self.model.parameters())
+        self.loss = losses.build(loss["name"], loss["params"], self.classes).to(device)
+        self.validator = Validator(self.dataset, settings.trainer, settings.data.split_seed, self.hardware)
+        self.record = ValidationRecord(self.validator.crops, self.classes)
+        self.sums = TrainingSums(len(self.classes), device)
+        self._build_steps()
+        self.reset(loss, seed, settings.trainer)
+
+    def _new_model(self) -> torch.nn.Module:
+        data = self.settings.data
+        return models.build(self.settings.model, in_channels=1, num_classes=len(self.classes), patch=data.patch)
+
+    def _build_steps(self) -> None:
+        """The two graphs of this engine. Every trial and family goes through them."""
+        forward, loss = Forward(self.model, len(self.classes), self.hardware), self.loss
+
+        def training_step(em: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            logits, target = forward(em, labels)
+            return *loss(logits, target), *loss.count(target)
+
+        def evaluation_step(em: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            logits, target = forward(em, labels)
+            shift = loss.inference_shift.view(1, -1, *(1,) * (logits.dim() - 2))
+            return loss(logits, target)[0], logits + shift, target
+
+        compiled = can_compile(self.settings.trainer.compile)
+        self.train_step = Step(training_step, compiled=compiled, cuda=self.hardware.cuda)
+        self.evaluation_step = Step(evaluation_step, compiled=compiled, cuda=self.hardware.cuda)
+
+    def fits(self, settings: TrialSettings, *, share: float = 1.0, cpus: int = 1) -> bool:
+        """Whether a trial with these settings can be run by `reset` alone."""
+        mine, other = self.settings, settings
+        same = (mine.data, mine.model, mine.hardware) == (other.data, other.model, other.hardware)
+        return (
+            same
+            and all(getattr(mine.trainer, f) == getattr(other.trainer, f) for f in FIXED_TRAINER_SETTINGS)
+            and resolve(other.hardware, share=share, cpus=cpus) == self.hardware
+        )
+
+    def reset(self, loss: Mapping[str, Any], seed: int, trainer: TrainerSettings) -> None:
+        """Become a fresh engine for this loss, seed and trainer, in place: no parameter or buffer changes its storage,
+
+        because compiled graphs (CUDA graphs by address) read them. SettingsError where `fits` would be False.
+        """
+        for name in FIXED_TRAINER_SETTINGS:
+            value, built = getattr(trainer, name), getattr(self.settings.trainer, name)
+            require(
+                value == built, f"trainer.{name}", value, f"this engine was built for {built}", "Build a new Engine"
+            )
+        self.loss.reset(
+            loss["name"], loss["params"],
+            count_update_every=trainer.count_update_every, count_window=trainer.count_window,
+        )  # fmt: skip
+        self.settings.trainer, self.seed, self.epoch = trainer, seed, 0
+        torch.manual_seed(seed)
+        self.model.load_state_dict(self._new_model().state_dict())  # drawn on the CPU: the same on every device
+        self._new_optimizer()
+        self.sampler = PatchSampler(self.dataset, side="train", batch_size=trainer.batch_size, seed=seed)
+        self.record.reset()
+        self.diagnosis = ""
+
+    def _new_optimizer(self) -> None:
+        trainer = self.settings.trainer
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=trainer.lr, betas=(trainer.betas[0], trainer.betas[1]),
+            weight_decay=trainer.weight_decay, fused=True,
+        )  # fmt: skip
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler = torch.amp.GradScaler(self.hardware.device.type, enabled=self.hardware.scales_gradients)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole trial."""
+        return self.settings.trainer.epochs * self.settings.trainer.iterations_per_epoch
+
+    @property
+    def validation(self) -> dict[str, np.ndarray]:
+        """The arrays of validation.npz up to the present epoch."""
+        return self.record.arrays()
+
+    def run_epoch(self) -> Row:
+        """Train one epoch and validate: the flat row of metrics. NaN in loss or weights makes `diagnosis` "nan"."""
+        started = time.perf_counter()
+        seconds_load = self._train_epoch()
+        training, finite = self.sums.read(), self._weights_are_finite()  # the host waits here, for the first time
+        trained = time.perf_counter()
+        self.model.eval()
+        result = self.validator.run(self.evaluation_step)
+        finished = time.perf_counter()
+        self.epoch += 1
+        row = {"epoch": self.epoch, **scores(result, self.classes), **self._training_metrics(training)}
+        if not (finite and math.isfinite(row["loss"])):
+            self.diagnosis = "nan"
+            row |= {"mean_dice": math.nan, "mean_iou": math.nan}
+        self.record.add(self.epoch, result, row["mean_dice"])
+        row |= {"best_mean_dice": self.record.best_mean_dice, "best_epoch": self.record.best_epoch}
+        return row | self._timing(started, trained, finished, seconds_load) | {"diagnosis": self.diagnosis}
+
+    def _train_epoch(self) -> float:
+        """All steps of one epoch, without host synchronisation; returns the seconds spent waiting for patches."""
+        self.model.train()
+        self.sums.zero_()
+        waited = 0.0
+        batches = self._batches()
+        for step in self._epoch_steps():
+            before = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - before
+            self._train_on(batch, step)
+        return waited
+
+    def _epoch_steps(self) -> range:
+        first = self.epoch * self.settings.trainer.iterations_per_epoch
+        return range(first, first + self.settings.trainer.iterations_per_epoch)
+
+    def _batches(self) -> Iterator[PackedBatch]:
+        """The epoch's patches. On CUDA one thread gathers and pins them while the device computes."""
+
+        def load(step: int) -> PackedBatch:
+            batch = self.sampler.batch(step)
+            return batch.pin_memory() if self.hardware.cuda else batch
+
+        return load_ahead(load, self._epoch_steps(), depth=3 if self.hardware.cuda else 0)
+
+    def _train_on(self, host: PackedBatch, step: int) -> None:
+        """One optimiser step. What the graph returns is used up before the next call, as CUDA graphs require."""
+        trainer = self.settings.trainer
+        lr = one_cycle_lr(step, total_steps=self.total_steps, max_lr=trainer.lr, pct_start=trainer.pct_start)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        em, labels = augment(host.to(self.hardware.device), self.settings.data.patch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, per_class, positive, known = self.train_step(em, labels)
+        norm = optimise(loss, self.optimizer, self.scaler, self.parameters, trainer.clip_grad_norm)
+        self.sums.add_(loss.detach(), per_class, norm)
+        self.loss.accumulate_(positive, known)
+        self.loss.end_batch()
+
+    def _weights_are_finite(self) -> bool:
+        """One sync: whether every weight and running statistic is finite."""
+        tensors = [t for t in self.model.state_dict().values() if t.is_floating_point()]
+        return bool(torch.stack([t.isfinite().all() for t in tensors]).all())
+
+    def _training_metrics(self, training: dict[str, Any]) -> Row:
+        per_class = {
+            "loss": training["per_class"],
+            "weight": self.loss.weight.tolist(),
+            "shift": self.loss.shift.tolist(),
+        }
+        row = {"loss": training["loss"], "grad_norm": training["grad_norm"], "lr": self.optimizer.param_groups[0]["lr"]}
+        for name, values in per_class.items():
+            row |= {f"{name}/{c}": v for c, v in zip(self.classes, values)}
+        return row
+
+    def _timing(self, started: float, trained: float, finished: float, seconds_load: float) -> Row:
+        trainer = self.settings.trainer
+        row = {
+            "seconds_load": seconds_load,
+            "seconds_compute": trained - started - seconds_load,
+            "seconds_validate": finished - trained,
+            "seconds_epoch": finished - started,
+            "patches_per_s": trainer.iterations_per_epoch * trainer.batch_size / (trained - started),
+        }
+        if self.hardware.cuda:
+            row["gpu_memory_mb"] = torch.cuda.max_memory_reserved(self.hardware.device) / 2**20
+        return row
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed trial needs to go on bit for bit; patches and learning rate follow from the epoch."""
+        return {
+            "epoch": self.epoch,
+            "seed": self.seed,
+            "diagnosis": self.diagnosis,
+            "fingerprint": self.dataset.fingerprint,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "loss": self.loss.state_dict(),
+            "record": self.record.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; weights and buffers are copied in place. The trainer settings stay those of `reset`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.loss.load_state_dict(state["loss"])
+        self.record.load_state_dict(state["record"])
+        self.epoch, self.seed, self.diagnosis = state["epoch"], state["seed"], state["diagnosis"]
+        torch.set_rng_state(state["random"])
+
+
+def _set_memory_format(model: torch.nn.Module, memory_format: torch.memory_format) -> None:
+    """Lay out the 2D convolution weights (4-d parameters) in `memory_format`; other parameters stay as they are."""
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)

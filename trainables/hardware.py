@@ -1,0 +1,111 @@
+"""What the machine does for a trial: device, precision, threads, memory share, and where compiled code is kept.
+
+`resolve` turns the settings into facts and changes nothing; `prepare_process` is the one place that touches
+process-wide state (threads, TF32, the memory cap, Inductor's cache folder), called when an engine is built.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trainables.data.packed import cache_folder
+from trainables.settings import DataSettings, HardwareSettings, require
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """The facts behind `HardwareSettings` on this machine."""
+
+    device: torch.device
+    """Where the model lives."""
+    autocast: torch.dtype | None
+    """Type of the model's arithmetic; None for float32 throughout."""
+    memory_format: torch.memory_format
+    """channels_last or contiguous."""
+    threads: int
+    """CPU threads of this process."""
+    memory_fraction: float
+    """Share of the GPU memory the process may allocate, in (0, 1]."""
+    tf32: bool
+    """TF32 matrix products and cudnn.benchmark."""
+
+    @property
+    def cuda(self) -> bool:
+        """Whether the model lives on a CUDA device."""
+        return self.device.type == "cuda"
+
+    @property
+    def scales_gradients(self) -> bool:
+        """Whether gradients need a GradScaler: only float16 underflows."""
+        return self.autocast is torch.float16
+
+
+def resolve(settings: HardwareSettings, *, share: float, cpus: int) -> Hardware:
+    """The facts for these settings here. share: part of one GPU the trial owns, cpus: the CPUs it asked for.
+
+    Raises SettingsError for cuda where there is none, and for fp16 on the CPU.
+    """
+    has_cuda = torch.cuda.is_available()
+    require(
+        settings.device != "cuda" or has_cuda, "hardware.device", "cuda", "torch sees no CUDA device here",
+        "Use hardware=cpu, or install the CUDA build of torch and give the trial a GPU (resources.gpus_per_trial)",
+    )  # fmt: skip
+    on_cuda = has_cuda and settings.device != "cpu"
+    share = share if 0 < share <= 1 else 1.0
+    return Hardware(
+        device=torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu"),
+        autocast=_autocast(settings.precision, on_cuda),
+        memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format,
+        threads=settings.threads or max(1, int(cpus)),
+        memory_fraction=settings.memory_fraction or share,
+        tf32=settings.tf32,
+    )
+
+
+def _autocast(precision: str, on_cuda: bool) -> torch.dtype | None:
+    require(
+        on_cuda or precision != "fp16", "hardware.precision", precision, "float16 training needs a CUDA device",
+        "Choose bf16, off or auto on the CPU",
+    )  # fmt: skip
+    if precision == "auto":
+        if not on_cuda:
+            return None
+        # bf16 needs no loss scaling; the 3090s (8.6) have it too, but published runs there used fp16.
+        return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 9) else torch.float16
+    return PRECISIONS.get(precision)
+
+
+def prepare_process(hardware: Hardware, data: DataSettings) -> None:
+    """Set threads, TF32, memory cap and the compile cache of this process; safe to call again with other facts."""
+    torch.set_num_threads(hardware.threads)
+    for name in THREAD_VARIABLES:
+        os.environ[name] = str(hardware.threads)  # for children: this process has already loaded its libraries
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder(data) / "inductor"))
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(hardware.threads))
+    if hardware.cuda:
+        torch.set_float32_matmul_precision("high" if hardware.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = hardware.tf32
+        torch.backends.cudnn.benchmark = hardware.tf32
+        torch.cuda.set_per_process_memory_fraction(hardware.memory_fraction, hardware.device)
+
+
+def compiler_problem() -> str:
+    """Why torch.compile cannot build code here, with the fix; empty where a C++ compiler and Python.h are found."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler.split()[0]) is None:
+        return f"there is no C++ compiler ({compiler}); install one (apt install g++) or set CXX"
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
+        return "Python.h is missing; install Python's development files (apt install python3-dev)"
+    return ""

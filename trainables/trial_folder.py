@@ -1,0 +1,117 @@
+"""The folder of one trial: what is written there after every epoch, and how it is taken up again.
+
+config.json      the trial's config
+history.jsonl    one flat row per epoch; NaN and infinity are null (strict JSON)
+validation.npz   TP/FP/FN per epoch, validation crop and class, and the logit histograms of the best epoch
+last.pt previous.pt best.pt      checkpoints; last.pt also holds history and validation, so it alone is enough
+trial.log        one line per epoch, setup, resume and fallback messages
+result.json      not ours: Ray's log of the reported rows, read to report every row exactly once
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainables import checkpoint
+
+HISTORY, VALIDATION, CONFIG, LOG, RESULT = "history.jsonl", "validation.npz", "config.json", "trial.log", "result.json"
+
+Row = dict[str, Any]
+
+
+class TrialFolder:
+    """Reads and writes the files of one trial. Every rewrite is atomic; appending writes one whole line."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.history: list[Row] = []
+        self._log: logging.Handler | None = None
+
+    def start(self, history: Iterable[Row], validation: Mapping[str, np.ndarray] | None) -> None:
+        """Make history.jsonl and validation.npz say what a checkpoint says, or nothing for a fresh start."""
+        self.history = [dict(row) for row in history]
+        text = "".join(json_line(row) for row in self.history)
+        replace_file(self.path / HISTORY, text.encode())
+        if validation is None:
+            (self.path / VALIDATION).unlink(missing_ok=True)
+        else:
+            self.write_validation(validation)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add one epoch's row to the history."""
+        self.history.append(dict(row))
+        with (self.path / HISTORY).open("a") as file:
+            file.write(json_line(row))
+
+    def write_validation(self, validation: Mapping[str, np.ndarray]) -> None:
+        """Write the arrays of `Engine.validation` to validation.npz."""
+        temporary = self.path / (VALIDATION + ".tmp")
+        with temporary.open("wb") as file:
+            np.savez(file, **validation)  # type: ignore[arg-type]
+        os.replace(temporary, self.path / VALIDATION)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the trial's config to config.json."""
+        replace_file(self.path / CONFIG, (json.dumps(config, indent=1, default=str) + "\n").encode())
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write last.pt with the history in it; what was last.pt becomes previous.pt."""
+        checkpoint.rotate(self.path, {**state, "history": self.history})
+
+    def save_best(self, state: Mapping[str, Any]) -> None:
+        """Write best.pt: weights and epoch."""
+        checkpoint.write(self.path / checkpoint.BEST, state)
+
+    def last_reported(self) -> int:
+        """The last epoch in Ray's result.json; 0 without one. A line cut short by a crash does not count."""
+        try:
+            lines = (self.path / RESULT).read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return 0
+        return max((_epoch(line) for line in lines), default=0)
+
+    def open_log(self) -> None:
+        """Send the messages of this package to trial.log until `close_log`."""
+        self.close_log()
+        self._log = logging.FileHandler(self.path / LOG)
+        self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        root = logging.getLogger("trainables")
+        root.addHandler(self._log)
+        if root.getEffectiveLevel() > logging.INFO:
+            root.setLevel(logging.INFO)
+
+    def close_log(self) -> None:
+        """Let go of trial.log."""
+        if self._log is not None:
+            logging.getLogger("trainables").removeHandler(self._log)
+            self._log.close()
+            self._log = None
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """One line of strict JSON: NaN and infinities, which JSON does not know, become null."""
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return json.dumps(plain, allow_nan=False) + "\n"
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, wholly or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def _epoch(line: str) -> int:
+    with contextlib.suppress(ValueError, AttributeError, TypeError):
+        return int(json.loads(line).get("epoch") or 0)
+    return 0
