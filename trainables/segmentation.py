@@ -41,7 +41,7 @@ class SegmentationTrial(tune.Trainable):
     _engine: Engine | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Begin the trial of this config: build the engine, take up its checkpoint if there is one."""
+        """Build the engine for the trial of this config. Its folder is not touched before the first step."""
         self._folder: TrialFolder | None = None
         self._begin(config)
 
@@ -53,11 +53,19 @@ class SegmentationTrial(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self._close_folder()
         self._trial = config
+        self._engine_for(_settings(config), config)
+
+    def _open_folder(self) -> None:
+        """Take up what the trial's folder holds.
+
+        Not in `setup`: Ray may start an actor for a trial that a reused actor has run meanwhile, and then hand the
+        newcomer another trial by `reset_config`; it must leave the first one's folder alone.
+        """
+        assert self._engine is not None
+        config, engine = self._trial, self._engine
         self._folder = folder = TrialFolder(config["run"]["dir"])
         folder.open_log()
         folder.write_config(config)
-        settings = _settings(config)
-        engine = self._engine_for(settings, config)
         loss, hardware = config["loss"], engine.hardware
         logger.info("Trial %s: loss %s %s, seed %s, on %s with %s threads", config["run"].get("name", folder.path.name),
                     loss["name"], loss["params"], config["seed"], hardware.device, hardware.threads)  # fmt: skip
@@ -105,6 +113,8 @@ class SegmentationTrial(tune.Trainable):
 
     def step(self) -> Row:
         """The next row Ray has not logged: from the history where it is there, else trained."""
+        if self._folder is None:
+            self._open_folder()
         assert self._folder is not None
         row = next((row for row in self._folder.history if row["epoch"] > self._reported), None)
         while row is None or row["epoch"] <= self._reported:
@@ -145,7 +155,7 @@ class SegmentationTrial(tune.Trainable):
         (Path(checkpoint_dir) / MARKER).write_text(json.dumps(note))
 
     def load_checkpoint(self, checkpoint_dir: dict[str, Any] | str | None) -> None:
-        """Nothing to do: `setup` or `reset_config` has already taken up the trial folder's newest checkpoint."""
+        """Nothing to do: the first step takes up the trial folder's newest checkpoint."""
 
     def cleanup(self) -> None:
         """Let go of the log, the graphs and the device."""

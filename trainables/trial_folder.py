@@ -24,6 +24,7 @@ import numpy as np
 from trainables import checkpoint
 
 HISTORY, VALIDATION, CONFIG, LOG, RESULT = "history.jsonl", "validation.npz", "config.json", "trial.log", "result.json"
+BEFORE_RESTART = "history-before-restart.jsonl"
 
 Row = dict[str, Any]
 
@@ -40,6 +41,8 @@ class TrialFolder:
     def start(self, history: Iterable[Row], validation: Mapping[str, np.ndarray] | None) -> None:
         """Make history.jsonl and validation.npz say what a checkpoint says, or nothing for a fresh start."""
         self.history = [dict(row) for row in history]
+        if not self.history and (self.path / HISTORY).is_file():  # its checkpoints are gone: lose nothing recorded
+            os.replace(self.path / HISTORY, self.path / BEFORE_RESTART)
         text = "".join(json_line(row) for row in self.history)
         replace_file(self.path / HISTORY, text.encode())
         if validation is None:

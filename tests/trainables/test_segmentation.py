@@ -34,11 +34,12 @@ def _tiny(monkeypatch, tmp_path):
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts a trial in tmp_path/NAME; closes all of them at the end."""
+    """Starts a trial in tmp_path/NAME, up to its first step; closes all of them at the end."""
     started = []
 
     def begin(name: str = "t", **sections) -> SegmentationTrial:
         started.append(SegmentationTrial(trial_config(tmp_path / name, **sections)))
+        started[-1]._open_folder()
         return started[-1]
 
     yield begin
@@ -189,6 +190,30 @@ def test_a_finished_trial_repeats_its_last_word(start, tmp_path):
     again = start()
     assert same([again.step()], rows[-1:])
     assert len(history(tmp_path / "t")) == 4
+
+
+def test_an_actor_that_starts_late_leaves_the_folder_of_a_trial_run_elsewhere_alone(start, tmp_path):
+    """Ray starts an actor for a trial, gives that trial to a reused actor, and the newcomer another trial."""
+    ended = start()
+    run(ended)
+    ended.cleanup()  # elsewhere: its log is not open in this process
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / "t" / name).unlink()  # as after the end of a trial
+    before = {p.name: p.read_bytes() for p in (tmp_path / "t").iterdir()}
+    late = SegmentationTrial(trial_config(tmp_path / "t"))
+    late.reset_config(trial_config(tmp_path / "other"))
+    late.step()
+    assert {p.name: p.read_bytes() for p in (tmp_path / "t").iterdir()} == before
+    late.cleanup()
+
+
+def test_a_history_without_checkpoints_is_kept_aside(start, tmp_path):
+    run(start(), 2)
+    recorded = (tmp_path / "t" / "history.jsonl").read_text()
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / "t" / name).unlink()
+    start()
+    assert (tmp_path / "t" / "history-before-restart.jsonl").read_text() == recorded
 
 
 def test_a_reused_trial_equals_a_fresh_one(start, tmp_path):
