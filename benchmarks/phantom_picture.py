@@ -1,8 +1,8 @@
 """Draws the generated data beside its truth, one row per data set: python benchmarks/phantom_picture.py [DATA] PICTURE.
 
 DATA is a folder that `trainables.data.phantom.make` wrote; without it the data is made in a temporary folder. Needs
-matplotlib (dev dependencies). The picture shows a corner of each volume's middle slice and, over it, the labels of the crops that
- this slice cuts, each outlined in white; outside them nothing is known.
+matplotlib (dev dependencies). The picture shows a corner of each volume's middle slice and, over it, the labels of the
+crops that this slice cuts, each outlined in white; outside them nothing is known.
 """
 
 from __future__ import annotations
