@@ -92,6 +92,7 @@ def exit_code(action: Callable[[], int | None]) -> int:
     except TuneAppError as error:
         return _complain(error, getattr(error, "exit_code", 1))
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

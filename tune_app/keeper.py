@@ -27,8 +27,14 @@ class CheckpointKeeper(Callback):
         self._scores = dict(scores or {})
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._ended(trial, (trial.last_result or {}).get("best_mean_dice", math.nan))
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Called when no restart is left. A failed trial is never taken up again."""
+        self._ended(trial, math.nan)
+
+    def _ended(self, trial: Any, best: object) -> None:
         folder = Path(trial.config["run"]["dir"])
-        best = (trial.last_result or {}).get("best_mean_dice", math.nan)
         self._scores[folder] = best if isinstance(best, float) and math.isfinite(best) else -math.inf
         for name in RESUME_FILES:
             (folder / name).unlink(missing_ok=True)

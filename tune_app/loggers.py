@@ -11,17 +11,9 @@ from typing import Any
 
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback, TBXLoggerCallback
 
+from tune_app.torn import drop_torn_line
+
 APPENDED = ("result.json", "progress.csv")
-
-
-def drop_torn_line(path: Path) -> None:
-    """Cut off a last line without its newline, left by a killed driver; what is appended next stays readable."""
-    if not path.is_file():
-        return
-    with path.open("rb+") as file:
-        content = file.read()
-        if content and not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
 
 
 class _InPlace:
@@ -55,8 +47,10 @@ class InSweepFolder(LoggerCallback):
 
     def log_trial_start(self, trial: Any) -> None:
         if trial.trial_id not in self._trials:
+            folder = Path(trial.config["run"]["dir"])
+            folder.mkdir(parents=True, exist_ok=True)  # Ray's JSON logger writes params.json before it makes it
             for name in APPENDED:
-                drop_torn_line(Path(trial.config["run"]["dir"]) / name)
+                drop_torn_line(folder / name)
         self._logger.log_trial_start(self._in_place(trial))
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:

@@ -15,22 +15,24 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from search_spaces import get_preset
+from search_spaces import flatten, get_preset
 from trainables.errors import SettingsError
 from tune_app.command_line import Composed, compose, exit_code
 from tune_app.config import Settings
 from tune_app.errors import InputError
-from tune_app.manifest import read_manifest, write_text
+from tune_app.manifest import read_manifest
 from tune_app.ray_session import RaySession, TrialResources, dashboard_hint
-from tune_app.results import Sweep, find_sweep
+from tune_app.results import LOCK, Sweep, find_sweep, lock_is_held
 from tune_app.search.arms import read_exported, same_arms
 from tune_app.summary import SummarySettings, summarise
-from tune_app.sweep import Outcome, Prepared, new_folder, prepare, run_sweep
+from tune_app.sweep import TRIAL, Outcome, Prepared, in_use, new_folder, prepare, run_sweep
 
 MAY_CHANGE_ON_RESUME = (
     "resume", "extend", "results_dir", "verbose", "wandb_project", "resources", "cluster", "checkpoints",
-    "search.num_samples",
+    "data.root", "data.split_file", "data.cache_dir",
 )  # fmt: skip
+"""The data may have moved: that they are the same is checked by their fingerprint."""
+NUM_SAMPLES = "search.num_samples"
 EXPORTED_SECTIONS = ("data", "model", "trainer", "hardware")
 INTERRUPTED = 130
 
@@ -41,9 +43,25 @@ def run(composed: Composed[Settings]) -> int:
     if settings.resume or settings.extend:
         prepared = take_up(composed)
     else:
-        settings = with_exported(composed) if settings.trial else checked_preset(composed)
+        settings = located(with_exported(composed) if settings.trial else checked_preset(composed))
         prepared = prepare(settings, new_folder(settings))
     return finish(run_sweep(prepared, announce))
+
+
+def located(settings: Settings) -> Settings:
+    """The settings with absolute paths: trials run elsewhere, and a sweep may be taken up from elsewhere."""
+
+    def absolute(path: str) -> str:
+        return str(Path(path).expanduser().absolute()) if path else ""
+
+    data = dataclasses.replace(
+        settings.data,
+        root=absolute(settings.data.root),
+        split_file=absolute(settings.data.split_file),
+        cache_dir=absolute(settings.data.cache_dir),
+    )
+    counts = settings.frequencies if settings.frequencies in ("data", "published") else absolute(settings.frequencies)
+    return dataclasses.replace(settings, data=data, trial=absolute(settings.trial), frequencies=counts)
 
 
 def checked_preset(composed: Composed[Settings]) -> Settings:
@@ -62,12 +80,13 @@ def checked_preset(composed: Composed[Settings]) -> Settings:
 def with_exported(composed: Composed[Settings]) -> Settings:
     """The settings of trial=: data, model, trainer and hardware as exported, under what the command line gives."""
     exported = read_exported(Path(composed.settings.trial))
-    sections = {name: exported[name] for name in EXPORTED_SECTIONS if name in exported}
-    if "hardware" in composed.given_keys:
-        sections.pop("hardware", None)
-    given = [word.lstrip("+") for word in composed.overrides if word.lstrip("+").split(".")[0] in EXPORTED_SECTIONS]
-    dotted = [word for word in given if "." in word.split("=")[0]]
-    return _merged(composed.settings.as_dict(), sections, dotted, source=composed.settings.trial)
+    wanted = [name for name in EXPORTED_SECTIONS if name in exported and name not in composed.given_keys]
+    sections = {name: exported[name] for name in wanted}
+    words = [word.lstrip("+") for word in composed.overrides]
+    dotted = [word for word in words if word.split(".")[0] in sections and "." in word.split("=")[0]]
+    family = str(exported.get("family") or exported["loss"]["name"])
+    base = composed.settings.as_dict() | {"family": family}
+    return _merged(base, sections, dotted, source=composed.settings.trial)
 
 
 def _merged(base: dict[str, Any], sections: dict[str, Any], dotted: Sequence[str], source: str) -> Settings:
@@ -89,13 +108,13 @@ def take_up(composed: Composed[Settings]) -> Prepared:
     folder = find_sweep(asked.resume or asked.extend, asked.results_dir)
     stored = stored_settings(folder)
     refuse_changes(composed, stored, folder)
+    if lock_is_held(folder / LOCK):
+        raise in_use(folder)
     settings = _with_allowed(stored, composed)
     if asked.extend:
         settings = extended(settings, folder, asked)
-    prepared = prepare(settings, folder, resumed=True)
+    prepared = prepare(settings, folder, resumed=True, extended=bool(asked.extend))
     refuse_other_data(prepared)
-    if asked.extend:
-        write_text(folder / "sweep.yaml", yaml.safe_dump(settings.as_dict(), sort_keys=False))
     return prepared
 
 
@@ -108,41 +127,53 @@ def stored_settings(folder: Path) -> Settings:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise InputError(f"{path} is damaged ({str(error).splitlines()[0]}); a sweep cannot go on without it") from None
-    return _merged({}, values or {}, [], source=str(path))
+    if not isinstance(values, dict):
+        raise InputError(f"{path} is damaged (no settings in it); a sweep cannot go on without it")
+    settings = _merged({}, values, [], source=str(path))
+    kept = folder / TRIAL
+    return dataclasses.replace(settings, trial=str(kept)) if settings.trial and kept.is_file() else settings
 
 
 def refuse_changes(composed: Composed[Settings], stored: Settings, folder: Path) -> None:
     """A sweep that goes on keeps its settings: trials trained under others would not be comparable."""
-    old, new = stored.as_dict(), composed.settings.as_dict()
-    for key in composed.given_keys:
-        if any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE_ON_RESUME):
-            if key == "search.num_samples" and composed.settings.resume:
-                raise InputError(
-                    f"{key}: resume= goes on with the trials planned. To add trials: extend={folder.name} {key}=…"
-                )
+    old, new = flatten(stored.as_dict()), flatten(composed.settings.as_dict())
+    for key in given_leaves(composed, old | new):
+        was, given = old.get(key), new.get(key)
+        if was == given or _may_change(key):
             continue
-        was, given = _lookup(old, key), _lookup(new, key)
-        if was != given:
+        if key == NUM_SAMPLES:
+            if composed.settings.extend:
+                continue
             raise InputError(
-                f"{key}={given}: sweep {folder.name} was started with {key}={was}, and a sweep that goes on keeps its "
-                f"settings. Leave {key} out, or start a new sweep"
+                f"{key}={given}: resume= goes on with the {was} trials planned. To add trials to the finished sweep: "
+                f"extend={folder.name} {key}=…"
             )
+        raise InputError(
+            f"{key}={given}: sweep {folder.name} was started with {key}={was}, and a sweep that goes on keeps its "
+            f"settings. Leave {key} out, or start a new sweep"
+        )
 
 
-def _lookup(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, dict) else None
-    return values
+def given_leaves(composed: Composed[Settings], leaves: Iterable[str]) -> list[str]:
+    """The single settings that the command line gives, by itself or through a group (model=, experiment=)."""
+    given = ["experiment_name" if key == "experiment" else key for key in composed.given_keys]
+    return [leaf for leaf in leaves if any(leaf == key or leaf.startswith(f"{key}.") for key in given)]
+
+
+def _may_change(key: str) -> bool:
+    return any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE_ON_RESUME)
 
 
 def _with_allowed(stored: Settings, composed: Composed[Settings]) -> Settings:
     """The stored settings with what may change: where it runs, what is shown and kept."""
-    fields = {}
-    for key in composed.given_keys:
-        top = key.split(".")[0]
-        if top in ("verbose", "wandb_project", "resources", "cluster", "checkpoints"):
-            fields[top] = getattr(composed.settings, top)
-    return dataclasses.replace(stored, resume="", extend="", **fields)
+    new, values = flatten(composed.settings.as_dict()), stored.as_dict()
+    changed = [key for key in given_leaves(composed, new) if _may_change(key)]
+    merged = OmegaConf.create(values)
+    for key in changed:
+        OmegaConf.update(merged, key, new[key])
+    plain = OmegaConf.to_container(merged)
+    assert isinstance(plain, dict)
+    return _merged({}, {**plain, "resume": "", "extend": ""}, [], source="the command line")
 
 
 def extended(settings: Settings, folder: Path, asked: Settings) -> Settings:
@@ -152,8 +183,13 @@ def extended(settings: Settings, folder: Path, asked: Settings) -> Settings:
             f"extend={asked.extend}: {folder.name} tried a fixed list of configurations, there is nothing further to "
             "propose. Repeat arms with seeds=3 in a new sweep"
         )
-    done = len(Sweep(folder).trials)
-    search = dataclasses.replace(settings.search, num_samples=done + asked.search.num_samples)
+    sweep = Sweep(folder)
+    if sweep.status != "finished":
+        raise InputError(
+            f"extend={asked.extend}: {folder.name} is {sweep.status}, and only a finished sweep can be extended. "
+            f"First: python -m tune_app.run resume={folder.name}"
+        )
+    search = dataclasses.replace(settings.search, num_samples=len(sweep.trials) + asked.search.num_samples)
     return dataclasses.replace(settings, search=search)
 
 

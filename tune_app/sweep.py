@@ -9,34 +9,37 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import signal
+import sys
+import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optuna
 import yaml
 from filelock import FileLock, Timeout
-from optuna.trial import TrialState
 
 from search_spaces import ClassCounts, Space
 from trainables.data import PackedDataset, open_packed
 from tune_app.config import Settings
 from tune_app.errors import InputError, RunFailed
+from tune_app.interrupt import interrupts
 from tune_app.manifest import build_manifest, set_status, write_manifest, write_text
 from tune_app.ray_session import RaySession, TrialResources, ray_session, trial_resources
 from tune_app.results import LOCK
-from tune_app.search.arms import Arm, planned_arms, searched_space
-from tune_app.search.study import UNFINISHED, curve, open_study
+from tune_app.search.arms import Arm, planned_arms, read_exported, searched_space
+from tune_app.search.recovery import reconcile
+from tune_app.search.study import UNFINISHED, open_study
 
 if TYPE_CHECKING:
     from tune_app.display import Progress
 
 METRIC = "mean_dice"
+FREQUENCIES, TRIAL = "class_frequencies.json", "trial.yaml"
+"""What a sweep was started with, kept in its folder: the class counts, and the configuration of trial=."""
 DRIVER_RESTARTS = 3
 """Times the search is taken up again within one run when Ray itself breaks (an out-of-memory kill does that)."""
 
@@ -54,6 +57,8 @@ class Prepared:
     arms: list[Arm]
     space: Space
     resumed: bool = False
+    extended: bool = False
+    """resumed with more trials than sweep.yaml says."""
 
     @property
     def num_trials(self) -> int:
@@ -72,7 +77,7 @@ class Outcome:
     """False where it was interrupted: trials are left to run."""
 
 
-def prepare(settings: Settings, folder: Path, *, resumed: bool = False) -> Prepared:
+def prepare(settings: Settings, folder: Path, *, resumed: bool = False, extended: bool = False) -> Prepared:
     """Open the data, count the classes, lay out the arms. Writes nothing into the sweep folder.
 
     Raises SettingsError, DataError, SearchSpaceError or InputError for anything that a person can mend.
@@ -80,12 +85,14 @@ def prepare(settings: Settings, folder: Path, *, resumed: bool = False) -> Prepa
     space = searched_space(settings)
     arms = planned_arms(settings, space)
     dataset = open_packed(settings.data)
-    counts = class_counts(settings, dataset)
+    kept = folder / FREQUENCIES
+    counts = ClassCounts.from_json(kept) if resumed and kept.is_file() else class_counts(settings, dataset)
     for arm in arms:
         arm.loss_config(counts)  # a preset that does not fit the classes is refused before anything starts
     return Prepared(
-        settings=settings, folder=folder, dataset=dataset, counts=counts, arms=arms, space=space, resumed=resumed
-    )
+        settings=settings, folder=folder, dataset=dataset, counts=counts, arms=arms, space=space,
+        resumed=resumed, extended=extended,
+    )  # fmt: skip
 
 
 def class_counts(settings: Settings, dataset: PackedDataset) -> ClassCounts:
@@ -100,53 +107,64 @@ def class_counts(settings: Settings, dataset: PackedDataset) -> ClassCounts:
 def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outcome:
     """Run the search in its folder until it is complete or interrupted.
 
-    Raises InputError before anything is written where the machine cannot hold a trial or the folder is in use.
+    Raises InputError before anything is written where the machine cannot hold a trial or the folder is in use, and
+    KeyboardInterrupt where it is interrupted before there is anything to resume.
     """
-    with ray_session(prepared.settings) as session, _quiet(prepared.settings.verbose):
+    with ray_session(prepared.settings) as session, interrupts(), _quiet(prepared.settings.verbose):
         resources = trial_resources(prepared.settings)
         with _locked(prepared.folder):
             _write_folder(prepared)
-            if announce:
-                announce(prepared, session, resources)
-            complete = _search_until_done(prepared, resources)
+            complete = False
+            with contextlib.suppress(KeyboardInterrupt):
+                if announce:
+                    announce(prepared, session, resources)
+                complete = _search_until_done(prepared, resources)
             set_status(prepared.folder, "finished" if complete else "interrupted")
     return Outcome(folder=prepared.folder, complete=complete)
 
 
 def new_folder(settings: Settings) -> Path:
-    """The folder of a sweep that starts now. Raises InputError where it exists or cannot be written."""
+    """The folder of a sweep that starts now, not made yet. Raises InputError where it exists or cannot be written."""
     label = settings.preset or ("trial" if settings.trial else settings.family)
     name = settings.name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{label}"
+    if Path(name).name != name or name in ("latest", ".."):
+        raise InputError(
+            f"name={name}: the name of one folder, without / and not `latest`. Use results_dir= for where it goes"
+        )
     folder = Path(settings.results_dir).expanduser().resolve() / name
     if folder.exists():
         raise InputError(
             f"name={name}: {folder} exists already, and sweeps do not share a folder. Choose another name "
             f"or go on: python -m tune_app.run resume={name}"
         )
-    _require_writable(folder.parent)
+    require_writable(folder.parent)
     return folder
 
 
-def _require_writable(folder: Path) -> None:
+def require_writable(folder: Path) -> None:
+    """Raise InputError unless a file can be made in `folder`, or in what exists of it; nothing stays behind."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-test-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=existing):
+            pass
     except OSError as error:
         raise InputError(
-            f"results_dir={folder}: cannot write there ({error.strerror}). Give a folder of your own: results_dir=PATH"
+            f"results_dir={folder}: cannot write there ({existing}: {error.strerror}). Give a folder of your own: "
+            "results_dir=PATH"
         ) from None
 
 
 def _write_folder(prepared: Prepared) -> None:
-    """sweep.yaml, class_frequencies.json and manifest.json; kept as they are where the sweep goes on."""
+    """sweep.yaml and what it refers to, and manifest.json; kept as they are where the sweep goes on."""
     settings, folder = prepared.settings, prepared.folder
+    if not prepared.resumed or prepared.extended:
+        write_text(folder / "sweep.yaml", yaml.safe_dump(settings.as_dict(), sort_keys=False))
     if prepared.resumed:
         set_status(folder, "running")
         return
-    write_text(folder / "sweep.yaml", yaml.safe_dump(settings.as_dict(), sort_keys=False))
-    write_text(folder / "class_frequencies.json", json.dumps(asdict(prepared.counts), indent=1))
+    write_text(folder / FREQUENCIES, json.dumps(asdict(prepared.counts), indent=1))
+    if settings.trial:
+        write_text(folder / TRIAL, yaml.safe_dump(read_exported(Path(settings.trial)), sort_keys=False))
     manifest = build_manifest(
         sweep=folder.name,
         family=settings.family,
@@ -162,6 +180,14 @@ def _write_folder(prepared: Prepared) -> None:
     write_manifest(folder, manifest)
 
 
+def in_use(folder: Path) -> InputError:
+    """The error for a sweep that another driver holds."""
+    return InputError(
+        f"{folder.name}: another process is running this sweep. Watch it with python -m tune_app.summary "
+        f"sweep={folder.name}, or end that process first"
+    )
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
@@ -169,10 +195,7 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=2)  # a reader's probe holds it for a moment
     except Timeout:
-        raise InputError(
-            f"{folder.name}: another process is running this sweep. Watch it with python -m tune_app.summary "
-            f"sweep={folder.name}, or end that process first"
-        ) from None
+        raise in_use(folder) from None
     try:
         yield
     finally:
@@ -212,7 +235,8 @@ def _search_until_done(prepared: Prepared, resources: TrialResources) -> bool:
                     f"the search broke {attempt + 1} times, last with {type(error).__name__}: {error}. "
                     f"Nothing recorded is lost: python -m tune_app.run resume={prepared.folder.name}"
                 ) from error
-            logging.getLogger(__name__).warning("the search broke (%s); it goes on from its folder", error)
+            cause = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            print(f"warning: the search broke ({cause[0]}); it goes on from its folder", file=sys.stderr)
     raise AssertionError("unreachable")
 
 
@@ -223,10 +247,10 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
     from tune_app.tuner import build_tuner
 
     study = open_study(prepared.folder, prepared.folder.name)
-    reconcile(study, prepared.folder, prepared.settings.trainer.epochs)
+    reconcile(study, prepared.folder, METRIC, prepared.settings.trainer.epochs)
     display = Display(_progress(prepared, resources, study))
     tuner: tune.Tuner = build_tuner(prepared, resources, study, display)
-    with _sigterm_as_interrupt():
+    with interrupts():
         try:
             tuner.fit()
         finally:
@@ -246,55 +270,3 @@ def _progress(prepared: Prepared, resources: TrialResources, study: optuna.Study
         slots=resources.slots,
         earlier=ended,
     )
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Ray ends a search in order on SIGUSR1; let SIGTERM, which schedulers send, do the same."""
-
-    def interrupt(number: int, frame: object) -> None:
-        os.kill(os.getpid(), signal.SIGUSR1)
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def reconcile(study: optuna.Study, folder: Path, epochs: int) -> None:
-    """Bring the study up to what the trial folders recorded before the driver was killed.
-
-    A trial whose last epoch is on disk is told so; one that was running gets the values the study missed.
-    """
-    from tune_app.search.searcher import tell, verdict
-
-    for frozen in study.get_trials(deepcopy=False):
-        if frozen.state != TrialState.RUNNING or "name" not in frozen.user_attrs:
-            continue
-        rows = read_reported(folder / "trials" / frozen.user_attrs["name"] / "result.json")
-        trial = optuna.Trial(study, frozen._trial_id)
-        for row in rows:
-            value = row.get(METRIC)
-            if value is not None and value == value and row["epoch"] not in frozen.intermediate_values:
-                trial.report(value, step=row["epoch"])
-        state, value, reason = verdict(rows[-1] if rows else None, False, METRIC, epochs)
-        if rows and state != TrialState.PRUNED:
-            tell(study, trial, state, value, reason)
-
-
-def read_reported(path: Path) -> list[Mapping[str, Any]]:
-    """The rows of a result.json; a last line cut short by a crash is left out."""
-    rows: list[Mapping[str, Any]] = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
-                row = json.loads(line)
-                if isinstance(row, dict) and "epoch" in row:
-                    rows.append(row)
-    return rows
-
-
-def recorded_curves(study: optuna.Study) -> dict[str, list[tuple[int, float]]]:
-    """{trial name: curve} of every trial in the study."""
-    return {t.user_attrs["name"]: curve(t) for t in study.get_trials(deepcopy=False) if "name" in t.user_attrs}

@@ -17,9 +17,10 @@ from tune_app.display import Display
 from tune_app.keeper import CheckpointKeeper
 from tune_app.loggers import in_place_loggers
 from tune_app.ray_session import TrialResources
+from tune_app.search.recovery import recorded_curves
 from tune_app.search.scheduler import ResumableAsha, RunToTheEnd, trial_name
 from tune_app.search.searcher import Budget, StudySearcher
-from tune_app.sweep import METRIC, Prepared, recorded_curves
+from tune_app.sweep import METRIC, Prepared
 
 
 def build_tuner(prepared: Prepared, resources: TrialResources, study: optuna.Study, display: Display) -> tune.Tuner:

@@ -77,6 +77,11 @@ def planned_arms(settings: Settings, space: Space) -> list[Arm]:
     if settings.single_arms:
         presets = [get_preset(name) for name in ([settings.preset] if settings.preset else PUBLISHED)]
         return [_preset_arm(preset, seed, {}) for seed in seeds for preset in presets]
+    if settings.seeds > 1:
+        raise InputError(
+            f"seeds={settings.seeds}: a search has no fixed arms to repeat; family=compare, preset= and trial= have. "
+            "Leave seeds= out, or give one of these"
+        )
     arms = list(_presets_of(settings, space)) if settings.search.presets_first else []
     if settings.search.name != "grid":
         return arms[: settings.search.num_samples]

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from ray.tune.search import Searcher
 
 from search_spaces import ClassCounts, Parameter, effective_signature
 from tune_app.search.arms import Arm
-from tune_app.search.study import UNFINISHED, distribution, sampler_for, suggest_point
+from tune_app.search.study import distribution, propose, sampler_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +60,10 @@ class StudySearcher(Searcher):
         self._kind, self._seed, self._startup_trials = kind, seed, startup_trials
         self._budget, self._counts, self._configure = budget, counts, configure
         existing = study.get_trials(deepcopy=False)
-        self._unfinished = [t for t in existing if t.state in UNFINISHED]
+        self._unfinished = [t for t in existing if t.state == TrialState.RUNNING]
         self._num_created = len(existing)
         self._num_planned = sum(t.user_attrs.get("planned", False) for t in existing)
-        self._live: dict[str, optuna.Trial] = {}
+        self._live: dict[str, int] = {}
 
     # Ray pickles searchers into its own snapshots, which this program does not use: the study is the state.
     def __getstate__(self) -> dict[str, Any]:
@@ -88,60 +88,43 @@ class StudySearcher(Searcher):
         return self._begin_searched(trial_id) if self._space else Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self._report(self._live[trial_id], result)
-
-    def _report(self, trial: optuna.Trial, result: Mapping[str, Any]) -> None:
-        """Add one epoch to the trial's curve, once."""
-        value = result.get(self._metric)
-        known = self._study._storage.get_trial(trial._trial_id).intermediate_values
-        if value is not None and math.isfinite(value) and result["epoch"] not in known:
-            trial.report(value, step=result["epoch"])
+        report(self._study, self._live[trial_id], result, self._metric)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        trial = self._live.pop(trial_id, None)
-        if trial is not None:
+        number = self._live.pop(trial_id, None)
+        if number is not None:
             if result and "epoch" in result:  # Ray hands the last result over here only
-                self._report(trial, result)
-            state, value, reason = verdict(result, error, self._metric, self._budget.epochs)
-            tell(self._study, trial, state, value, reason)
+                report(self._study, number, result, self._metric)
+            tell(self._study, number, *verdict(result, error, self._metric, self._budget.epochs))
 
     def _continue(self, trial_id: str) -> dict[str, Any]:
         frozen = self._unfinished.pop(0)
-        self._seed_sampler(frozen.number)
-        waiting = frozen.state == TrialState.WAITING
-        trial = self._study.ask() if waiting else optuna.Trial(self._study, frozen._trial_id)
-        assert trial.number == frozen.number
-        if "loss" not in frozen.user_attrs:  # killed between asking and recording: the same seed proposes the same
-            arm = Arm(family=self._family, point=suggest_point(trial, self._space), seed=self._seed)
-            self._describe(trial, self._attributes(arm, trial.number, planned=False))
-        self._suggest_fixed(trial)
-        return self._start(trial_id, trial)
+        return self._start(trial_id, frozen.number, frozen.user_attrs)
 
     def _begin_planned(self, trial_id: str) -> dict[str, Any]:
         arm = self._arms[self._num_planned]
         self._num_planned += 1
-        self._study.enqueue_trial(dict(arm.searched), user_attrs=self._attributes(arm, self._num_created, planned=True))
-        trial = self._study.ask()
-        self._num_created += 1
-        self._suggest_fixed(trial)
-        return self._start(trial_id, trial)
+        return self._begin(trial_id, arm, arm.searched, planned=True)
 
     def _begin_searched(self, trial_id: str) -> dict[str, Any]:
-        self._seed_sampler(self._num_created)
-        trial = self._study.ask()
+        sampler = sampler_for(self._kind, self._seed, self._num_created, self._startup_trials)
+        point = propose(self._study, sampler, self._space)
+        return self._begin(trial_id, Arm(family=self._family, point=point, seed=self._seed), point, planned=False)
+
+    def _begin(self, trial_id: str, arm: Arm, point: Mapping[str, Any], *, planned: bool) -> dict[str, Any]:
+        """Record the trial whole, in one line of the journal: a crash leaves none that is half described.
+
+        The point's parameters that lie in the space are recorded for planned arms too: the sampler learns from them.
+        """
+        number = self._num_created
+        attributes = self._attributes(arm, number, planned=planned)
+        params = {name: value for name, value in point.items() if not self._space[name].fixed}
+        axes = {name: distribution(self._space[name]) for name in params}
+        self._study.add_trial(
+            create_trial(state=TrialState.RUNNING, params=params, distributions=axes, user_attrs=attributes)
+        )
         self._num_created += 1
-        arm = Arm(family=self._family, point=suggest_point(trial, self._space), seed=self._seed)
-        self._describe(trial, self._attributes(arm, trial.number, planned=False))
-        return self._start(trial_id, trial)
-
-    def _seed_sampler(self, number: int) -> None:
-        self._study.sampler = sampler_for(self._kind, self._seed, number, self._startup_trials)
-
-    def _suggest_fixed(self, trial: optuna.Trial) -> None:
-        """Record the parameters of a planned arm that lie in the space, so that the sampler learns from it."""
-        for name in trial.user_attrs.get("searched", {}):
-            if not self._space[name].fixed:
-                trial._suggest(name, distribution(self._space[name]))
+        return self._start(trial_id, number, attributes)
 
     def _attributes(self, arm: Arm, number: int, *, planned: bool) -> dict[str, Any]:
         loss = arm.loss_config(self._counts)
@@ -153,19 +136,12 @@ class StudySearcher(Searcher):
             "loss": loss,
             "seed": arm.seed,
             "signature": effective_signature(loss, self._counts),
-            "searched": dict(arm.searched),
             "planned": planned,
         }
 
-    @staticmethod
-    def _describe(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
-        for name, value in attributes.items():
-            trial.set_user_attr(name, value)
-
-    def _start(self, trial_id: str, trial: optuna.Trial) -> dict[str, Any]:
-        self._live[trial_id] = trial
-        attributes = trial.user_attrs
-        return self._configure(trial.number, attributes["name"], attributes["loss"], attributes["seed"])
+    def _start(self, trial_id: str, number: int, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        self._live[trial_id] = number
+        return self._configure(number, attributes["name"], attributes["loss"], attributes["seed"])
 
 
 def folder_name(number: int, label: str) -> str:
@@ -186,8 +162,19 @@ def verdict(
     return TrialState.COMPLETE, float(result.get(f"best_{metric}", result[metric])), ""
 
 
-def tell(study: optuna.Study, trial: optuna.Trial, state: TrialState, value: float | None, reason: str) -> None:
+def report(study: optuna.Study, number: int, result: Mapping[str, Any], metric: str) -> None:
+    """Add one epoch to a trial's curve, once; a value that is no number has no place in it."""
+    value, trial = result.get(metric), _record_of(study, number)
+    if value is not None and math.isfinite(value) and result["epoch"] not in trial.intermediate_values:
+        study._storage.set_trial_intermediate_value(trial._trial_id, result["epoch"], value)
+
+
+def tell(study: optuna.Study, number: int, state: TrialState, value: float | None, reason: str) -> None:
     """Record the end of a trial."""
     if reason:
-        trial.set_user_attr("reason", reason)
-    study.tell(trial, value, state=state)
+        study._storage.set_trial_user_attr(_record_of(study, number)._trial_id, "reason", reason)
+    study.tell(number, value, state=state)
+
+
+def _record_of(study: optuna.Study, number: int) -> FrozenTrial:
+    return study.get_trials(deepcopy=False)[number]

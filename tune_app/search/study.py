@@ -19,14 +19,20 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces import Choice, Parameter, parameters_of
+from tune_app.torn import drop_torn_line
 
 JOURNAL = "study.journal"
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
+SEEN_BY_SAMPLER = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 def open_study(sweep_dir: Path, name: str) -> optuna.Study:
-    """The study of the sweep folder, created where there is none. Raises nothing of its own."""
+    """The study of the sweep folder, created where there is none; for the one driver of the sweep.
+
+    A last line cut short by a crash is cut off: Optuna would append to it and could then never read the journal again.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    drop_torn_line(sweep_dir / JOURNAL)
     path = str(sweep_dir / JOURNAL)
     storage = JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
     return optuna.create_study(study_name=name, storage=storage, direction=StudyDirection.MAXIMIZE, load_if_exists=True)
@@ -45,6 +51,17 @@ def distribution(parameter: Parameter) -> BaseDistribution:
     if isinstance(parameter, Choice):
         return CategoricalDistribution(list(parameter.options))
     return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+
+
+def propose(study: optuna.Study, sampler: BaseSampler, space: Mapping[str, Parameter]) -> dict[str, Any]:
+    """A new point, from what the study knows; nothing is written to it.
+
+    The sampler is asked on a copy in memory: asked on the study itself it would leave a trial there that is not
+    described yet, and a crash at that moment would leave it so.
+    """
+    copy = optuna.create_study(direction=study.direction, sampler=sampler)
+    copy.add_trials(study.get_trials(deepcopy=False, states=SEEN_BY_SAMPLER))
+    return suggest_point(copy.ask(), space)
 
 
 def suggest_point(trial: optuna.Trial, space: Mapping[str, Parameter]) -> dict[str, Any]:
