@@ -67,8 +67,10 @@ class SegmentationTrial(tune.Trainable):
         folder.open_log()
         folder.write_config(config)
         loss, hardware = config["loss"], engine.hardware
-        logger.info("Trial %s: loss %s %s, seed %s, on %s with %s threads", config["run"].get("name", folder.path.name),
-                    loss["name"], loss["params"], config["seed"], hardware.device, hardware.threads)  # fmt: skip
+        how = "compiled" if engine.train_step.compiled else "not compiled"
+        logger.info("Trial %s: loss %s %s, seed %s, on %s with %s threads, %s",
+                    config["run"].get("name", folder.path.name), loss["name"], loss["params"], config["seed"],
+                    hardware.device, hardware.threads, how)  # fmt: skip
         self._take_up(engine, folder)
         self._reported = folder.last_reported()
 

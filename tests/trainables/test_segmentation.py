@@ -87,6 +87,7 @@ def test_a_trial_writes_its_folder(start, tmp_path):
         assert list(arrays["classes"]) == list(CLASSES)
     log = (folder / "trial.log").read_text()
     assert "loss seesaw" in log
+    assert "with 1 threads, not compiled" in log
     assert [f"epoch {e}/4: mean Dice {rows[e - 1]['mean_dice']:.4f}" in log for e in (1, 2, 3, 4)] == [True] * 4
 
 
