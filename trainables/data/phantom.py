@@ -77,15 +77,15 @@ VOLUMES = (
     Volume(name="phantom_a", shape=(48, 384, 384), scale=(8, 8, 8), sides=_sides(14, 2), missing_em=True),
     Volume(
         name="phantom_b", shape=(64, 448, 448), scale=(4, 4, 4), translation=(2400, 812, 1604), sides=_sides(9, 2),
-        gain=0.85, offset=14, noise=1.1, nucleus_dtype="uint16",
+        gain=0.9, offset=8, noise=1.1, nucleus_dtype="uint16",
     ),
     Volume(
-        name="phantom_c", shape=(52, 448, 448), scale=(5.24, 4, 4), sides=_sides(8, 2), gain=1.1, offset=-14,
+        name="phantom_c", shape=(52, 448, 448), scale=(5.24, 4, 4), sides=_sides(8, 2), gain=1.05, offset=-8,
         noise=0.9, num_finer=2,
     ),
     Volume(
         name="phantom_d", shape=(40, 320, 320), scale=(8, 8, 8), translation=(104, 0, 56), sides=_sides(9, 1),
-        gain=0.9, offset=-22, noise=1.2,
+        gain=0.95, offset=-12, noise=1.2,
     ),
 )  # fmt: skip
 

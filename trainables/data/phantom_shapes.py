@@ -59,14 +59,14 @@ class Recipe:
     granules: float = 20.0
     """Darkness of ribosome-like granules in the cytoplasm."""
     texture: float = 7.0
-    noise_base: float = 6.0
+    noise_base: float = 5.0
     """Standard deviation of noise that survives at 8 nm."""
-    noise_voxel: float = 9.0
+    noise_voxel: float = 7.5
     """Standard deviation of noise from voxel to voxel as written."""
 
     def __post_init__(self) -> None:
         if self.dark is None:
-            object.__setattr__(self, "dark", {"pm": 66.0, "mito_mem": 62.0, "er_mem": 84.0, "golgi_mem": 84.0})
+            object.__setattr__(self, "dark", {"pm": 58.0, "mito_mem": 54.0, "er_mem": 82.0, "golgi_mem": 82.0})
 
 
 @dataclass
@@ -347,11 +347,11 @@ def _grey(
 ) -> FloatArray:
     """Grey values (D, H, W) before the contrast and the noise of a microscope: membranes dark, lumens bright."""
     shape = cell.shape
-    grey = np.full(shape, 208, np.float32) + 4 * smooth_noise(rng, shape, 20.0)
+    grey = np.full(shape, 214, np.float32) + 4 * smooth_noise(rng, shape, 20.0)
     grain = rng.standard_normal(shape, dtype=np.float32)
     granules = np.maximum(_soften(grain) - 0.55, 0) * (recipe.granules / 0.5)
-    cytoplasm = 154 + recipe.texture * smooth_noise(rng, shape, 7.0) - granules
-    chromatin = 118 + 13 * np.tanh(1.5 * smooth_noise(rng, shape, 12.0)) + 5 * smooth_noise(rng, shape, 4.0)
+    cytoplasm = 160 + recipe.texture * smooth_noise(rng, shape, 7.0) - granules
+    chromatin = 116 + 13 * np.tanh(1.5 * smooth_noise(rng, shape, 12.0)) + 5 * smooth_noise(rng, shape, 4.0)
     _blend(grey, cytoplasm, cell)
     _blend(grey, 170 + recipe.texture * smooth_noise(rng, shape, 5.0), objects.golgi - 4)
     _blend(grey, 176, er_body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import threading
 from collections import Counter
@@ -28,6 +29,8 @@ TINY = phantom.Plan(
     )
 )
 
+SINGLE = phantom.Plan(volumes=TINY.volumes[:1])
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -48,6 +51,7 @@ def split_rows(root: Path) -> list[tuple[str, Path, list[str]]]:
     return [(r[0], root / r[3] / r[4].rsplit("/", 1)[0], r[4].rsplit("/", 1)[1].strip("[]").split(",")) for r in rows]
 
 
+@functools.cache
 def read_label(crop: Path, name: str, level: str = "s0") -> tuple[np.ndarray, dict[str, int]]:
     group = zarr.open_group(crop / name, mode="r", zarr_format=2)
     encoding = group.attrs["cellmap"]["annotation"]["annotation_type"]["encoding"]
@@ -235,7 +239,7 @@ def test_an_em_chunk_is_missing_below_a_part_of_a_training_crop(root: Path) -> N
 
 def test_the_same_seed_gives_the_same_bytes_and_another_other_ones(tiny: Path, tmp_path: Path) -> None:
     again = phantom.make(tmp_path / "again", plan=TINY)
-    other = phantom.make(tmp_path / "other", plan=TINY, seed=1)
+    other = phantom.make(tmp_path / "other", plan=SINGLE, seed=1)
     files = sorted(p.relative_to(tiny) for p in tiny.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(again) for p in again.rglob("*") if p.is_file())
     assert all((tiny / f).read_bytes() == (again / f).read_bytes() for f in files)
@@ -258,17 +262,16 @@ def test_a_failed_make_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(phantom, "_write_split", fail)
     with pytest.raises(OSError, match="disk full"):
-        phantom.make(tmp_path / "data", plan=TINY)
+        phantom.make(tmp_path / "data", plan=SINGLE)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_phantom_is_kept_when_complete_and_replaced_when_other(tmp_path: Path) -> None:
-    small = phantom.Plan(volumes=TINY.volumes[:1])
-    root = phantom.make(tmp_path / "data", plan=small)
+    root = phantom.make(tmp_path / "data", plan=SINGLE)
     stamp = (root / phantom.MARKER).stat().st_mtime_ns
-    assert phantom.make(root, plan=small) == root
+    assert phantom.make(root, plan=SINGLE) == root
     assert (root / phantom.MARKER).stat().st_mtime_ns == stamp
-    phantom.make(root, plan=small, seed=5)
+    phantom.make(root, plan=SINGLE, seed=5)
     assert json.loads((root / phantom.MARKER).read_text())["seed"] == 5
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
 
@@ -276,7 +279,7 @@ def test_a_phantom_is_kept_when_complete_and_replaced_when_other(tmp_path: Path)
 def test_ensure_builds_once_when_many_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     real_write = phantom._write
-    monkeypatch.setattr(phantom, "Plan", lambda: replace(TINY, volumes=TINY.volumes[:1]))
+    monkeypatch.setattr(phantom, "Plan", lambda: SINGLE)
     monkeypatch.setattr(phantom, "_write", lambda *a: (calls.append(1), real_write(*a)))
     roots: list[Path] = []
     threads = [threading.Thread(target=lambda: roots.append(phantom.ensure(tmp_path))) for _ in range(3)]
