@@ -6,13 +6,14 @@ Hydra parses and composes; its own exits, log files and working-directory change
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import io
 import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -59,18 +60,21 @@ def compose(verb: str, schema: type[T], argv: Sequence[str]) -> Composed[T] | No
     def capture(config: DictConfig) -> None:
         captured.append((config, list(HydraConfig.get().overrides.task)))
 
-    with _hydra_process(verb, argv):
+    with _hydra_process(verb, argv), contextlib.redirect_stderr(io.StringIO()) as complaint:
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(capture)()
-        except (HydraException, OmegaConfBaseException) as error:
-            raise InputError(_explain(error, verb, schema)) from None
+        except (TuneAppError, TrainablesError):
+            raise
+        except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+            raise InputError(_explain(error, verb, schema, argv)) from None
         except SystemExit as exit_:
             if exit_.code not in (0, None):
-                raise InputError(f"See python -m tune_app.{verb} --help for what can be given") from None
+                raise InputError(f"{_last_line(complaint)}. {_help_of(verb)}") from None
     if not captured:
         return None
     config, overrides = captured[0]
-    return Composed(_typed(config, verb, schema), overrides)
+    _refuse_added_keys(config, verb, schema)
+    return Composed(_typed(config, verb, schema, argv), overrides)
 
 
 def run_verb(verb: str, schema: type[T], act: Callable[[T], int | None]) -> None:
@@ -145,7 +149,7 @@ def _refuse_multirun(argv: Sequence[str]) -> None:
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _hydra_process(verb: str, argv: Sequence[str]) -> Iterator[None]:
     """Let Hydra read our words, raise instead of exiting, and leave nothing behind in this process."""
     saved_argv, saved_flag = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
@@ -160,19 +164,27 @@ def _hydra_process(verb: str, argv: Sequence[str]) -> Iterator[None]:
         GlobalHydra.instance().clear()
 
 
-def _typed(config: DictConfig, verb: str, schema: type[T]) -> T:
+def _refuse_added_keys(config: DictConfig, verb: str, schema: type) -> None:
+    """`+trainer.foo=3` adds a key that nothing reads; OmegaConf lets it pass."""
+    known = {*_keys(OmegaConf.structured(schema)), "space"}
+    for key in _keys(config):
+        if key not in known and not key.startswith("space."):
+            raise InputError(_unknown_key(key, verb, schema))
+
+
+def _typed(config: DictConfig, verb: str, schema: type[T], argv: Sequence[str]) -> T:
     try:
         settings = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         cause = error.__cause__ or error.__context__
         if isinstance(cause, (TrainablesError, TuneAppError)):
             raise cause from None
-        raise InputError(_explain(error, verb, schema)) from None
+        raise InputError(_explain(error, verb, schema, argv)) from None
     assert isinstance(settings, schema)
     return settings
 
 
-def _explain(error: Exception, verb: str, schema: type) -> str:
+def _explain(error: Exception, verb: str, schema: type, argv: Sequence[str]) -> str:
     """One message for a composition error: what was given, what is wrong, the choices, the fix."""
     text = f"{error}\n{error.__cause__ or ''}"
     unknown = re.search(r"(?:Could not override|Error merging override) '?([\w.+~@/-]+?)'?[.=\n]", text)
@@ -181,12 +193,25 @@ def _explain(error: Exception, verb: str, schema: type) -> str:
         full = re.search(r"full_key: ([\w.]+)", text)
         key = next((m.group(1) for m in (full, unknown, missing) if m), "this key")
         return _unknown_key(key, verb, schema)
-    first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if "Could not find" in first:
-        return first.replace("Could not find", "there is no") + ". " + " ".join(rest[:3])
-    if error.__cause__ is not None:
-        first = f"{first}: {str(error.__cause__).splitlines()[0]}"
-    return f"{first}. Write key=value; python -m tune_app.{verb} --help lists the keys"
+    choice = re.search(r"Could not find '([\w/.@-]+)/([^']+)'(.*?)(?:Config search path|$)", text, re.DOTALL)
+    if choice:
+        group, given, options = choice.groups()
+        return f"{group}={given}: there is no such choice. Choices: {', '.join(options.split()[4:])}. {_help_of(verb)}"
+    first, *rest = [line.strip().rstrip(".") for line in text.splitlines() if line.strip()]
+    given = re.search(r"Error (?:merging|parsing) override '?(.+?)'?$", first)
+    if given:
+        return f"{given.group(1)}: {rest[0] if rest else 'cannot be read'}. {_help_of(verb)}"
+    return f"{' '.join(argv)}: {first}. Write key=value. {_help_of(verb)}"
+
+
+def _help_of(verb: str) -> str:
+    return f"python -m tune_app.{verb} --help shows what can be given"
+
+
+def _last_line(complaint: io.StringIO) -> str:
+    """What the argument parser objected to, without its usage text."""
+    lines = complaint.getvalue().strip().splitlines() or ["the arguments cannot be read"]
+    return lines[-1].rpartition("error: ")[2]
 
 
 def _unknown_key(key: str, verb: str, schema: type) -> str:

@@ -164,7 +164,8 @@ class Settings:
         require(self.seeds >= 1, "seeds", self.seeds, "must be at least 1", "Use seeds=3 to repeat each arm")
         require(self.verbose in (0, 1, 2), "verbose", self.verbose, "0, 1 or 2", "Use 0")
         chosen = [name for name in ("resume", "extend", "trial", "preset") if getattr(self, name)]
-        require(len(chosen) < 2, " and ".join(chosen), "…", "only one of them may be given", "Drop the others")
+        both = " ".join(f"{name}={getattr(self, name)}" for name in chosen)
+        require(len(chosen) < 2, *both.rpartition("=")[::2], "only one of them may be given", "Drop the others")
         side = 2**self.model.depth
         require(
             all(size % side == 0 for size in self.data.patch[1:]),
