@@ -25,7 +25,8 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from trainables.data.phantom_crops import FIVE, Crop, Tally, choose_crops
-from trainables.data.phantom_shapes import BASE_NM, Recipe, World, make_world, resample
+from trainables.data.phantom_fields import BASE_NM, Recipe, resample
+from trainables.data.phantom_shapes import World, make_world
 from trainables.data.phantom_zarr import (
     CHUNK,
     UNKNOWN,

@@ -38,7 +38,8 @@ def write_array(
     missing: Collection[Chunk] = (),
 ) -> None:
     """Chunks of 64³, Blosc zstd, fill 0; chunks of nothing but fill, and those named in `missing`, are left out."""
-    codec = Blosc(cname="zstd", clevel=1, shuffle=Blosc.BITSHUFFLE)
+    whole_chunk = CHUNK**3 * data.itemsize  # with several blocks, Blosc's threads would write them in any order
+    codec = Blosc(cname="zstd", clevel=1, shuffle=Blosc.BITSHUFFLE, blocksize=whole_chunk)
     path.mkdir(parents=True)
     _write_json(path / ".zarray", {
         "zarr_format": 2, "shape": list(data.shape), "chunks": [CHUNK] * 3, "dtype": data.dtype.str, "fill_value": 0,
