@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
+import torch
 import yaml
 from filelock import FileLock, Timeout
 
 from search_spaces import ClassCounts, Space
 from trainables.data import PackedDataset, open_packed
+from trainables.models import build as build_model
 from tune_app.config import Settings
 from tune_app.errors import InputError, RunFailed
 from tune_app.interrupt import interrupts
@@ -31,7 +33,6 @@ from tune_app.manifest import build_manifest, set_status, write_manifest, write_
 from tune_app.ray_session import RaySession, TrialResources, ray_session, trial_resources
 from tune_app.results import LOCK
 from tune_app.search.arms import Arm, planned_arms, read_exported, searched_space
-from tune_app.search.recovery import reconcile
 from tune_app.search.study import UNFINISHED, open_study
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ def prepare(settings: Settings, folder: Path, *, resumed: bool = False, extended
     """
     space = searched_space(settings)
     arms = planned_arms(settings, space)
+    with torch.device("meta"):  # nothing is allocated: is there such a model, and does it take the patch
+        build_model(settings.model, in_channels=1, num_classes=len(settings.data.classes), patch=settings.data.patch)
     dataset = open_packed(settings.data)
     kept = folder / FREQUENCIES
     counts = ClassCounts.from_json(kept) if resumed and kept.is_file() else class_counts(settings, dataset)
@@ -244,6 +247,7 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
     from ray import tune
 
     from tune_app.display import Display
+    from tune_app.search.recovery import reconcile
     from tune_app.tuner import build_tuner
 
     study = open_study(prepared.folder, prepared.folder.name)
