@@ -229,6 +229,6 @@ def _keys(config: DictConfig, prefix: str = "") -> list[str]:
     keys: list[str] = []
     for name in config:
         keys.append(f"{prefix}{name}")
-        if not OmegaConf.is_missing(config, name) and isinstance(config[name], DictConfig):
-            keys += _keys(config[name], f"{prefix}{name}.")
+        if OmegaConf.is_dict(config._get_node(name)):  # config[name] would resolve interpolations
+            keys += _keys(config._get_node(name), f"{prefix}{name}.")
     return keys

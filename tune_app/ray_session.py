@@ -170,6 +170,11 @@ def trial_resources(settings: Settings) -> TrialResources:
     promised = _autoscaler_nodes()
     if slots == 0 and not any(_fitting(node, cpus, gpus) for node in promised):
         raise InputError(_does_not_fit(cpus, gpus, nodes + promised))
+    if settings.hardware.device == "cuda" and not gpus:
+        raise InputError(
+            f"hardware.device=cuda resources.gpus_per_trial=0: the cluster has {cards:g} GPUs and a trial takes none. "
+            "Use hardware=cpu, or give resources.gpus_per_trial=0.5 where there is a GPU"
+        )
     slots = min(filter(None, (slots or 1, asked.max_concurrent)))
     return TrialResources(cpus=cpus, gpus=gpus, slots=slots)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from tune_app.search.searcher import report, tell, verdict
+from tune_app.search.searcher import NAN_EPOCH, end, report
 from tune_app.search.study import curve
 
 
@@ -28,7 +29,7 @@ def reconcile(study: optuna.Study, folder: Path, metric: str, epochs: int) -> No
         for row in rows:
             report(study, frozen.number, row, metric)
         if rows and (rows[-1].get("done") or rows[-1]["epoch"] >= epochs):
-            tell(study, frozen.number, *verdict(rows[-1], False, metric, epochs))
+            end(study, frozen.number, rows[-1], False, metric, epochs)
 
 
 def read_reported(path: Path) -> list[Mapping[str, Any]]:
@@ -44,5 +45,10 @@ def read_reported(path: Path) -> list[Mapping[str, Any]]:
 
 
 def recorded_curves(study: optuna.Study) -> dict[str, list[tuple[int, float]]]:
-    """{trial name: curve} of every trial in the study."""
-    return {t.user_attrs["name"]: curve(t) for t in study.get_trials(deepcopy=False) if "name" in t.user_attrs}
+    """{trial name: curve} of every trial in the study; the curve of a trial that became NaN ends with a NaN."""
+    curves = {}
+    for trial in study.get_trials(deepcopy=False):
+        if "name" in trial.user_attrs:
+            ending = [(trial.user_attrs[NAN_EPOCH], math.nan)] if NAN_EPOCH in trial.user_attrs else []
+            curves[trial.user_attrs["name"]] = curve(trial) + ending
+    return curves

@@ -20,6 +20,9 @@ from search_spaces import ClassCounts, Parameter, effective_signature
 from tune_app.search.arms import Arm
 from tune_app.search.study import distribution, propose, sampler_for
 
+NAN_EPOCH = "nan_epoch"
+"""User attribute of a failed trial: the epoch whose score was no number."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
@@ -93,9 +96,7 @@ class StudySearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = self._live.pop(trial_id, None)
         if number is not None:
-            if result and "epoch" in result:  # Ray hands the last result over here only
-                report(self._study, number, result, self._metric)
-            tell(self._study, number, *verdict(result, error, self._metric, self._budget.epochs))
+            end(self._study, number, result or {}, error, self._metric, self._budget.epochs)
 
     def _continue(self, trial_id: str) -> dict[str, Any]:
         frozen = self._unfinished.pop(0)
@@ -149,14 +150,12 @@ def folder_name(number: int, label: str) -> str:
     return f"{number:04d}_{label}"
 
 
-def verdict(
-    result: Mapping[str, Any] | None, error: bool, metric: str, epochs: int
-) -> tuple[TrialState, float | None, str]:
+def verdict(result: Mapping[str, Any], error: bool, metric: str, epochs: int) -> tuple[TrialState, float | None, str]:
     """What the study is told of an ended trial: state, value (best epoch, only where complete), reason of a failure."""
-    if error or not result or "epoch" not in result:
+    if error or "epoch" not in result:
         return TrialState.FAIL, None, "error"
     if result.get("diagnosis") == "nan" or not math.isfinite(result.get(metric, math.nan)):
-        return TrialState.FAIL, None, result.get("diagnosis") or "nan"
+        return TrialState.FAIL, None, "nan"
     if result["epoch"] < epochs:
         return TrialState.PRUNED, None, ""
     return TrialState.COMPLETE, float(result.get(f"best_{metric}", result[metric])), ""
@@ -169,10 +168,16 @@ def report(study: optuna.Study, number: int, result: Mapping[str, Any], metric: 
         study._storage.set_trial_intermediate_value(trial._trial_id, result["epoch"], value)
 
 
-def tell(study: optuna.Study, number: int, state: TrialState, value: float | None, reason: str) -> None:
-    """Record the end of a trial."""
-    if reason:
-        study._storage.set_trial_user_attr(_record_of(study, number)._trial_id, "reason", reason)
+def end(study: optuna.Study, number: int, result: Mapping[str, Any], error: bool, metric: str, epochs: int) -> None:
+    """Record the end of a trial with its last row, which Ray hands over nowhere else."""
+    if "epoch" in result:
+        report(study, number, result, metric)
+    state, value, reason = verdict(result, error, metric, epochs)
+    attributes = {"reason": reason} if reason else {}
+    if reason == "nan":
+        attributes[NAN_EPOCH] = result["epoch"]
+    for name, attribute in attributes.items():
+        study._storage.set_trial_user_attr(_record_of(study, number)._trial_id, name, attribute)
     study.tell(number, value, state=state)
 
 

@@ -6,12 +6,14 @@ file locks that network file systems lack. One Optuna trial per trial of the swe
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -35,15 +37,19 @@ def open_study(sweep_dir: Path, name: str) -> optuna.Study:
     drop_torn_line(sweep_dir / JOURNAL)
     path = str(sweep_dir / JOURNAL)
     storage = JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
-    return optuna.create_study(study_name=name, storage=storage, direction=StudyDirection.MAXIMIZE, load_if_exists=True)
+    if name in optuna.get_all_study_names(storage):
+        return optuna.load_study(study_name=name, storage=storage)
+    return optuna.create_study(study_name=name, storage=storage, direction=StudyDirection.MAXIMIZE)
 
 
 def sampler_for(kind: str, seed: int, number: int, startup_trials: int) -> BaseSampler:
     """The sampler of trial `number`: seeded by (seed, number), so it has no state that a crash could lose."""
     own_seed = (seed * 1_000_003 + number * 7919 + 1) % 2**32
-    if kind == "optuna":
+    if kind != "optuna":
+        return RandomSampler(seed=own_seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # of `group`, which conditional spaces need
         return TPESampler(seed=own_seed, n_startup_trials=startup_trials, multivariate=True, group=True)
-    return RandomSampler(seed=own_seed)
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:

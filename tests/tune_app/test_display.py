@@ -1,0 +1,173 @@
+"""Plain lines where the output is no terminal, a live table where it is."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from pathlib import Path
+
+import pytest
+from planned import ray_trial
+from rich.console import Console
+
+from tune_app import display as display_module
+from tune_app.display import Display, Progress, clock, short
+
+CLASSES = ("nuc", "golgi_mem")
+
+
+def progress_of(**more: object) -> Progress:
+    return Progress(**{"num_trials": 4, "epochs": 3, "classes": CLASSES, "slots": 2, **more})
+
+
+def row(epoch: int, nuc: float, golgi: float, **more: object) -> dict:
+    return {"epoch": epoch, "mean_dice": (nuc + golgi) / 2, "dice/nuc": nuc, "dice/golgi_mem": golgi, **more}
+
+
+class Screen(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(stream: io.StringIO) -> str:
+    """What was written, without control sequences."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+
+
+def drive(display: Display, folder: Path) -> None:
+    """Four trials: one finishes, one is stopped early, one fails on NaN, one by an error."""
+    for name, rows in (
+        ("0000_a", [row(1, 0.5, 0.1), row(2, 0.7, 0.3), row(3, 0.6, 0.2)]),
+        ("0001_b", [row(1, 0.1, 0.1)]),
+        ("0002_c", [row(1, math.nan, math.nan, diagnosis="nan")]),
+    ):
+        trial = ray_trial(folder, name, **rows[-1])
+        display.on_trial_start(0, [], trial)
+        for result in rows:
+            display.on_trial_result(0, [], trial, result)
+        display.on_trial_complete(0, [], trial)
+    trial = ray_trial(folder, "0003_d")
+    display.on_trial_start(0, [], trial)
+    display.on_trial_error(0, [], trial)
+
+
+def test_plain_lines(tmp_path):
+    stream = io.StringIO()
+    display = Display(progress_of(), stream)
+    display.setup()
+    drive(display, tmp_path)
+    display.close()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 4, "one line per ended trial"
+    assert (
+        "0000_a  finished at epoch 3  best .500  (nuc .700  golgi_mem .300)  [1/4 trials done · 0 running" in lines[0]
+    )
+    assert "0001_b  stopped early at epoch 1  best .100" in lines[1]
+    assert "0002_c  failed: nan at epoch 1" in lines[2]
+    assert "best" not in lines[2]
+    assert "0003_d  failed: error at epoch 0" in lines[3]
+    assert "4/4 trials done · 0 running · 1 failed: error · 1 failed: nan · 1 stopped early" in lines[3]
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_a_sign_of_life_between_trials(tmp_path, monkeypatch):
+    stream = io.StringIO()
+    display = Display(progress_of(), stream)
+    display.on_trial_start(0, [], ray_trial(tmp_path, "0000_a"))
+    display.on_trial_start(0, [], ray_trial(tmp_path, "0001_b"))
+    display.on_step_end(0, [])
+    assert stream.getvalue() == ""
+    monkeypatch.setattr(display_module, "HEARTBEAT_S", -1.0)
+    display.on_step_end(0, [])
+    assert "… 0/4 trials done · 2 running" in stream.getvalue()
+
+
+def test_a_live_table_in_a_terminal(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+    stream = Screen()
+    display = Display(progress_of(), stream)
+    display.setup()
+    try:
+        drive(display, tmp_path)
+        display.on_trial_start(0, [], trial := ray_trial(tmp_path, "0004_e"))
+        display.on_trial_result(0, [], trial, row(2, 0.4, 0.2))
+        display._live.refresh()
+    finally:
+        display.close()
+    text = shown(stream)
+    assert "0000_a  finished at epoch 3  best .500" in text
+    assert "best 0.5000  0000_a  (nuc .700  golgi_mem .300)" in text
+    assert re.search(r"trial +epoch +mean Dice +nuc +golgi_mem", text)
+    assert re.search(r"0004_e +2/3 +\.300 +\.400 +\.200", text)
+    assert "\x1b[?25l" in stream.getvalue(), "the cursor is hidden while the table is live"
+    assert stream.getvalue().rindex("\x1b[?25h") > stream.getvalue().rindex("\x1b[?25l"), "and shown again"
+    display.close()
+
+
+def test_the_table_stays_compact():
+    progress = progress_of(num_trials=40)
+    for number in range(20):
+        progress.update(f"{number:04d}_arm", row(1, 0.1, 0.2))
+    console = Console(file=Screen(), force_terminal=True, width=80)
+    console.print(Display(progress)._table())
+    text = shown(console.file)
+    assert len(text.splitlines()) == 2 + 1 + display_module.MAX_ROWS + 1
+    assert "… and 12 more running" in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_the_best_epoch_counts_and_its_classes_are_shown():
+    progress = progress_of()
+    progress.update("a", row(1, 0.5, 0.3))
+    progress.update("a", row(2, 0.1, 0.1))
+    progress.update("b", row(1, math.nan, math.nan))
+    best = progress.best()
+    assert (best.name, best.best, best.classes) == ("a", 0.4, {"nuc": 0.5, "golgi_mem": 0.3})
+    assert progress.best_line() == "best 0.4000  a  (nuc .500  golgi_mem .300)"
+    assert progress_of().best_line() == "best —"
+
+
+def test_a_nan_before_a_number_does_not_hide_it():
+    progress = progress_of()
+    progress.update("a", row(1, math.nan, math.nan))
+    progress.update("a", row(2, 0.2, 0.2))
+    assert progress.best().best == 0.2
+
+
+def test_time_left_is_that_of_the_trials_to_come(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    progress = progress_of(num_trials=6, began=0.0)
+    assert math.isnan(progress.seconds_left())
+    for name in "ab":
+        progress.trials[name] = display_module.TrialView(name, began=now[0])
+        now[0] += 10
+        progress.end(name, "finished")
+    assert progress.seconds_left() == pytest.approx(4 * 10 / 2), "four trials of ten seconds in two slots"
+    progress.trials["c"] = display_module.TrialView("c", began=now[0])
+    now[0] += 4
+    assert progress.seconds_left() == pytest.approx((4 * 10 - 4) / 2)
+
+
+def test_trials_of_an_earlier_run_count_as_done():
+    progress = progress_of(num_trials=6, earlier=4)
+    progress.update("a", row(1, 0.1, 0.1))
+    progress.end("a", "finished")
+    assert progress.headline().startswith("5/6 trials done · 0 running")
+    progress.end("b", "finished")
+    assert progress.seconds_left() == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3599.7, "1:00:00"), (7322, "2:02:02")]
+)
+def test_clock(seconds, text):
+    assert clock(seconds) == text
+
+
+def test_short():
+    assert [short(value) for value in (0.0, 0.5, 1.0, 0.12345, math.nan)] == [".000", ".500", "1.000", ".123", "—"]

@@ -1,0 +1,131 @@
+"""Resources are checked against nodes before anything waits; the token and the environment. No Ray is started."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+from planned import settings_of
+
+from tune_app import ray_session
+from tune_app.errors import InputError
+from tune_app.ray_session import (
+    RaySession,
+    TrialResources,
+    dashboard_hint,
+    free_port,
+    token_path,
+    trial_resources,
+    usable_cpus,
+)
+
+WORKSTATION = {"CPU": 16.0, "GPU": 2.0}
+LAPTOP = {"CPU": 4.0}
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Pretends that these nodes are there, and that the autoscaler promises those."""
+
+    def of(*nodes: dict, promised: tuple[dict, ...] = ()) -> None:
+        monkeypatch.setattr(ray_session, "_node_resources", lambda: list(nodes))
+        monkeypatch.setattr(ray_session, "_autoscaler_nodes", lambda: list(promised))
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words", "cpus", "gpus", "slots"),
+    [
+        ([LAPTOP], [], 1, 0, 4),
+        ([WORKSTATION], [], 4, 0.5, 4),
+        ([WORKSTATION], ["resources.gpus_per_trial=0"], 1, 0, 16),
+        ([WORKSTATION], ["resources.gpus_per_trial=1"], 4, 1, 2),
+        ([WORKSTATION], ["resources.gpus_per_trial=0.3"], 2, 0.3, 6),
+        ([WORKSTATION], ["resources.gpus_per_trial=0.6"], 4, 0.6, 2),
+        ([{"CPU": 4.0, "GPU": 2.0}], [], 1, 0.5, 4),
+        ([{"CPU": 2.0, "GPU": 4.0}], [], 1, 0.5, 2),
+        ([WORKSTATION], ["resources.max_concurrent=3"], 4, 0.5, 3),
+        ([WORKSTATION], ["resources.cpus_per_trial=16"], 16, 0.5, 1),
+        ([LAPTOP, WORKSTATION, WORKSTATION], [], 4, 0.5, 8),
+        ([LAPTOP], ["resources.cpus_per_trial=0.5"], 0.5, 0, 8),
+    ],
+)
+def test_trials_that_fit(cluster, nodes, words, cpus, gpus, slots):
+    cluster(*nodes)
+    assert trial_resources(settings_of(*words)) == TrialResources(cpus=cpus, gpus=gpus, slots=slots)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words", "fragments"),
+    [
+        ([LAPTOP], ["resources.gpus_per_trial=0.5"], ["gpus_per_trial=0.5", "0 GPUs", "gpus_per_trial=0 uses the CPU"]),
+        ([LAPTOP], ["resources.cpus_per_trial=5"], ["cpus_per_trial=5", "4 CPUs"]),
+        ([LAPTOP, LAPTOP], ["resources.cpus_per_trial=8"], ["cpus_per_trial=8"]),
+        ([WORKSTATION], ["resources.cpus_per_trial=17"], ["16 CPUs", "2 GPUs"]),
+        ([LAPTOP, {"CPU": 1.0, "GPU": 1.0}], ["resources.gpus_per_trial=1", "resources.cpus_per_trial=2"], ["1 GPUs"]),
+        ([LAPTOP], ["hardware.device=cuda"], ["hardware.device=cuda", "0 GPUs", "hardware=cpu"]),
+    ],
+)
+def test_trials_that_never_fit_are_an_error_at_once(cluster, nodes, words, fragments):
+    cluster(*nodes)
+    with pytest.raises(InputError, match=r"Ask for less|Use hardware=cpu") as caught:
+        trial_resources(settings_of(*words))
+    assert [fragment for fragment in fragments if fragment not in str(caught.value)] == []
+
+
+def test_what_the_autoscaler_may_add_counts(cluster):
+    cluster(LAPTOP, promised=(WORKSTATION,))
+    words = ["resources.gpus_per_trial=0.5", "resources.cpus_per_trial=4"]
+    assert trial_resources(settings_of(*words)).slots == 1
+    with pytest.raises(InputError, match="2 GPUs, 16 CPUs"):
+        trial_resources(settings_of("resources.gpus_per_trial=0.5", "resources.cpus_per_trial=32"))
+
+
+def test_resources_as_a_trial_is_told():
+    told = TrialResources(cpus=2, gpus=0.5, slots=4).as_dict()
+    assert told == {"cpus_per_trial": 2, "gpus_per_trial": 0.5}
+
+
+def test_a_token_is_made_once_and_readable_by_its_owner_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "deep" / "token"))
+    path = token_path()
+    token = path.read_text()
+    assert len(token) == 64
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert token_path().read_text() == token
+
+
+def test_the_environment_of_the_person_wins(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
+    saved = dict(os.environ)
+    try:
+        ray_session._environment_before_ray()
+        assert os.environ["RAY_AUTH_MODE"] == "disabled"
+        assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0", "every listener on loopback"
+    finally:
+        os.environ.clear()
+        os.environ.update(saved)
+
+
+def test_cpus_are_those_of_the_affinity_mask(monkeypatch):
+    assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    assert usable_cpus() == 1
+
+
+def test_dashboard_hint(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/home/me/token")
+    assert dashboard_hint(RaySession("", "/tmp/x", True)) == "no dashboard (cluster.dashboard=false)"
+    hint = dashboard_hint(RaySession("http://127.0.0.1:8265", "/tmp/x", True))
+    assert "http://127.0.0.1:8265" in hint
+    assert "cat /home/me/token" in hint
+
+
+def test_a_free_port_can_be_used():
+    import socket
+
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", free_port()))

@@ -1,0 +1,190 @@
+"""What resume= and extend= accept, checked on sweep folders that no driver wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from filelock import FileLock
+from planned import composed_of, dataset_in_memory, settings_of
+from sweep_folder import WrittenTrial, write_sweep
+
+from tune_app import run as run_module
+from tune_app.command_line import Composed
+from tune_app.errors import InputError
+from tune_app.manifest import read_manifest, write_manifest
+from tune_app.sweep import FREQUENCIES, TRIAL, Prepared, prepare
+
+STARTED_WITH = ("family=seesaw", "trainer.epochs=4", "space.p=[0.5,1.2]", "resources.gpus_per_trial=0.25")
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """Makes a sweep folder results/mine with the settings that these words give."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tune_app.sweep.open_packed", dataset_in_memory)
+
+    def start(*words: str, status: str = "finished", trials: int = 3) -> Path:
+        folder = write_sweep(
+            tmp_path / "results" / "mine", [WrittenTrial(label="a", dice=[(0.1, 0.2)])] * trials, status=status
+        )
+        (folder / "sweep.yaml").write_text(yaml.safe_dump(settings_of(*words).as_dict()))
+        return folder
+
+    return start
+
+
+def taken_up(*words: str) -> Prepared:
+    return run_module.take_up(composed_of(*words))
+
+
+def test_a_sweep_goes_on_with_its_own_settings(started):
+    folder = started(*STARTED_WITH)
+    prepared = taken_up("resume=latest")
+    settings = prepared.settings
+    assert (prepared.folder, prepared.resumed, prepared.extended) == (folder, True, False)
+    assert (settings.trainer.epochs, settings.space) == (4, {"p": [0.5, 1.2]})
+    assert (settings.resume, settings.extend) == ("", "")
+
+
+def test_what_may_change_changes_alone(started):
+    """A single resource is replaced; the others stay those of the sweep, not the defaults."""
+    started(*STARTED_WITH)
+    settings = taken_up("resume=mine", "resources.max_concurrent=1", "verbose=1", "checkpoints.max_number=3").settings
+    assert (settings.resources.max_concurrent, settings.resources.gpus_per_trial) == (1, 0.25)
+    assert (settings.verbose, settings.checkpoints.max_number) == (1, 3)
+    assert settings.trainer.epochs == 4
+
+
+def test_repeating_the_settings_of_the_sweep_is_no_change(started):
+    started(*STARTED_WITH, "search.num_samples=7")
+    words = [*STARTED_WITH, "search.num_samples=7", "experiment=none", "data=phantom"]
+    assert taken_up(*words, "resume=mine").settings.search.num_samples == 7
+
+
+@pytest.mark.parametrize(
+    ("word", "fragment"),
+    [
+        ("trainer.epochs=5", "trainer.epochs=5: sweep mine was started with trainer.epochs=4"),
+        ("family=static", "family=static"),
+        ("space.p=0.8", "space.p=0.8"),
+        ("space.q=1", "space.q=1"),
+        ("seed=3", "seed=3"),
+        ("model=unet2d", "model.width=64"),
+        ("trainer=published", "trainer.epochs=60"),
+        ("experiment=class_weighting", "experiment_name=class_weighting"),
+        ("search=random", "search.name=random"),
+        ("name=other", "name=other"),
+        ("search.num_samples=20", "extend=mine search.num_samples"),
+    ],
+)
+def test_a_changed_setting_is_refused(started, word, fragment):
+    folder = started(*STARTED_WITH)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="mine") as caught:
+        taken_up("resume=mine", word)
+    assert fragment in str(caught.value)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_that_is_no_sweep(started, tmp_path):
+    started()
+    (tmp_path / "other").mkdir()
+    with pytest.raises(InputError, match="holds no sweep"):
+        taken_up("resume=other")
+    (tmp_path / "other" / "trials").mkdir()
+    with pytest.raises(InputError, match=r"no sweep\.yaml"):
+        taken_up("resume=other")
+
+
+@pytest.mark.parametrize("text", ["", "a: [1", "- 1", "trainer: {epochs: many}", "bogus: 3"])
+def test_a_damaged_sweep_yaml(started, text):
+    folder = started()
+    (folder / "sweep.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"sweep\.yaml"):
+        taken_up("resume=mine")
+
+
+def test_a_sweep_that_runs_already(started):
+    folder = started()
+    with FileLock(folder / "sweep.lock"), pytest.raises(InputError, match="another process is running this sweep"):
+        taken_up("resume=mine")
+
+
+def test_other_data_are_refused(started):
+    folder = started()
+    manifest = read_manifest(folder)
+    write_manifest(folder, {**manifest, "data": {**manifest["data"], "fingerprint": "other"}})
+    with pytest.raises(InputError, match="the data under"):
+        taken_up("resume=mine")
+
+
+def test_extending_adds_to_the_trials_there(started):
+    folder = started("search.num_samples=3")
+    stored = (folder / "sweep.yaml").read_text()
+    prepared = taken_up("extend=latest", "search.num_samples=2")
+    assert prepared.num_trials == 5
+    assert (prepared.resumed, prepared.extended) == (True, True)
+    assert (folder / "sweep.yaml").read_text() == stored, "written only once the sweep is held"
+
+
+@pytest.mark.parametrize("words", [("family=compare",), ("preset=seesaw_default",), ("search=grid",)])
+def test_a_fixed_list_cannot_be_extended(started, words):
+    started(*words)
+    with pytest.raises(InputError, match="fixed list"):
+        taken_up("extend=mine", "search.num_samples=2")
+
+
+@pytest.mark.parametrize("status", ["interrupted", "running"])
+def test_an_unfinished_sweep_is_resumed_before_it_is_extended(started, status):
+    started(status=status)
+    with pytest.raises(InputError, match="resume=mine"):
+        taken_up("extend=mine")
+
+
+def test_a_sweep_keeps_what_it_was_started_with(started, tmp_path):
+    """The file of trial= and the counts may be gone, or others, when the sweep is taken up."""
+    text = yaml.safe_dump(
+        {"loss": {"name": "tversky", "params": {"fp_weight": 0.3, "fn_weight": 0.7}}, "name": "mine",
+         "data": {}, "model": {}, "trainer": {}}
+    )  # fmt: skip
+    (tmp_path / "trial.yaml").write_text(text)
+    folder = started(f"trial={tmp_path}/trial.yaml", f"frequencies={tmp_path}/gone.json")
+    (tmp_path / "trial.yaml").rename(folder / TRIAL)
+    counts = '{"classes": ["nuc"], "positive": [5], "known": [9], "source": "kept"}'
+    (folder / FREQUENCIES).write_text(counts)
+    prepared = taken_up("resume=mine")
+    assert [arm.label for arm in prepared.arms] == ["mine"]
+    assert prepared.counts.positive == (5,)
+
+
+def test_a_preset_brings_its_family():
+    assert run_module.checked_preset(composed_of("preset=balanced_softmax_tau_1.0")).family == "balanced_softmax"
+    settings = settings_of("preset=balanced_softmax_tau_1.0")
+    assert not settings.early_stopping
+    assert settings_of("preset=balanced_softmax_tau_1.0", "scheduler.name=asha").early_stopping
+
+
+@pytest.mark.parametrize(
+    ("words", "trials", "grace"),
+    [
+        (["family=compare"], 15, 1),
+        (["family=compare", "seeds=3", "trainer.epochs=60"], 45, 6),
+        (["preset=seesaw_default", "seeds=2"], 2, 1),
+        (["family=seesaw", "search.num_samples=7"], 7, 1),
+        (["family=seesaw", "search.num_samples=2", "scheduler.grace_period=99"], 2, 9),
+        (["family=seesaw", "search=grid", "search.grid_points=3"], 3 + 9 - 1, 1),  # one preset lies on the grid
+    ],
+)
+def test_number_of_trials_and_grace_period(monkeypatch, tmp_path, words, trials, grace):
+    monkeypatch.setattr("tune_app.sweep.open_packed", dataset_in_memory)
+    prepared = prepare(settings_of(*words), tmp_path / "new")
+    assert prepared.num_trials == trials
+    assert prepared.settings.grace_period == grace
+    assert not (tmp_path / "new").exists()
+
+
+def test_given_keys_lose_their_prefixes():
+    composed = Composed(settings_of(), ["++space.p=1", "~a", "family=seesaw", "trainer.lr=1=2"])
+    assert composed.given_keys == ["space.p", "a", "family", "trainer.lr"]
