@@ -178,7 +178,7 @@ def _with_allowed(stored: Settings, composed: Composed[Settings]) -> Settings:
 
 def extended(settings: Settings, folder: Path, asked: Settings) -> Settings:
     """The settings of a finished sweep with search.num_samples further trials."""
-    if settings.single_arms or settings.search.name == "grid":
+    if not extendable(settings):
         raise InputError(
             f"extend={asked.extend}: {folder.name} tried a fixed list of configurations, there is nothing further to "
             "propose. Repeat arms with seeds=3 in a new sweep"
@@ -191,6 +191,11 @@ def extended(settings: Settings, folder: Path, asked: Settings) -> Settings:
         )
     search = dataclasses.replace(settings.search, num_samples=len(sweep.trials) + asked.search.num_samples)
     return dataclasses.replace(settings, search=search)
+
+
+def extendable(settings: Settings) -> bool:
+    """False where the configurations are a fixed list."""
+    return not settings.single_arms and settings.search.name != "grid"
 
 
 def refuse_other_data(prepared: Prepared) -> None:
@@ -254,20 +259,20 @@ def finish(outcome: Outcome) -> int:
     print(summarise(SummarySettings(sweep=str(outcome.folder))))
     board = sweep.leaderboard()
     print(f"\nsweep folder   {outcome.folder}")
-    print("next           " + "\n               ".join(next_steps(name)))
+    print("next           " + "\n               ".join(next_steps(name, extendable(stored_settings(outcome.folder)))))
     if not board["rank"].notna().any():
         print("error: no trial ended with a score; see the reasons above", file=sys.stderr)
         return 1
     return 0
 
 
-def next_steps(name: str) -> list[str]:
-    """Commands worth typing after a sweep."""
-    return [
+def next_steps(name: str, more: bool) -> list[str]:
+    """Commands worth typing after a sweep; more: further trials can be added to it."""
+    steps = [
         f"python -m tune_app.export sweep={name} top=3 out=best/",
         f"python -m tune_app.summary sweep={name} reference=published",
-        f"python -m tune_app.run extend={name} search.num_samples=20",
     ]
+    return [*steps, f"python -m tune_app.run extend={name} search.num_samples=20"] if more else steps
 
 
 def main() -> None:

@@ -1,0 +1,192 @@
+"""Runs the real program on a tiny budget, breaks it from outside, and reads what it left.
+
+Only processes that were started here are signalled, by their ids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from tune_app.search.study import open_study
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 240.0
+"""How long a step may take on a busy machine before the test gives up."""
+TINY = (
+    "trainer.compile=false", "model.width=4", "model.depth=2", "trainer.epochs=4", "trainer.iterations_per_epoch=6",
+    "trainer.batch_size=4", "trainer.validation_batches=2", "trainer.lr=0.02", "data.patch=[1,32,32]",
+    "cluster.dashboard=false", "resources.num_cpus=2", "hardware=cpu",
+)  # fmt: skip
+CLOCK = ("seconds_", "patches_per_s", "time", "date", "pid", "trial_id", "iterations_since_restore", "config")
+"""Beginnings of the keys of a row that a clock or a process decides."""
+
+
+class Place:
+    """A folder to run in, with the environment that keeps a run off the person's own files."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder = folder
+        # Ray's sockets lie in the temporary folder, and the path of a socket may have 107 characters.
+        self.temporary = Path(tempfile.mkdtemp(prefix="tune", dir="/tmp"))
+        self.environment = os.environ | {
+            "TUNE_APP_CACHE": str(cache), "TUNE_APP_SETTINGS": str(folder / "none.yaml"), "TMPDIR": str(self.temporary),
+            "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+            "COLUMNS": "150",
+        }  # fmt: skip
+        for name in ("TUNE_APP_RESULTS", "TUNE_APP_DATA_ROOT", "RAY_ADDRESS"):
+            self.environment.pop(name, None)
+
+    def close(self) -> None:
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def start(self, verb: str, *words: str) -> Run:
+        return Run(self, verb, words)
+
+    def run(self, verb: str, *words: str, code: int = 0) -> str:
+        """Run a verb to its end; its output. Fails where the exit code is another."""
+        run = self.start(verb, *words)
+        found = run.wait()
+        assert found == code, f"exit code {found}\n{run.output()}"
+        return run.output()
+
+    def sweep(self, name: str) -> Path:
+        return self.folder / "results" / name
+
+
+class Run:
+    """A started `python -m tune_app.VERB`, at the head of a process group of its own as in a shell."""
+
+    def __init__(self, place: Place, verb: str, words: tuple[str, ...]) -> None:
+        self._log = place.folder / f"output_{time.monotonic_ns()}.txt"
+        with self._log.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", f"tune_app.{verb}", *words],
+                cwd=place.folder, env=place.environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    def output(self) -> str:
+        return self._log.read_text()
+
+    def wait(self) -> int:
+        try:
+            return self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.kill_all()
+            raise AssertionError(f"it did not end in {PATIENCE_S} s\n{self.output()}") from None
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something the run does; fails where it ends before."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill_all()
+                raise AssertionError(f"it ended, or nothing happened\n{self.output()}")
+            time.sleep(0.01)
+
+    def kill_all(self) -> list[int]:
+        """SIGKILL to the driver and all its descendants, Ray's own processes among them; returns whom."""
+        pids = [self.process.pid, *descendants(self.process.pid)]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(PATIENCE_S)
+        deadline = time.monotonic() + PATIENCE_S
+        while any(is_alive(pid) for pid in pids) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return pids
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below `pid`, from the parents that /proc names."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found, left = [], [pid]
+    while left:
+        below = children.get(left.pop(), [])
+        found += below
+        left += below
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; a zombie that nobody has waited for does not."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def trial_workers(run: Run) -> list[int]:
+    """The processes of Ray actors that run trials."""
+    found = []
+    for pid in descendants(run.process.pid):
+        with contextlib.suppress(OSError):
+            if b"SegmentationTrial" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a history.jsonl or result.json; every line must be whole."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def reported(sweep: Path) -> int:
+    """Rows logged so far, over all trials."""
+    return sum(path.read_bytes().count(b"\n") for path in sweep.glob("trials/*/result.json"))
+
+
+def steady(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if not key.startswith(CLOCK)}
+
+
+def histories(sweep: Path) -> dict[str, list[dict[str, Any]]]:
+    """{trial: rows of its history without what a clock decides}."""
+    return {
+        path.parent.name: [steady(row) for row in rows(path)] for path in sorted(sweep.glob("trials/*/history.jsonl"))
+    }
+
+
+def reported_epochs(sweep: Path) -> dict[str, list[int]]:
+    """{trial: epochs in result.json, as they lie there}."""
+    return {
+        path.parent.name: [row["epoch"] for row in rows(path)] for path in sorted(sweep.glob("trials/*/result.json"))
+    }
+
+
+def trials_of(sweep: Path) -> list[optuna.trial.FrozenTrial]:
+    return open_study(sweep, sweep.name).get_trials()
+
+
+def states(sweep: Path) -> dict[str, str]:
+    return {trial.user_attrs["name"]: trial.state.name for trial in trials_of(sweep)}
+
+
+def fingerprints(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """{file: (time of its last change, content)} of a folder."""
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+
+
+@contextlib.contextmanager
+def place_in(folder: Path, cache: Path) -> Iterator[Place]:
+    folder.mkdir(parents=True, exist_ok=True)
+    place = Place(folder, cache)
+    try:
+        yield place
+    finally:
+        place.close()

@@ -1,0 +1,351 @@
+"""Whole sweeps with a real Ray: killed, interrupted, taken up, repeated, extended, exported."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sweeps import (
+    TINY,
+    Place,
+    Run,
+    fingerprints,
+    histories,
+    is_alive,
+    place_in,
+    reported,
+    reported_epochs,
+    rows,
+    states,
+    steady,
+    trial_workers,
+    trials_of,
+)
+
+from tune_app.results import Sweep
+from tune_app.search.recovery import recorded_curves
+from tune_app.search.scheduler import ResumableAsha
+from tune_app.search.study import open_study
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
+
+FIXED = (*TINY, "family=static", "search=grid", "search.grid_points=3", "scheduler.name=none")
+ONE_SLOT = (*TINY, "family=seesaw", "search.num_samples=6", "search.startup_trials=3", "resources.max_concurrent=1")
+LONGER = (*TINY, "trainer.epochs=9", "trainer.iterations_per_epoch=20")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Iterator[Place]:
+    with place_in(tmp_path_factory.mktemp("sweeps"), shared_cache) as made:
+        yield made
+
+
+@dataclass
+class Cut:
+    """What a sweep looked like after it had been killed."""
+
+    output: str
+    states: dict[str, str]
+    files: dict[str, dict[str, tuple[int, bytes]]]
+    """Of the trials that had ended."""
+    rungs: dict[int, dict[str, float]]
+
+
+def rungs_of(sweep: Path) -> dict[int, dict[str, float]]:
+    """The rungs of a sweep of nine epochs, as a driver that takes it up rebuilds them."""
+    curves = recorded_curves(open_study(sweep, sweep.name))
+    return ResumableAsha(metric="mean_dice", max_epochs=9, grace_period=1, reduction_factor=3.0, curves=curves).rungs()
+
+
+def look_at(sweep: Path, output: str = "") -> Cut:
+    found = states(sweep)
+    ended = [name for name, state in found.items() if state != "RUNNING"]
+    files = {name: fingerprints(sweep / "trials" / name) for name in ended}
+    return Cut(output, found, files, rungs_of(sweep))
+
+
+def killed(run: Run, sweep: Path) -> Cut:
+    """kill -9 of the driver and of all that it started."""
+    pids = run.kill_all()
+    assert len(pids) >= 5, "driver, GCS, raylet, agents, workers"
+    assert not any(map(is_alive, pids))
+    assert Sweep(sweep).status == "crashed"
+    return look_at(sweep, run.output())
+
+
+def running_with_rows(sweep: Path) -> list[str]:
+    """Trials that have reported and not ended."""
+    if not (sweep / "study.journal").is_file():
+        return []
+    reporting = reported_names(sweep)
+    return [trial.name for trial in Sweep(sweep).trials if trial.status == "running" and trial.name in reporting]
+
+
+def reported_names(sweep: Path) -> set[str]:
+    return {path.parent.name for path in sweep.glob("trials/*/result.json") if b"\n" in path.read_bytes()}
+
+
+def untouched(before: Cut, sweep: Path) -> bool:
+    """Every trial that had ended has the files it had."""
+    return all(fingerprints(sweep / "trials" / name) == files for name, files in before.files.items())
+
+
+def exactly_once(sweep: Path) -> bool:
+    """Every trial's rows lie in result.json once, in order, and agree with its history and the study's curve."""
+    for trial in trials_of(sweep):
+        folder = sweep / "trials" / trial.user_attrs["name"]
+        logged = {row["epoch"]: row["mean_dice"] for row in rows(folder / "result.json")}
+        assert list(logged) == list(range(1, len(logged) + 1)) == reported_epochs(sweep)[folder.name]
+        assert logged == {row["epoch"]: row["mean_dice"] for row in rows(folder / "history.jsonl")}
+        assert logged == trial.intermediate_values
+    return True
+
+
+# Fixed arms without early stopping: a killed sweep ends as an unkilled one.
+
+
+@pytest.fixture(scope="module")
+def whole(place: Place) -> Path:
+    output = place.run("run", *FIXED, "name=whole")
+    for words in ("*** PHANTOM DATA", "8/8 trials done", "export sweep=whole", "rank", "golgi_mem"):
+        assert words in output
+    assert "extend=whole" not in output, "a grid cannot be extended"
+    return place.sweep("whole")
+
+
+@pytest.fixture(scope="module")
+def cut_short(place: Place, whole: Path) -> Cut:
+    """Killed in the middle; besides, the newest checkpoint of a running trial is cut short, as by a full disk."""
+    sweep = place.sweep("cut")
+    run = place.start("run", *FIXED, "name=cut")
+    run.until(lambda: reported(sweep) >= 10)
+    before = killed(run, sweep)
+    assert sum(state == "COMPLETE" for state in before.states.values()) >= 2
+    assert "RUNNING" in before.states.values()
+    assert len(before.states) < 8
+    name = next(name for name, state in before.states.items() if state == "RUNNING")
+    last = sweep / "trials" / name / "last.pt"
+    if last.is_file():
+        os.truncate(last, last.stat().st_size // 2)
+    place.run("run", "resume=latest")
+    return before
+
+
+def test_fixed_arms_killed_and_resumed_are_those_of_an_unkilled_run(place, whole, cut_short):
+    assert histories(place.sweep("cut")) == histories(whole)
+    assert states(place.sweep("cut")) == states(whole) == dict.fromkeys(states(whole), "COMPLETE")
+    assert all(epochs == [1, 2, 3, 4] for epochs in reported_epochs(place.sweep("cut")).values())
+    assert exactly_once(place.sweep("cut"))
+
+
+def test_no_finished_trial_is_touched_by_a_resume(place, cut_short):
+    assert len(cut_short.files) >= 2
+    assert untouched(cut_short, place.sweep("cut"))
+
+
+def test_the_board_of_a_resumed_sweep_is_that_of_an_unkilled_one(place, whole, cut_short):
+    boards = [Sweep(folder).leaderboard().drop(columns="minutes") for folder in (whole, place.sweep("cut"))]
+    assert boards[0].equals(boards[1])
+    assert Sweep(place.sweep("cut")).status == "finished"
+
+
+@pytest.mark.slow
+def test_resuming_a_finished_sweep_changes_nothing(place, whole):
+    before = look_at(whole)
+    output = place.run("run", "resume=whole")
+    assert "rank" in output
+    assert untouched(before, whole)
+
+
+def test_what_resume_and_extend_refuse(place, whole):
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    assert "trainer.epochs=5" in place.run("run", "resume=whole", "trainer.epochs=5", code=2)
+    assert "fixed list" in place.run("run", "extend=whole", "search.num_samples=2", code=2)
+    assert "exists already" in place.run("run", *FIXED, "name=whole", code=2)
+    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_more_gpus_than_there_are(place):
+    words = ("resources.num_gpus=0", "resources.gpus_per_trial=0.5", "name=greedy")
+    output = place.run("run", *TINY, *words, code=2)
+    assert output.count("error:") == 1
+    assert "0 GPUs" in output
+    assert not place.sweep("greedy").exists()
+
+
+@pytest.mark.slow
+def test_an_exported_configuration_trains_again(place, whole):
+    place.run("export", "sweep=whole", "top=1", "out=best")
+    best = Sweep(whole).leaderboard().iloc[0]["name"]
+    place.run("run", "trial=best/1/config.yaml", "name=again", "cluster.dashboard=false", "resources.num_cpus=2")
+    (again,) = histories(place.sweep("again")).values()
+    assert again == histories(whole)[best]
+
+
+# One slot: the same seed gives the same sweep, killed or not.
+
+
+@pytest.mark.slow
+def test_one_slot_and_one_seed_give_one_sweep(place):
+    place.run("run", *ONE_SLOT, "name=once")
+    twice = place.sweep("twice")
+    run = place.start("run", *ONE_SLOT, "name=twice")
+    run.until(lambda: reported(twice) >= 9)
+    before = killed(run, twice)
+    place.run("run", "resume=twice")
+    assert histories(twice) == histories(place.sweep("once"))
+    params = [[(trial.number, trial.params, trial.state, trial.values) for trial in trials_of(place.sweep(name))]
+              for name in ("once", "twice")]  # fmt: skip
+    assert params[0] == params[1]
+    assert len({str(values) for _, values, _, _ in params[0]}) == 6
+    assert untouched(before, twice)
+    assert exactly_once(twice)
+
+
+# Optuna and ASHA in two slots, killed, taken up, extended.
+
+
+@pytest.fixture(scope="module")
+def searched(place: Place) -> Cut:
+    sweep = place.sweep("search")
+    run = place.start("run", *LONGER, "family=seesaw", "search.num_samples=9", "name=search")
+    run.until(lambda: len(running_with_rows(sweep)) == 2 and len(list(sweep.glob("trials/0*"))) >= 5)
+    before = killed(run, sweep)
+    place.run("run", "resume=search")
+    return before
+
+
+@pytest.mark.slow
+def test_a_killed_search_loses_and_repeats_nothing(place, searched):
+    sweep = place.sweep("search")
+    assert list(searched.states.values()).count("RUNNING") == 2
+    after = states(sweep)
+    assert len(after) == 9
+    assert set(after.values()) <= {"COMPLETE", "PRUNED"}
+    assert "PRUNED" in after.values()
+    assert {name: after[name] for name in searched.files} == {
+        name: state for name, state in searched.states.items() if state != "RUNNING"
+    }
+    assert len(searched.files) >= 2
+    assert untouched(searched, sweep)
+    assert exactly_once(sweep)
+
+
+@pytest.mark.slow
+def test_the_rungs_are_those_of_before(place, searched):
+    after = rungs_of(place.sweep("search"))
+    assert any(searched.rungs.values())
+    for epoch, values in searched.rungs.items():
+        assert values.items() <= after[epoch].items()
+
+
+@pytest.mark.slow
+def test_a_trial_stopped_early_was_not_among_the_best_of_its_rung(place, searched):
+    sweep = place.sweep("search")
+    for trial in trials_of(sweep):
+        if trial.state.name == "PRUNED":
+            last = max(trial.intermediate_values)
+            rung = rungs_of(sweep)[last]
+            assert any(value > trial.intermediate_values[last] for value in rung.values())
+        else:
+            assert max(trial.intermediate_values) == 9
+            assert trial.value == max(trial.intermediate_values.values())
+
+
+@pytest.mark.slow
+def test_extending_adds_exactly_two(place, searched):
+    sweep = place.sweep("search")
+    before = look_at(sweep)
+    assert len(before.files) == 9
+    place.run("run", "extend=search", "search.num_samples=2")
+    assert len(states(sweep)) == 11
+    assert untouched(before, sweep)
+    assert exactly_once(sweep)
+    assert Sweep(sweep).settings["search"]["num_samples"] == 11
+    assert Sweep(sweep).status == "finished"
+
+
+# Signals.
+
+
+@pytest.mark.slow
+def test_interrupted_and_taken_up_twice(place):
+    """Ctrl-C, which a shell sends to the whole process group, then SIGTERM to the driver, as a scheduler does."""
+    sweep = place.sweep("patience")
+    run = place.start("run", *LONGER, "family=tversky", "scheduler.name=none", "search.num_samples=4", "name=patience")
+    run.until(lambda: reported(sweep) >= 3)
+    assert "another process is running this sweep" in place.run("run", "resume=patience", code=2)
+    os.killpg(run.process.pid, signal.SIGINT)
+    assert run.wait() == 130, run.output()
+    assert "resume=patience" in run.output()
+    assert "Traceback" not in run.output()
+    assert Sweep(sweep).status == "interrupted"
+    assert "RUNNING" in states(sweep).values()
+    seen = reported(sweep)
+
+    run = place.start("run", "resume=patience")
+    run.until(lambda: reported(sweep) >= seen + 3)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.wait() == 130, run.output()
+    assert "resume=patience" in run.output()
+    assert "RUNNING" in states(sweep).values()
+
+    place.run("run", "resume=patience")
+    assert states(sweep) == dict.fromkeys(states(sweep), "COMPLETE")
+    assert len(states(sweep)) == 4
+    assert exactly_once(sweep)
+
+
+@pytest.mark.slow
+def test_two_gpus_hold_four_trials_at_half_a_gpu_each(place):
+    sweep = place.sweep("four")
+    words = ("resources.num_gpus=2", "resources.num_cpus=4", "trainer.epochs=5000", "scheduler.name=none")
+    run = place.start("run", *TINY, *words, "family=seesaw", "search.num_samples=6", "name=four")
+    run.until(lambda: len(running_with_rows(sweep)) >= 4)
+    pids = {rows(sweep / "trials" / name / "result.json")[-1]["pid"] for name in running_with_rows(sweep)}
+    assert len(pids) == 4
+    assert set(trial_workers(run)) >= pids
+    assert len(states(sweep)) <= 5, "four run, one more may wait"
+    assert "4 trials at once, each 1 CPU and 0.5 GPU" in run.output()
+    run.process.send_signal(signal.SIGTERM)
+    assert run.wait() == 130, run.output()
+
+
+# A worker that dies.
+
+
+@pytest.mark.slow
+def test_a_trial_whose_worker_died_goes_on_from_its_last_epoch(place):
+    sweep = place.sweep("worker")
+    run = place.start("run", *LONGER, "preset=seesaw_default", "name=worker")
+    run.until(lambda: reported(sweep) >= 3)
+    (worker,) = trial_workers(run)
+    os.kill(worker, signal.SIGKILL)
+    assert run.wait() == 0, run.output()
+    ((name, epochs),) = reported_epochs(sweep).items()
+    assert epochs == list(range(1, 10))
+    logged = rows(sweep / "trials" / name / "result.json")
+    assert len({row["pid"] for row in logged}) == 2
+    log = (sweep / "trials" / name / "trial.log").read_text()
+    assert "Going on after epoch" in log
+    assert log.count("epoch 2/9") == 1, "no epoch is trained twice that a checkpoint holds"
+    assert exactly_once(sweep)
+
+
+@pytest.mark.slow
+def test_a_trial_that_may_not_be_restarted_is_failed(place):
+    sweep = place.sweep("frail")
+    run = place.start("run", *LONGER, "preset=seesaw_default", "name=frail", "resources.max_failures=0")
+    run.until(lambda: reported(sweep) >= 2)
+    (worker,) = trial_workers(run)
+    os.kill(worker, signal.SIGKILL)
+    assert run.wait() == 1, run.output()
+    assert "no trial ended with a score" in run.output()
+    assert "failed: error" in run.output()
+    assert list(states(sweep).values()) == ["FAIL"]
+    assert steady(rows(sweep / "trials" / next(iter(states(sweep))) / "result.json")[-1])["epoch"] >= 2
