@@ -28,7 +28,7 @@ PATIENCE_S = 240.0
 TINY = (
     "trainer.compile=false", "model.width=4", "model.depth=2", "trainer.epochs=4", "trainer.iterations_per_epoch=6",
     "trainer.batch_size=4", "trainer.validation_batches=2", "trainer.lr=0.02", "data.patch=[1,32,32]",
-    "cluster.dashboard=false", "resources.num_cpus=2", "hardware=cpu",
+    "cluster.dashboard=false", "resources.num_cpus=2", "resources.num_gpus=0", "hardware.device=cpu",
 )  # fmt: skip
 CLOCK = ("seconds_", "patches_per_s", "time", "date", "pid", "trial_id", "iterations_since_restore", "config")
 """Beginnings of the keys of a row that a clock or a process decides."""
@@ -39,6 +39,7 @@ class Place:
 
     def __init__(self, folder: Path, cache: Path) -> None:
         self.folder = folder
+        self._runs: list[Run] = []
         # Ray's sockets lie in the temporary folder, and the path of a socket may have 107 characters.
         self.temporary = Path(tempfile.mkdtemp(prefix="tune", dir="/tmp"))
         self.environment = os.environ | {
@@ -49,11 +50,20 @@ class Place:
         for name in ("TUNE_APP_RESULTS", "TUNE_APP_DATA_ROOT", "RAY_ADDRESS"):
             self.environment.pop(name, None)
 
+    def stop_all(self) -> None:
+        """End what a failed test left running."""
+        for run in self._runs:
+            if run.process.poll() is None:
+                run.kill_all()
+        self._runs.clear()
+
     def close(self) -> None:
+        self.stop_all()
         shutil.rmtree(self.temporary, ignore_errors=True)
 
     def start(self, verb: str, *words: str) -> Run:
-        return Run(self, verb, words)
+        self._runs.append(run := Run(self, verb, words))
+        return run
 
     def run(self, verb: str, *words: str, code: int = 0) -> str:
         """Run a verb to its end; its output. Fails where the exit code is another."""

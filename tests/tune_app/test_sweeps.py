@@ -44,6 +44,12 @@ def place(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Itera
         yield made
 
 
+@pytest.fixture(autouse=True)
+def nothing_left_running(place: Place) -> Iterator[None]:
+    yield
+    place.stop_all()
+
+
 @dataclass
 class Cut:
     """What a sweep looked like after it had been killed."""
