@@ -19,8 +19,8 @@ import zarr
 from trainables.data import phantom
 
 COLOURS = {
-    "nuc": (0.35, 0.55, 1.0), "mito_mem": (0.2, 0.85, 0.3), "er_mem": (1.0, 0.85, 0.1), "pm": (1.0, 0.25, 0.2),
-    "golgi_mem": (0.95, 0.3, 0.95),
+    "nuc": (0.0, 0.45, 0.70), "mito_mem": (0.0, 0.62, 0.45), "er_mem": (0.94, 0.89, 0.26), "pm": (0.84, 0.37, 0.0),
+    "golgi_mem": (0.80, 0.47, 0.65),
 }  # fmt: skip
 SHOWN_NM = 2600.0
 
