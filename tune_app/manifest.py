@@ -43,11 +43,12 @@ def build_manifest(
     settings: Mapping[str, Any] | None = None,
     metric: str = "mean_dice",
     mode: str = "max",
+    phantom: bool | None = None,
 ) -> dict[str, Any]:
     """The manifest of a sweep that starts now.
 
     data: the data section of the settings (name, root). fingerprint: PackedDataset.fingerprint. settings: the resolved
-    settings, of which the hash is kept, so that a resume with other settings is noticed.
+    settings, of which the hash is kept, so that a resume with other settings is noticed. phantom: whether the volumes were generated; None goes by the name.
     """
     name = str(data.get("name", ""))
     return {
@@ -67,7 +68,7 @@ def build_manifest(
             "name": name,
             "root": str(data.get("root", "")),
             "fingerprint": fingerprint,
-            "phantom": name == "phantom",
+            "phantom": name == "phantom" if phantom is None else phantom,
         },
         "hardware": hardware(),
         "settings_hash": settings_hash(settings or {}),

@@ -211,7 +211,7 @@ def refuse_other_data(prepared: Prepared) -> None:
 def announce(prepared: Prepared, session: RaySession, resources: TrialResources) -> None:
     """What a person wants to know before the first trial."""
     settings = prepared.settings
-    if settings.data.name == "phantom":
+    if prepared.phantom:
         print("*** PHANTOM DATA: generated volumes, for trying things out. Real data: data=cellmap data.root=PATH ***")
     elif settings.experiment_name == "" and settings.trainer.epochs < 20:
         print("note: the quick budget on real data; experiment=class_weighting is the published set-up")

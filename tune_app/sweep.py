@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from search_spaces import ClassCounts, Space
 from trainables.data import PackedDataset, open_packed
+from trainables.data.phantom import is_phantom
 from trainables.models import build as build_model
 from tune_app.config import Settings
 from tune_app.errors import InputError, RunFailed
@@ -60,6 +61,11 @@ class Prepared:
     resumed: bool = False
     extended: bool = False
     """resumed with more trials than sweep.yaml says."""
+
+    @property
+    def phantom(self) -> bool:
+        """Whether the volumes were generated, whatever `data=` calls them."""
+        return is_phantom(Path(self.dataset.root))
 
     @property
     def num_trials(self) -> int:
@@ -179,6 +185,7 @@ def _write_folder(prepared: Prepared) -> None:
         space={name: asdict(parameter) for name, parameter in prepared.space.items()},
         settings=settings.as_dict(),
         metric=METRIC,
+        phantom=prepared.phantom,
     )
     write_manifest(folder, manifest)
 
