@@ -48,7 +48,8 @@ def build_manifest(
     """The manifest of a sweep that starts now.
 
     data: the data section of the settings (name, root). fingerprint: PackedDataset.fingerprint. settings: the resolved
-    settings, of which the hash is kept, so that a resume with other settings is noticed. phantom: whether the volumes were generated; None goes by the name.
+    settings, of which the hash is kept, so that a resume with other settings is noticed.
+    phantom: whether the volumes were generated; None goes by the name.
     """
     name = str(data.get("name", ""))
     return {
