@@ -236,7 +236,7 @@ def announce(prepared: Prepared, session: RaySession, resources: TrialResources)
 
 
 def _warnings(prepared: Prepared) -> Iterable[str]:
-    for names in same_arms(prepared.arms, prepared.counts):
+    for names in same_arms(prepared.arms, prepared.counts, prepared.window_voxels):
         yield f"note: {', '.join(names)} come out as the same effective weights: one arm, compared as one"
     for name in classes_without_annotation(prepared):
         yield f"warning: class {name} is annotated in no training crop: its channel learns nothing and has no Dice"

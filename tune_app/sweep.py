@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import sys
 import tempfile
 import warnings
@@ -24,7 +25,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from search_spaces import ClassCounts, Space
-from trainables.data import PackedDataset, open_packed
+from trainables.data import PackedDataset, PatchSampler, expand_labels, open_packed
 from trainables.data.phantom import is_phantom
 from trainables.models import build as build_model
 from tune_app.config import Settings
@@ -56,6 +57,8 @@ class Prepared:
     folder: Path
     dataset: PackedDataset
     counts: ClassCounts
+    window_voxels: float
+    """Annotated voxels per class in one count window: what decides whether count-based weights have saturated."""
     arms: list[Arm]
     space: Space
     resumed: bool = False
@@ -100,6 +103,7 @@ def prepare(settings: Settings, folder: Path, *, resumed: bool = False, extended
         arm.loss_config(counts)  # a preset that does not fit the classes is refused before anything starts
     return Prepared(
         settings=settings, folder=folder, dataset=dataset, counts=counts, arms=arms, space=space,
+        window_voxels=count_window_voxels(settings, dataset),
         resumed=resumed, extended=extended,
     )  # fmt: skip
 
@@ -111,6 +115,18 @@ def class_counts(settings: Settings, dataset: PackedDataset) -> ClassCounts:
     if settings.frequencies == "published":
         return ClassCounts.published().select(settings.data.classes)
     return ClassCounts.from_json(settings.frequencies).select(settings.data.classes)
+
+
+def count_window_voxels(settings: Settings, dataset: PackedDataset) -> float:
+    """Annotated voxels of one class in one count window of training, averaged over classes; estimated on 4 batches."""
+    trainer = settings.trainer
+    sampler = PatchSampler(dataset, side="train", batch_size=trainer.batch_size, seed=settings.data.split_seed)
+    labels = [sampler.batch(step).labels for step in range(4)]
+    known = sum(int(expand_labels(packed, len(dataset.classes)).isfinite().sum()) for packed in labels)
+    share = known / (sum(packed[:, 0].numel() for packed in labels) * len(dataset.classes))
+    whole = trainer.epochs * trainer.iterations_per_epoch
+    batches = whole if trainer.count_window == "all" else int(trainer.count_window)
+    return share * batches * trainer.batch_size * math.prod(settings.data.patch)
 
 
 def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outcome:

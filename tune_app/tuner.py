@@ -13,6 +13,7 @@ from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.schedulers import TrialScheduler
 
 from trainables.segmentation import SegmentationTrial
+from tune_app.config import Settings
 from tune_app.display import Display
 from tune_app.keeper import CheckpointKeeper
 from tune_app.loggers import in_place_loggers
@@ -32,7 +33,7 @@ def build_tuner(prepared: Prepared, resources: TrialResources, study: optuna.Stu
             search_alg=build_searcher(prepared, resources, study),
             scheduler=build_scheduler(prepared, study),
             num_samples=-1,  # the searcher knows when it is finished
-            max_concurrent_trials=settings.resources.max_concurrent or None,
+            max_concurrent_trials=_concurrent(settings, resources),
             reuse_actors=True,
             trial_name_creator=trial_name,
             trial_dirname_creator=trial_name,
@@ -47,6 +48,18 @@ def build_tuner(prepared: Prepared, resources: TrialResources, study: optuna.Stu
             log_to_file=False,
         ),
     )
+
+
+def _concurrent(settings: Settings, resources: TrialResources) -> int | None:
+    """Trials at once: all slots of a Ray that we started, so that all actors start together.
+
+    Left alone, Tune starts them one by one, and a trial that ends hands its actor to the next one, whose own starting
+    actor is then thrown away: while trials are shorter than the start of a worker, the second slot is never filled. On
+    a cluster that was there before us nodes may come, so there is no limit but the person's own.
+    """
+    if settings.cluster.address:
+        return settings.resources.max_concurrent or None
+    return resources.slots
 
 
 def build_searcher(prepared: Prepared, resources: TrialResources, study: optuna.Study) -> StudySearcher:
@@ -67,6 +80,7 @@ def build_searcher(prepared: Prepared, resources: TrialResources, study: optuna.
         startup_trials=settings.search.startup_trials,
         budget=Budget(num_trials=prepared.num_trials, epochs=settings.trainer.epochs),
         counts=prepared.counts,
+        window_voxels=prepared.window_voxels,
         configure=configure,
         metric=METRIC,
     )

@@ -166,11 +166,12 @@ def read_exported(path: Path) -> dict[str, Any]:
     return config
 
 
-def same_arms(arms: Iterable[Arm], counts: ClassCounts) -> list[list[str]]:
+def same_arms(arms: Iterable[Arm], counts: ClassCounts, window_voxels: float | None = None) -> list[list[str]]:
     """Groups of differently named arms that come out as the same effective weights."""
     groups: dict[str, list[str]] = {}
     for arm in arms:
-        names = groups.setdefault(effective_signature(arm.loss_config(counts), counts), [])
+        signature = effective_signature(arm.loss_config(counts), counts, window_voxels=window_voxels)
+        names = groups.setdefault(signature, [])
         if arm.label not in names:
             names.append(arm.label)
     return [names for names in groups.values() if len(names) > 1]

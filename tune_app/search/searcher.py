@@ -55,6 +55,7 @@ class StudySearcher(Searcher):
         startup_trials: int,
         budget: Budget,
         counts: ClassCounts,
+        window_voxels: float | None = None,
         configure: Callable[[int, str, Mapping[str, Any], int], dict[str, Any]],
         metric: str = "mean_dice",
     ) -> None:
@@ -62,6 +63,7 @@ class StudySearcher(Searcher):
         self._study, self._arms, self._space, self._family = study, list(arms), space, family
         self._kind, self._seed, self._startup_trials = kind, seed, startup_trials
         self._budget, self._counts, self._configure = budget, counts, configure
+        self._window_voxels = window_voxels
         existing = study.get_trials(deepcopy=False)
         self._unfinished = [t for t in existing if t.state == TrialState.RUNNING]
         self._num_created = len(existing)
@@ -136,7 +138,7 @@ class StudySearcher(Searcher):
             "preset": arm.preset,
             "loss": loss,
             "seed": arm.seed,
-            "signature": effective_signature(loss, self._counts),
+            "signature": effective_signature(loss, self._counts, window_voxels=self._window_voxels),
             "planned": planned,
         }
 
