@@ -19,13 +19,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import optuna
 import torch
 import yaml
 from filelock import FileLock, Timeout
 
 from search_spaces import ClassCounts, Space
-from trainables.data import PackedDataset, PatchSampler, expand_labels, open_packed
+from trainables.data import PackedDataset, open_packed
 from trainables.data.phantom import is_phantom
 from trainables.models import build as build_model
 from tune_app.config import Settings
@@ -118,15 +119,19 @@ def class_counts(settings: Settings, dataset: PackedDataset) -> ClassCounts:
 
 
 def count_window_voxels(settings: Settings, dataset: PackedDataset) -> float:
-    """Annotated voxels of one class in one count window of training, averaged over classes; estimated on 4 batches."""
-    trainer = settings.trainer
-    sampler = PatchSampler(dataset, side="train", batch_size=trainer.batch_size, seed=settings.data.split_seed)
-    labels = [sampler.batch(step).labels for step in range(4)]
-    known = sum(int(expand_labels(packed, len(dataset.classes)).isfinite().sum()) for packed in labels)
-    share = known / (sum(packed[:, 0].numel() for packed in labels) * len(dataset.classes))
+    """Annotated voxels of one class in one count window of training, averaged over classes and training crops.
+
+    A patch covers a smaller crop wholly and a larger one in part; rotation, which loses a little, is left out.
+    """
+    trainer, patch = settings.trainer, settings.data.patch
+    covered = [
+        math.prod(min(size, side) for size, side in zip(crop.shape, patch)) * float(np.mean(crop.known))
+        / math.prod(crop.shape)
+        for crop in dataset.crops if crop.side == "train"
+    ]  # fmt: skip
     whole = trainer.epochs * trainer.iterations_per_epoch
     batches = whole if trainer.count_window == "all" else int(trainer.count_window)
-    return share * batches * trainer.batch_size * math.prod(settings.data.patch)
+    return float(np.mean(covered)) * trainer.batch_size * batches
 
 
 def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outcome:

@@ -169,12 +169,12 @@ def test_a_preset_brings_its_family():
 @pytest.mark.parametrize(
     ("words", "trials", "grace"),
     [
-        (["family=compare"], 15, 1),
-        (["family=compare", "seeds=3", "trainer.epochs=60"], 45, 6),
-        (["preset=seesaw_default", "seeds=2"], 2, 1),
-        (["family=seesaw", "search.num_samples=7"], 7, 1),
+        (["family=compare"], 15, 3),
+        (["family=compare", "seeds=3", "trainer=published"], 45, 6),
+        (["preset=seesaw_default", "seeds=2"], 2, 3),
+        (["family=seesaw", "search.num_samples=7"], 7, 3),
         (["family=seesaw", "search.num_samples=2", "scheduler.grace_period=99"], 2, 9),
-        (["family=seesaw", "search=grid", "search.grid_points=3"], 3 + 9 - 1, 1),  # one preset lies on the grid
+        (["family=seesaw", "search=grid", "search.grid_points=3"], 3 + 9 - 1, 3),  # one preset lies on the grid
     ],
 )
 def test_number_of_trials_and_grace_period(monkeypatch, tmp_path, words, trials, grace):
@@ -183,6 +183,14 @@ def test_number_of_trials_and_grace_period(monkeypatch, tmp_path, words, trials,
     assert prepared.num_trials == trials
     assert prepared.settings.grace_period == grace
     assert not (tmp_path / "new").exists()
+
+
+def test_a_count_window_holds_the_annotated_voxels_of_its_patches(monkeypatch, tmp_path):
+    """One crop of 1 × 64 × 64 voxels, 4000 of them annotated, fills a patch; batches of 16, windows of 10."""
+    monkeypatch.setattr("tune_app.sweep.open_packed", dataset_in_memory)
+    assert prepare(settings_of(), tmp_path / "new").window_voxels == pytest.approx(4000 * 16 * 10)
+    whole = prepare(settings_of("trainer.count_window=all"), tmp_path / "new")
+    assert whole.window_voxels == pytest.approx(4000 * 16 * 9 * 20)
 
 
 def test_given_keys_lose_their_prefixes():
