@@ -6,6 +6,7 @@ See python -m tune_app.run --help, docs/settings.md and the README.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ INTERRUPTED = 130
 def run(composed: Composed[Settings]) -> int:
     """Act on composed settings; the exit code."""
     settings = composed.settings
+    require_wandb(settings)
     if settings.resume or settings.extend:
         prepared = take_up(composed)
     else:
@@ -246,6 +248,15 @@ def classes_without_annotation(prepared: Prepared) -> list[str]:
     """Classes whose every training voxel is unknown."""
     counts = prepared.dataset.counts("train")
     return [name for name, known in zip(counts["classes"], counts["known"]) if not known]
+
+
+def require_wandb(settings: Settings) -> None:
+    """Raise InputError where Weights & Biases is asked for and not installed."""
+    if settings.wandb_project and importlib.util.find_spec("wandb") is None:
+        raise InputError(
+            f"wandb_project={settings.wandb_project}: the package wandb is not installed. "
+            "Install it with: pip install -e .[wandb], or leave wandb_project out"
+        )
 
 
 def finish(outcome: Outcome) -> int:

@@ -264,3 +264,11 @@ def test_the_program_lists_its_verbs(capsys):
     list_verbs()
     out = capsys.readouterr().out
     assert all(f"  {verb} " in out for verb in VERBS)
+
+
+def test_weights_and_biases_not_installed(type_run, monkeypatch):
+    monkeypatch.setattr("tune_app.run.importlib.util.find_spec", lambda name: None)
+    code, _, err, left = type_run("wandb_project=mine")
+    assert (code, left) == (2, [])
+    assert "wandb_project=mine" in err
+    assert "pip install -e .[wandb]" in err
