@@ -1,0 +1,34 @@
+"""SIGTERM is an interrupt, whoever listens."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tune_app.interrupt import interrupts
+
+NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def handlers() -> list[object]:
+    return [signal.getsignal(number) for number in NUMBERS]
+
+
+def test_outside_of_a_search_it_raises():
+    before = handlers()
+    with interrupts(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert handlers() == before
+
+
+def test_in_a_search_it_becomes_the_signal_that_ray_ends_on():
+    heard = []
+    before = handlers()
+    with interrupts(), interrupts():
+        signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))  # as Tuner.fit does
+        signal.signal(signal.SIGINT, lambda number, frame: None)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert heard == [signal.SIGUSR1]
+    assert handlers() == before, "also those that Ray leaves behind"
