@@ -28,6 +28,7 @@ from tune_app.manifest import MANIFEST, read_manifest
 from tune_app.repeats import Noise, arm_labels, arms_frame, pooled_noise
 from tune_app.study_reader import JOURNAL, read_study
 from tune_app.trial import Trial, read_trial
+from tune_app.user_settings import user_setting
 
 LOCK = "sweep.lock"
 START_ONE = "python -m tune_app.run family=seesaw"
@@ -230,6 +231,12 @@ def lock_is_held(path: Path) -> bool:
 
 def is_sweep(folder: Path) -> bool:
     return (folder / "trials").is_dir() or any((folder / name).is_file() for name in (JOURNAL, "sweep.yaml", LOCK))
+
+
+def spoken(folder: Path) -> str:
+    """What to type as sweep=, resume= or extend=: the name where it is found by that, else the whole path."""
+    default = Path(user_setting("results_dir", "results")).expanduser().resolve()
+    return folder.name if folder.resolve().parent == default else str(folder)
 
 
 def sweep_folders(results_dir: str | Path = "results") -> list[Path]:

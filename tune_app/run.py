@@ -23,7 +23,7 @@ from tune_app.config import Settings
 from tune_app.errors import InputError
 from tune_app.manifest import read_manifest
 from tune_app.ray_session import RaySession, TrialResources, dashboard_hint
-from tune_app.results import LOCK, Sweep, find_sweep, lock_is_held
+from tune_app.results import LOCK, Sweep, find_sweep, lock_is_held, spoken
 from tune_app.search.arms import read_exported, same_arms
 from tune_app.summary import SummarySettings, summarise
 from tune_app.sweep import TRIAL, Outcome, Prepared, in_use, new_folder, prepare, run_sweep
@@ -148,7 +148,7 @@ def refuse_changes(composed: Composed[Settings], stored: Settings, folder: Path)
                 continue
             raise InputError(
                 f"{key}={given}: resume= goes on with the {was} trials planned. To add trials to the finished sweep: "
-                f"extend={folder.name} {key}=…"
+                f"extend={spoken(folder)} {key}=…"
             )
         raise InputError(
             f"{key}={given}: sweep {folder.name} was started with {key}={was}, and a sweep that goes on keeps its "
@@ -189,7 +189,7 @@ def extended(settings: Settings, folder: Path, asked: Settings) -> Settings:
     if sweep.status != "finished":
         raise InputError(
             f"extend={asked.extend}: {folder.name} is {sweep.status}, and only a finished sweep can be extended. "
-            f"First: python -m tune_app.run resume={folder.name}"
+            f"First: python -m tune_app.run resume={spoken(folder)}"
         )
     search = dataclasses.replace(settings.search, num_samples=len(sweep.trials) + asked.search.num_samples)
     return dataclasses.replace(settings, search=search)
@@ -261,7 +261,7 @@ def require_wandb(settings: Settings) -> None:
 
 def finish(outcome: Outcome) -> int:
     """The leaderboard, where everything lies, and what to type next; or how to go on."""
-    name = outcome.folder.name
+    name = spoken(outcome.folder)
     if not outcome.complete:
         print(f"\ninterrupted; nothing recorded is lost. Go on with: python -m tune_app.run resume={name}")
         return INTERRUPTED

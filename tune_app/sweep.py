@@ -34,7 +34,7 @@ from tune_app.errors import InputError, RunFailed
 from tune_app.interrupt import interrupts
 from tune_app.manifest import build_manifest, set_status, write_manifest, write_text
 from tune_app.ray_session import RaySession, TrialResources, ray_session, trial_resources
-from tune_app.results import LOCK
+from tune_app.results import LOCK, spoken
 from tune_app.search.arms import Arm, planned_arms, read_exported, searched_space
 from tune_app.search.study import UNFINISHED, open_study
 
@@ -165,7 +165,7 @@ def new_folder(settings: Settings) -> Path:
     if folder.exists():
         raise InputError(
             f"name={name}: {folder} exists already, and sweeps do not share a folder. Choose another name "
-            f"or go on: python -m tune_app.run resume={name}"
+            f"or go on: python -m tune_app.run resume={spoken(folder)}"
         )
     require_writable(folder.parent)
     return folder
@@ -215,7 +215,7 @@ def in_use(folder: Path) -> InputError:
     """The error for a sweep that another driver holds."""
     return InputError(
         f"{folder.name}: another process is running this sweep. Watch it with python -m tune_app.summary "
-        f"sweep={folder.name}, or end that process first"
+        f"sweep={spoken(folder)}, or end that process first"
     )
 
 
@@ -264,7 +264,7 @@ def _search_until_done(prepared: Prepared, resources: TrialResources) -> bool:
             if attempt == DRIVER_RESTARTS:
                 raise RunFailed(
                     f"the search broke {attempt + 1} times, last with {type(error).__name__}: {error}. "
-                    f"Nothing recorded is lost: python -m tune_app.run resume={prepared.folder.name}"
+                    f"Nothing recorded is lost: python -m tune_app.run resume={spoken(prepared.folder)}"
                 ) from error
             cause = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             print(f"warning: the search broke ({cause[0]}); it goes on from its folder", file=sys.stderr)
