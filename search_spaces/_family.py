@@ -6,6 +6,7 @@ leading underscore, with a `FAMILY`.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -88,8 +89,11 @@ def get_family(name: str) -> Family:
     """The family of this name; SettingsError lists the choices."""
     found = families()
     if name not in found:
+        close = difflib.get_close_matches(name, [*found, "all", "compare"], n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
         raise SettingsError(
-            f"family={name}: there is no such family.\nChoose one of {', '.join(found)}, all or compare: family=seesaw"
+            f"family={name}: there is no such family.{hint}\n"
+            f"Choose one of {', '.join(found)}, all or compare: family=seesaw"
         )
     return found[name]
 

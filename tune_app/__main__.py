@@ -1,5 +1,7 @@
 """python -m tune_app lists what can be typed."""
 
+import sys
+
 VERBS = {
     "run": "start, resume or extend a sweep            run family=seesaw · run resume=latest · run preset=NAME",
     "summary": "the leaderboard of a sweep                 summary sweep=latest format=md",
@@ -10,7 +12,12 @@ VERBS = {
 
 
 def main() -> None:
-    """Print the verbs."""
+    """Print the verbs; exit 2 where a word was given that is none."""
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    if word and word not in ("-h", "--help"):
+        dotted = f"python -m tune_app.{word}" if word in VERBS else f"one of {', '.join(VERBS)}, with a dot before it"
+        print(f"error: {word}: type {dotted}, for example python -m tune_app.run family=seesaw", file=sys.stderr)
+        sys.exit(2)
     print("python -m tune_app.VERB key=value …      --help after any verb shows its settings\n")
     for name, line in VERBS.items():
         print(f"  {name:<12} {line}")

@@ -193,6 +193,9 @@ def _explain(error: Exception, verb: str, schema: type, argv: Sequence[str]) -> 
         full = re.search(r"full_key: ([\w.]+)", text)
         key = next((m.group(1) for m in (full, unknown, missing) if m), "this key")
         return _unknown_key(key, verb, schema)
+    if "missing EQUAL" in text:
+        word = next((word for word in argv if "=" not in word and not word.startswith("-")), "key")
+        return f"{word}: a setting is written key=value, for example trainer.epochs=9. {_help_of(verb)}"
     choice = re.search(r"Could not find '([\w/.@-]+)/([^']+)'(.*?)(?:Config search path|$)", text, re.DOTALL)
     if choice:
         group, given, options = choice.groups()

@@ -76,9 +76,16 @@ class Progress:
         if not ended:
             return math.nan
         mean = sum(view.seconds for view in ended) / len(ended)
-        left = max(0, self.num_trials - self.earlier - len(ended)) * mean
-        gone = sum(min(mean, time.monotonic() - view.began) for view in self.running())
-        return max(0.0, left - gone) / self.slots
+        waiting = max(0, self.num_trials - self.earlier - len(ended) - len(self.running())) * mean
+        running = [self._seconds_left_of(view, mean) for view in self.running()]
+        return max([(waiting + sum(running)) / self.slots, *running])
+
+    def _seconds_left_of(self, view: TrialView, mean: float) -> float:
+        """As long as the trials before it; a trial that has outlived them is taken to run to its last epoch."""
+        gone = time.monotonic() - view.began
+        if gone < mean or not view.epoch:
+            return max(0.0, mean - gone)
+        return gone / view.epoch * (self.epochs - view.epoch)
 
     def headline(self) -> str:
         """One line: counts, best, time left."""
@@ -142,6 +149,7 @@ class Display(Callback):
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._end(trial, "failed: error")
+        self._print(f"      why: {trial.config['run']['dir']}/error.txt")
 
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
         if self._live is None and time.monotonic() - self._last_line > HEARTBEAT_S:

@@ -127,6 +127,9 @@ def _tell_about(sweep: Sweep, out: Path, chosen: list[tuple[int, Trial]], tell: 
         tell(PHANTOM)
     if sweep.status == "running":
         tell("the sweep is still running: a later export may choose others")
+    unfinished = [trial.name for _, trial in chosen if trial.status in ("running", "interrupted", "waiting")]
+    if unfinished:
+        tell(f"not trained to the end: {', '.join(unfinished)}; exported as of the best epoch so far")
     written = {str(rank) for rank, _ in chosen}
     stale = [p for p in out.glob("*") if p.name not in written and read_manifest(p).get("kind") == KIND]
     if stale:

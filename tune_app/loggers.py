@@ -6,6 +6,8 @@ is lost when the driver is killed, and a restarted trial would overwrite its ear
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,16 @@ class InSweepFolder(LoggerCallback):
         self._trials.pop(trial.trial_id, None)
 
 
+class ErrorNotes(LoggerCallback):
+    """Copies the traceback of a failed trial from Ray's session folder to error.txt in its own."""
+
+    def log_trial_end(self, trial: Any, failed: bool = False) -> None:
+        if failed and trial.error_file:
+            with contextlib.suppress(OSError):
+                shutil.copyfile(trial.error_file, Path(trial.config["run"]["dir"]) / "error.txt")
+
+
 def in_place_loggers() -> list[LoggerCallback]:
-    """result.json, progress.csv and TensorBoard events of every trial, in its folder of the sweep."""
-    return [InSweepFolder(logger) for logger in (JsonLoggerCallback(), CSVLoggerCallback(), TBXLoggerCallback())]
+    """result.json, progress.csv, TensorBoard events and error.txt of every trial, in its folder of the sweep."""
+    in_place = [InSweepFolder(logger) for logger in (JsonLoggerCallback(), CSVLoggerCallback(), TBXLoggerCallback())]
+    return [*in_place, ErrorNotes()]

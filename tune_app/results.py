@@ -40,8 +40,8 @@ class Sweep:
     Raises InputError where there is no such sweep; the message lists those that exist.
     """
 
-    def __init__(self, sweep: str | Path = "latest", results_dir: str | Path = "results") -> None:
-        self.folder = find_sweep(sweep, results_dir)
+    def __init__(self, sweep: str | Path = "latest", results_dir: str | Path = "") -> None:
+        self.folder = find_sweep(sweep, results_dir or user_setting("results_dir", "results"))
         self.refresh()
 
     def refresh(self) -> Sweep:
@@ -62,7 +62,7 @@ class Sweep:
 
     @property
     def name(self) -> str:
-        return str(self.manifest.get("sweep") or self.folder.name)
+        return self.folder.name
 
     @property
     def phantom(self) -> bool:
@@ -105,7 +105,7 @@ class Sweep:
         rows = []
         for name in self.classes:
             scores = board[f"dice/{name}"].astype(float)
-            if scores.notna().any():
+            if (scores > 0).any():
                 row = board.iloc[scores.fillna(-math.inf).argmax()]
                 rows.append({"class": name, "dice": scores.max(), **row[["name", "arm", "best_epoch", "rank"]]})
         return pd.DataFrame(rows, columns=["class", "dice", "name", "arm", "best_epoch", "rank"])
@@ -253,20 +253,20 @@ def _created(folder: Path) -> float:
     return folder.stat().st_mtime
 
 
-def find_sweep(sweep: str | Path, results_dir: str | Path = "results") -> Path:
-    """The folder of a sweep given as a path, as a name under `results_dir`, or as `latest`."""
+def find_sweep(sweep: str | Path, results_dir: str | Path = "results", *, key: str = "sweep") -> Path:
+    """The folder of a sweep given as a path, as a name under `results_dir`, or as `latest`. key: what was typed."""
     found = sweep_folders(results_dir)
     if str(sweep) == "latest":
         if found:
             return found[0].resolve()
-        raise InputError(f"sweep=latest: there is no sweep in {results_dir} yet. Start one: {START_ONE}")
+        raise InputError(f"{key}=latest: there is no sweep in {results_dir} yet. Start one: {START_ONE}")
     for folder in (Path(sweep).expanduser(), Path(results_dir) / sweep):
         if is_sweep(folder):
             return folder.resolve()
     missing = "holds no sweep" if Path(sweep).exists() else "does not exist"
     names = ", ".join(folder.name for folder in found)
     choices = f"Sweeps in {results_dir}, newest first: {names}" if names else f"None in {results_dir} yet: {START_ONE}"
-    raise InputError(f"sweep={sweep}: {missing} (a sweep folder has {MANIFEST}, {JOURNAL} and trials/). {choices}")
+    raise InputError(f"{key}={sweep}: {missing} (a sweep folder has {MANIFEST}, {JOURNAL} and trials/). {choices}")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

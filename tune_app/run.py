@@ -107,7 +107,7 @@ def _merged(base: dict[str, Any], sections: dict[str, Any], dotted: Sequence[str
 def take_up(composed: Composed[Settings]) -> Prepared:
     """The sweep of resume= or extend=, with its own settings. Raises InputError where those given contradict them."""
     asked = composed.settings
-    folder = find_sweep(asked.resume or asked.extend, asked.results_dir)
+    folder = find_sweep(asked.resume or asked.extend, asked.results_dir, key="resume" if asked.resume else "extend")
     stored = stored_settings(folder)
     refuse_changes(composed, stored, folder)
     if lock_is_held(folder / LOCK):
@@ -218,6 +218,7 @@ def announce(prepared: Prepared, session: RaySession, resources: TrialResources)
     elif settings.experiment_name == "" and settings.trainer.epochs < 20:
         print("note: the quick budget on real data; experiment=class_weighting is the published set-up")
     what = settings.preset or settings.trial or f"family={settings.family}"
+    searcher = f" ({settings.search.name})" if prepared.space else ""
     stopping = (
         f"ASHA from epoch {settings.grace_period}, η = {settings.scheduler.reduction_factor:g}"
         if settings.early_stopping
@@ -225,7 +226,7 @@ def announce(prepared: Prepared, session: RaySession, resources: TrialResources)
     )
     print(f"sweep      {prepared.folder}")
     print(
-        f"search     {what}, {prepared.num_trials} trials of up to {settings.trainer.epochs} × "
+        f"search     {what}{searcher}, {prepared.num_trials} trials of up to {settings.trainer.epochs} × "
         f"{settings.trainer.iterations_per_epoch} iterations, batch {settings.trainer.batch_size}; {stopping}"
     )
     print(f"resources  {resources.slots} trials at once, each {resources.cpus:g} CPU and {resources.gpus:g} GPU")
@@ -269,12 +270,23 @@ def finish(outcome: Outcome) -> int:
     print()
     print(summarise(SummarySettings(sweep=str(outcome.folder))))
     board = sweep.leaderboard()
-    print(f"\nsweep folder   {outcome.folder}")
+    print("\n" + "\n".join(best_lines(sweep)))
+    print(f"sweep folder   {outcome.folder}")
     print("next           " + "\n               ".join(next_steps(name, extendable(stored_settings(outcome.folder)))))
     if not board["rank"].notna().any():
         print("error: no trial ended with a score; see the reasons above", file=sys.stderr)
         return 1
     return 0
+
+
+def best_lines(sweep: Sweep) -> list[str]:
+    """The best configuration in full; empty without one."""
+    board = sweep.leaderboard()
+    if not board["rank"].notna().any():
+        return []
+    best = sweep.trial(board.iloc[0]["name"])
+    params = "  ".join(f"{name}={value}" for name, value in best.loss.get("params", {}).items())
+    return [f"best           {best.name}: {best.family}  {params}  seed={best.seed}, epoch {best.best['epoch']}"]
 
 
 def next_steps(name: str, more: bool) -> list[str]:

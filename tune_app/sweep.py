@@ -7,9 +7,11 @@ see docs/decisions/resume-from-the-sweep-folder.md.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import math
+import re
 import sys
 import tempfile
 import warnings
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 METRIC = "mean_dice"
 FREQUENCIES, TRIAL = "class_frequencies.json", "trial.yaml"
 """What a sweep was started with, kept in its folder: the class counts, and the configuration of trial=."""
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 DRIVER_RESTARTS = 3
 """Times the search is taken up again within one run when Ray itself breaks (an out-of-memory kill does that)."""
 
@@ -157,9 +160,10 @@ def new_folder(settings: Settings) -> Path:
     """The folder of a sweep that starts now, not made yet. Raises InputError where it exists or cannot be written."""
     label = settings.preset or ("trial" if settings.trial else settings.family)
     name = settings.name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{label}"
-    if Path(name).name != name or name in ("latest", ".."):
+    if not re.fullmatch(r"\w[\w.+-]*", name) or name == "latest":
         raise InputError(
-            f"name={name}: the name of one folder, without / and not `latest`. Use results_dir= for where it goes"
+            f"name={name}: letters, digits and . _ + - are allowed in the name of a sweep, and not the word latest. "
+            "Use results_dir= for where it goes"
         )
     folder = Path(settings.results_dir).expanduser().resolve() / name
     if folder.exists():
@@ -242,7 +246,7 @@ def _quiet(verbose: int) -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)  # the display says which trial failed, its error.txt why
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -260,6 +264,13 @@ def _search_until_done(prepared: Prepared, resources: TrialResources) -> bool:
     for attempt in range(DRIVER_RESTARTS + 1):
         try:
             return _search(prepared, resources)
+        except OSError as error:
+            if error.errno not in CANNOT_WRITE:
+                raise
+            raise RunFailed(
+                f"cannot write in {prepared.folder}: {error.strerror}. Free some space or mend it; nothing recorded "
+                f"is lost: python -m tune_app.run resume={spoken(prepared.folder)}"
+            ) from None
         except (RayError, TuneError) as error:
             if attempt == DRIVER_RESTARTS:
                 raise RunFailed(

@@ -58,7 +58,7 @@ BAD = {
     "word in a list": (["data.patch=[1,a,3]"], ["data.patch=[1,a,3]", "Integer"]),
     "number for a mapping": (["space=3"], ["space=3"]),
     "number for a group": (["trainer=3"], ["trainer=3"]),
-    "no value": (["trainer.epochs"], ["trainer.epochs", "missing EQUAL"]),
+    "no value": (["trainer.epochs"], ["trainer.epochs:", "key=value"]),
     "no key": (["=3"], ["=3"]),
     "open bracket": (["space.p=[0.5"], ["space.p=[0.5"]),
     "value below its range": (["trainer.epochs=0"], ["trainer.epochs=0", "at least 1"]),
@@ -260,7 +260,15 @@ def test_exit_codes(capsys):
     assert capsys.readouterr().err == "error: bad\nerror: broken\ninterrupted\n"
 
 
-def test_the_program_lists_its_verbs(capsys):
+def test_a_verb_without_its_dot(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tune_app", "run", "family=seesaw"])
+    with pytest.raises(SystemExit, match="2"):
+        list_verbs()
+    assert "python -m tune_app.run" in capsys.readouterr().err
+
+
+def test_the_program_lists_its_verbs(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tune_app"])
     list_verbs()
     out = capsys.readouterr().out
     assert all(f"  {verb} " in out for verb in VERBS)

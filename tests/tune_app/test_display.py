@@ -61,7 +61,8 @@ def test_plain_lines(tmp_path):
     drive(display, tmp_path)
     display.close()
     lines = stream.getvalue().splitlines()
-    assert len(lines) == 4, "one line per ended trial"
+    assert len(lines) == 5, "one line per ended trial, and where it says why one failed"
+    assert lines[-1].endswith("0003_d/error.txt")
     assert (
         "0000_a  finished at epoch 3  best .500  (nuc .700  golgi_mem .300)  [1/4 trials done · 0 running" in lines[0]
     )
@@ -171,3 +172,17 @@ def test_clock(seconds, text):
 
 def test_short():
     assert [short(value) for value in (0.0, 0.5, 1.0, 0.12345, math.nan)] == [".000", ".500", "1.000", ".123", "—"]
+
+
+def test_a_trial_that_outlives_the_others_is_taken_to_run_to_its_last_epoch(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    progress = progress_of(num_trials=2, epochs=30, began=0.0)
+    for name in ("short", "long"):
+        progress.trials[name] = display_module.TrialView(name, began=0.0)
+        progress.update(name, row(1, 0.1, 0.1))
+    now[0] = 10
+    progress.end("short", "stopped early")
+    now[0] = 40
+    progress.update("long", row(10, 0.5, 0.5))
+    assert progress.seconds_left() == pytest.approx(40 / 10 * (30 - 10))

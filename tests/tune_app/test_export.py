@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +222,9 @@ def test_command_line(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         main()
     assert exit_.value.code == 0
     assert (tmp_path / "best" / "1" / "config.yaml").is_file()
+
+
+def test_a_trial_not_trained_to_the_end_is_named(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "a", [replace(FIRST, status="running")], status="interrupted")
+    _, notices = run(folder, tmp_path / "best", top=1)
+    assert any("not trained to the end" in notice for notice in notices)

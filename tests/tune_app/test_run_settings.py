@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,11 @@ from planned import composed_of, dataset_in_memory, settings_of
 from sweep_folder import WrittenTrial, write_sweep
 
 from tune_app import run as run_module
+from tune_app import sweep as sweep_module
 from tune_app.command_line import Composed
-from tune_app.errors import InputError
+from tune_app.errors import InputError, RunFailed
 from tune_app.manifest import read_manifest, write_manifest
-from tune_app.sweep import FREQUENCIES, TRIAL, Prepared, prepare
+from tune_app.sweep import FREQUENCIES, TRIAL, Prepared, new_folder, prepare
 
 STARTED_WITH = ("family=seesaw", "trainer.epochs=4", "space.p=[0.5,1.2]", "resources.gpus_per_trial=0.25")
 
@@ -196,3 +199,21 @@ def test_a_count_window_holds_the_annotated_voxels_of_its_patches(monkeypatch, t
 def test_given_keys_lose_their_prefixes():
     composed = Composed(settings_of(), ["++space.p=1", "~a", "family=seesaw", "trainer.lr=1=2"])
     assert composed.given_keys == ["space.p", "a", "family", "trainer.lr"]
+
+
+def test_a_full_disk_is_one_sentence_that_says_how_to_go_on(monkeypatch, tmp_path):
+    monkeypatch.setattr("tune_app.sweep.open_packed", dataset_in_memory)
+    prepared = prepare(settings_of(), tmp_path / "new")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sweep_module, "_search", full)
+    with pytest.raises(RunFailed, match=r"No space left on device.*resume="):
+        sweep_module._search_until_done(prepared, None)
+
+
+@pytest.mark.parametrize("name", ["a b", "../x", "latest", "-x", "a/b"])
+def test_a_name_that_cannot_be_typed_back_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match="name="):
+        new_folder(dataclasses.replace(settings_of(), name=name, results_dir=str(tmp_path)))

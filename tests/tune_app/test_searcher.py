@@ -19,7 +19,7 @@ from planned import settings_of
 from search_spaces import parameters_of
 from tune_app.search.arms import searched_space
 from tune_app.search.recovery import read_reported, reconcile, recorded_curves
-from tune_app.search.study import JOURNAL, curve
+from tune_app.search.study import JOURNAL, curve, open_study
 
 RANDOM = ("family=seesaw", "search=random", "search.num_samples=7", "trainer.epochs=4")
 TPE = ("family=seesaw", "search.num_samples=12", "search.startup_trials=4", "trainer.epochs=4")
@@ -332,3 +332,9 @@ def test_the_study_catches_up_with_what_was_logged(tmp_path):
     assert (tmp_path / JOURNAL).read_bytes() == before, "once is enough"
     restarted = searcher_of(tmp_path, *RANDOM)
     assert [begin(restarted)[1]["run"]["number"] for _ in range(4)] == [3, 4, 5, 6]
+
+
+def test_a_renamed_folder_keeps_its_study(tmp_path):
+    searcher = searcher_of(tmp_path, *RANDOM)
+    begin(searcher)
+    assert len(open_study(tmp_path, "another name").get_trials()) == 1

@@ -20,7 +20,7 @@ from trainables.data.cellmap import (
     read_labels,
 )
 from trainables.data.classes import check_classes, unannotated_classes
-from trainables.data.datasplit import FILE_NAME, make_split, parse_split
+from trainables.data.datasplit import FILE_NAME, make_split, parse_split, split_remarks
 from trainables.data.expand import class_masks
 from trainables.data.packed import cache_folder, data_root
 from trainables.data.packing import em_margin
@@ -39,7 +39,8 @@ class Finding:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.level}: {self.where}: {self.message}"
+        where = "" if self.message.startswith(self.where) else f"{self.where}: "
+        return f"{self.level}: {where}{self.message}"
 
 
 def check(settings: DataSettings) -> list[Finding]:
@@ -70,7 +71,8 @@ def _split(settings: DataSettings, root: Path) -> tuple[list[CropSource], list[F
     if not path.is_file():
         raise DataError(f"data.split_file={named}: no such file. Leave it empty to have one written.")
     sources, problems = parse_split(path, root)
-    return sources, [Finding("error", str(path), problem) for problem in problems]
+    findings = [Finding("error", str(path), problem) for problem in problems]
+    return sources, findings + [Finding("warning", str(path), text) for text in split_remarks(path, root)]
 
 
 def _classes(settings: DataSettings, sources: Sequence[CropSource]) -> list[Finding]:

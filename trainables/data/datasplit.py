@@ -6,6 +6,7 @@ side, raw path, label path. The label path ends in the classes in brackets: …/
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -75,6 +76,27 @@ def parse_split(path: Path, root: Path | None = None) -> tuple[list[CropSource],
     return sources, problems + _repeats(path, sources)
 
 
+def split_remarks(path: Path, root: Path | None = None) -> list[str]:
+    """One sentence per row that lists a class its crop has no labels of: partial annotation, or a misspelled name."""
+    bases = [base for base in (root, path.parent) if base is not None]
+    remarks = []
+    with path.open(newline="", encoding="utf-8") as file:
+        for number, row in enumerate(csv.reader(file, skipinitialspace=True), 1):
+            with contextlib.suppress(DataError):
+                source = _source(row, bases)
+                absent = [name for name in _listed(row[-1] if len(row) == 5 else row[2]) if name not in source.classes]
+                if absent:
+                    names = ", ".join(absent)
+                    remarks.append(f"line {number}: {source.name} has no labels of {names}; taken as not annotated")
+    return remarks
+
+
+def _listed(truth: str) -> list[str]:
+    """The classes in the brackets at the end of a label path."""
+    names = truth.partition("[")[2].rstrip(" /")[:-1]
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
 def _source(row: Sequence[str], bases: Sequence[Path]) -> CropSource:
     """The crop of one row. DataError without the file and line."""
     if len(row) not in (3, 5):
@@ -87,7 +109,7 @@ def _source(row: Sequence[str], bases: Sequence[Path]) -> CropSource:
     if not bracket or not names.rstrip(" /").endswith("]"):
         raise DataError(f"label path {truth!r} must end in the classes in brackets, for example crop234/[nuc,pm].")
     em, labels = _find(raw, bases), _find(folder, bases)
-    listed = [name.strip() for name in names.rstrip(" /")[:-1].split(",") if name.strip()]
+    listed = _listed(truth)
     present = annotated_in(labels)
     if not set(listed) & set(present):
         raise DataError(

@@ -37,8 +37,9 @@ def open_study(sweep_dir: Path, name: str) -> optuna.Study:
     drop_torn_line(sweep_dir / JOURNAL)
     path = str(sweep_dir / JOURNAL)
     storage = JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
-    if name in optuna.get_all_study_names(storage):
-        return optuna.load_study(study_name=name, storage=storage)
+    existing = optuna.get_all_study_names(storage)  # one at most; the folder may have been renamed since
+    if existing:
+        return optuna.load_study(study_name=existing[0], storage=storage)
     return optuna.create_study(study_name=name, storage=storage, direction=StudyDirection.MAXIMIZE)
 
 

@@ -10,7 +10,7 @@ import pytest
 from volume_writer import container, write_em, write_label
 
 from trainables.data.cellmap import CropSource, discover_crops
-from trainables.data.datasplit import draw_split, load_or_make_split, make_split, read_split, write_split
+from trainables.data.datasplit import draw_split, load_or_make_split, make_split, read_split, split_remarks, write_split
 from trainables.errors import DataError
 from trainables.settings import DataSettings
 
@@ -167,3 +167,10 @@ def test_crops_without_a_wanted_class_are_left_out(tmp_path):
     crops = synthetic(tmp_path, {"a/crop1": "nuc", "a/crop2": "nuc", "a/crop3": "er_mem"})
     drawn = make_split(DataSettings(classes=["nuc"]), crops, tmp_path / "splits")
     assert [s.name for s in drawn] == ["a/crop1", "a/crop2"]
+
+
+def test_a_class_without_labels_is_remarked_upon(small_root, tmp_path):
+    rows = [row(small_root, "crop1", classes="nuc,pm"), row(small_root, "crop2", classes="pm,mito_foo")]
+    (remark,) = split_remarks(write_rows(tmp_path / "s.csv", rows))
+    assert "line 2" in remark
+    assert "mito_foo" in remark
