@@ -124,8 +124,8 @@ def _verb_config(verb: str) -> dict[str, Any]:
         "defaults": [
             f"{verb}_settings",
             "_self_",
-            {"override hydra/job_logging": "disabled"},
-            {"override hydra/hydra_logging": "disabled"},
+            {"override hydra/job_logging": "none"},
+            {"override hydra/hydra_logging": "none"},
         ],
         "hydra": {
             "run": {"dir": "."},

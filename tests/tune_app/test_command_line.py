@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tune_app.__main__ import main as list_verbs
 from tune_app.command_line import compose, exit_code
 from tune_app.config import Settings
 from tune_app.errors import InputError, RunFailed
+from tune_app.summary import SummarySettings
 
 
 @pytest.fixture
@@ -280,3 +282,13 @@ def test_weights_and_biases_not_installed(type_run, monkeypatch):
     assert (code, left) == (2, [])
     assert "wandb_project=mine" in err
     assert "pip install -e .[wandb]" in err
+
+
+@pytest.mark.parametrize("verb", ["run", "summary"])
+def test_composing_leaves_the_loggers_of_the_process_alone(verb):
+    """Hydra's `disabled` logging switches every existing logger off, and with it the warnings of the data layer."""
+    logger, root = logging.getLogger("trainables.data"), logging.getLogger()
+    before = (root.level, list(root.handlers))
+    compose(verb, {"run": Settings, "summary": SummarySettings}[verb], [])
+    assert not logger.disabled
+    assert (root.level, list(root.handlers)) == before
