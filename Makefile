@@ -10,6 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := .ci/constraints.txt
 ARGS ?= family=seesaw
+TEST_PROCESSES ?= 2
 
 # The build of PyTorch that was asked for lasts: a later plain `make run` must not replace a CUDA build.
 DEFAULT_TORCH := torch==2.13.0
@@ -28,8 +29,9 @@ PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-che
 run: install
 	$(BIN)/python -m tune_app.run $(ARGS)
 
+# One process per core, a file of tests to each: two files share neither a Ray nor a module's fixtures.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 check: install-dev
 	$(BIN)/ruff check .
