@@ -22,9 +22,9 @@ from tune_app.command_line import Composed, compose, exit_code
 from tune_app.config import Settings
 from tune_app.errors import InputError
 from tune_app.manifest import read_manifest
-from tune_app.ray_session import RaySession, TrialResources, dashboard_hint
+from tune_app.messages import announce, best_line, next_steps
 from tune_app.results import LOCK, Sweep, find_sweep, lock_is_held, spoken
-from tune_app.search.arms import read_exported, same_arms
+from tune_app.search.arms import read_exported
 from tune_app.summary import SummarySettings, summarise
 from tune_app.sweep import TRIAL, Outcome, Prepared, in_use, new_folder, prepare, run_sweep
 
@@ -210,47 +210,6 @@ def refuse_other_data(prepared: Prepared) -> None:
         )
 
 
-def announce(prepared: Prepared, session: RaySession, resources: TrialResources) -> None:
-    """What a person wants to know before the first trial."""
-    settings = prepared.settings
-    if prepared.phantom:
-        print("*** PHANTOM DATA: generated volumes, for trying things out. Real data: data=cellmap data.root=PATH ***")
-    elif settings.experiment_name == "" and settings.trainer.epochs < 20:
-        print("note: the quick budget on real data; experiment=class_weighting is the published set-up")
-    what = settings.preset or settings.trial or f"family={settings.family}"
-    searcher = f" ({settings.search.name})" if prepared.space else ""
-    stopping = (
-        f"ASHA from epoch {settings.grace_period}, η = {settings.scheduler.reduction_factor:g}"
-        if settings.early_stopping
-        else "no early stopping"
-    )
-    print(f"sweep      {prepared.folder}")
-    print(
-        f"search     {what}{searcher}, {prepared.num_trials} trials of up to {settings.trainer.epochs} × "
-        f"{settings.trainer.iterations_per_epoch} iterations, batch {settings.trainer.batch_size}; {stopping}"
-    )
-    print(f"resources  {resources.slots} trials at once, each {resources.cpus:g} CPU and {resources.gpus:g} GPU")
-    print(f"dashboard  {dashboard_hint(session)}")
-    print(f"tensorboard --logdir {prepared.folder / 'trials'}")
-    print(f"optuna-dashboard {prepared.folder / 'study.journal'}")
-    for line in _warnings(prepared):
-        print(line)
-    sys.stdout.flush()
-
-
-def _warnings(prepared: Prepared) -> Iterable[str]:
-    for names in same_arms(prepared.arms, prepared.counts, prepared.window_voxels):
-        yield f"note: {', '.join(names)} come out as the same effective weights: one arm, compared as one"
-    for name in classes_without_annotation(prepared):
-        yield f"warning: class {name} is annotated in no training crop: its channel learns nothing and has no Dice"
-
-
-def classes_without_annotation(prepared: Prepared) -> list[str]:
-    """Classes whose every training voxel is unknown."""
-    counts = prepared.dataset.counts("train")
-    return [name for name, known in zip(counts["classes"], counts["known"]) if not known]
-
-
 def require_wandb(settings: Settings) -> None:
     """Raise InputError where Weights & Biases is asked for and not installed."""
     if settings.wandb_project and importlib.util.find_spec("wandb") is None:
@@ -270,32 +229,14 @@ def finish(outcome: Outcome) -> int:
     print()
     print(summarise(SummarySettings(sweep=str(outcome.folder))))
     board = sweep.leaderboard()
-    print("\n" + "\n".join(best_lines(sweep)))
+    scored = bool(board["rank"].notna().any())
+    print("\n" + best_line(sweep, board.iloc[0]["name"]) if scored else "")
     print(f"sweep folder   {outcome.folder}")
     print("next           " + "\n               ".join(next_steps(name, extendable(stored_settings(outcome.folder)))))
-    if not board["rank"].notna().any():
+    if not scored:
         print("error: no trial ended with a score; see the reasons above", file=sys.stderr)
         return 1
     return 0
-
-
-def best_lines(sweep: Sweep) -> list[str]:
-    """The best configuration in full; empty without one."""
-    board = sweep.leaderboard()
-    if not board["rank"].notna().any():
-        return []
-    best = sweep.trial(board.iloc[0]["name"])
-    params = "  ".join(f"{name}={value}" for name, value in best.loss.get("params", {}).items())
-    return [f"best           {best.name}: {best.family}  {params}  seed={best.seed}, epoch {best.best['epoch']}"]
-
-
-def next_steps(name: str, more: bool) -> list[str]:
-    """Commands worth typing after a sweep; more: further trials can be added to it."""
-    steps = [
-        f"python -m tune_app.export sweep={name} top=3 out=best/",
-        f"python -m tune_app.summary sweep={name} reference=published",
-    ]
-    return [*steps, f"python -m tune_app.run extend={name} search.num_samples=20"] if more else steps
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import json
 import logging
-import math
 import re
 import sys
 import tempfile
@@ -21,7 +20,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import optuna
 import torch
 import yaml
@@ -32,6 +30,7 @@ from trainables.data import PackedDataset, open_packed
 from trainables.data.phantom import is_phantom
 from trainables.models import build as build_model
 from tune_app.config import Settings
+from tune_app.counts import class_counts, count_window_voxels
 from tune_app.errors import InputError, RunFailed
 from tune_app.interrupt import interrupts
 from tune_app.manifest import build_manifest, set_status, write_manifest, write_text
@@ -110,31 +109,6 @@ def prepare(settings: Settings, folder: Path, *, resumed: bool = False, extended
         window_voxels=count_window_voxels(settings, dataset),
         resumed=resumed, extended=extended,
     )  # fmt: skip
-
-
-def class_counts(settings: Settings, dataset: PackedDataset) -> ClassCounts:
-    """The counts behind derived weights: of the training crops, the published ones, or a file."""
-    if settings.frequencies == "data":
-        return ClassCounts.from_mapping(dataset.counts("train"), source="training crops")
-    if settings.frequencies == "published":
-        return ClassCounts.published().select(settings.data.classes)
-    return ClassCounts.from_json(settings.frequencies).select(settings.data.classes)
-
-
-def count_window_voxels(settings: Settings, dataset: PackedDataset) -> float:
-    """Annotated voxels of one class in one count window of training, averaged over classes and training crops.
-
-    A patch covers a smaller crop wholly and a larger one in part; rotation, which loses a little, is left out.
-    """
-    trainer, patch = settings.trainer, settings.data.patch
-    covered = [
-        math.prod(min(size, side) for size, side in zip(crop.shape, patch)) * float(np.mean(crop.known))
-        / math.prod(crop.shape)
-        for crop in dataset.crops if crop.side == "train"
-    ]  # fmt: skip
-    whole = trainer.epochs * trainer.iterations_per_epoch
-    batches = whole if trainer.count_window == "all" else int(trainer.count_window)
-    return float(np.mean(covered)) * trainer.batch_size * batches
 
 
 def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outcome:
