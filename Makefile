@@ -1,5 +1,6 @@
 # make run     own virtual environment, install, then a sweep on built-in data
 # make test    own virtual environment, install, lint, types, the whole test suite
+# make bench   own virtual environment, install, every measurement that needs no GPU, as one table
 #
 # make run ARGS="family=compare trainer.epochs=3"          other settings, see python -m tune_app.run --help
 # make run TORCH="torch==2.13.0 --index-url …"             another build of PyTorch, see README.md; remembered
@@ -24,7 +25,7 @@ TORCH_STAMP := $(VENV)/.torch-$(shell printf '%s' '$(TORCH)' | cksum | cut -d' '
 PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: run test check install install-dev docs constraints clean
+.PHONY: run test bench check install install-dev docs constraints clean
 
 run: install
 	$(BIN)/python -m tune_app.run $(ARGS)
@@ -32,6 +33,10 @@ run: install
 # One process per core, a file of tests to each: two files share neither a Ray nor a module's fixtures.
 test: check
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+
+# BENCH="loss memory" for some of them; --write puts the table into docs/performance.md.
+bench: install-dev
+	$(BIN)/python -m benchmarks $(BENCH)
 
 check: install-dev
 	$(BIN)/ruff check .

@@ -21,17 +21,18 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trainables import losses, models
+from trainables.compile_clock import CompileClock
 from trainables.data import PackedBatch, PackedDataset, PatchSampler, augment, open_packed
 from trainables.hardware import prepare_process, resolve
 from trainables.settings import TrainerSettings, TrialSettings, require
-from trainables.steps import Forward, Step, can_compile, load_ahead, one_cycle_lr, optimise
+from trainables.steps import Forward, Step, Waiting, can_compile, load_ahead, one_cycle_lr, optimise, prepare_ahead
 from trainables.training_sums import TrainingSums
 from trainables.validation import ValidationRecord, Validator, scores
 
@@ -40,6 +41,13 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 FIXED_TRAINER_SETTINGS = ("batch_size", "validation_batches", "compile")
 """What an engine is built for: shapes of the compiled graphs and the validation patches."""
+
+
+class Moment(NamedTuple):
+    """A point in time: the clock, and how much of the time before it went into compiling, both in seconds."""
+
+    clock: float
+    compiled: float
 
 
 class Engine:
@@ -77,8 +85,7 @@ class Engine:
         forward, loss = Forward(self.model, len(self.classes), self.hardware), self.loss
 
         def training_step(em: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            logits, target = forward(em, labels)
-            return *loss(logits, target), *loss.count(target)
+            return loss.with_counts(*forward(em, labels))
 
         def evaluation_step(em: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             logits, target = forward(em, labels)
@@ -88,6 +95,7 @@ class Engine:
         compiled = can_compile(self.settings.trainer.compile)
         self.train_step = Step(training_step, compiled=compiled, cuda=self.hardware.cuda)
         self.evaluation_step = Step(evaluation_step, compiled=compiled, cuda=self.hardware.cuda)
+        self.compile_clock = CompileClock(running=compiled)
 
     def fits(self, settings: TrialSettings, *, share: float = 1.0, cpus: int = 1) -> bool:
         """Whether a trial with these settings can be run by `reset` alone."""
@@ -142,13 +150,13 @@ class Engine:
 
     def run_epoch(self) -> Row:
         """Train one epoch and validate: the flat row of metrics. NaN in loss or weights makes `diagnosis` "nan"."""
-        started = time.perf_counter()
+        started = self._now()
         seconds_load = self._train_epoch()
         training, finite = self.sums.read(), self._weights_are_finite()  # the host waits here, for the first time
-        trained = time.perf_counter()
+        trained = self._now()
         self.model.eval()
         result = self.validator.run(self.evaluation_step)
-        finished = time.perf_counter()
+        finished = self._now()
         self.epoch += 1
         row = {"epoch": self.epoch, **scores(result, self.classes), **self._training_metrics(training)}
         if not (finite and math.isfinite(row["loss"])):
@@ -162,14 +170,11 @@ class Engine:
         """All steps of one epoch, without host synchronisation; returns the seconds spent waiting for patches."""
         self.model.train()
         self.sums.zero_()
-        waited = 0.0
-        batches = self._batches()
-        for step in self._epoch_steps():
-            before = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - before
-            self._train_on(batch, step)
-        return waited
+        batches = Waiting(self._batches())
+        prepared = prepare_ahead(batches, self._patches, self.hardware.device)
+        for (em, labels), step in zip(prepared, self._epoch_steps()):
+            self.train_on(em, labels, step)
+        return batches.seconds
 
     def _epoch_steps(self) -> range:
         first = self.epoch * self.settings.trainer.iterations_per_epoch
@@ -184,13 +189,19 @@ class Engine:
 
         return load_ahead(load, self._epoch_steps(), depth=3 if self.hardware.cuda else 0)
 
-    def _train_on(self, host: PackedBatch, step: int) -> None:
-        """One optimiser step. What the graph returns is used up before the next call, as CUDA graphs require."""
+    def _patches(self, host: PackedBatch) -> tuple[Tensor, Tensor]:
+        """The batch on the device, augmented: em and labels, uint8 (N, 1, D, H, W) and (N, P, D, H, W)."""
+        return augment(host.to(self.hardware.device), self.settings.data.patch)
+
+    def train_on(self, em: Tensor, labels: Tensor, step: int) -> None:
+        """Optimiser step `step` on patches of the device: em uint8 (N, 1, D, H, W), labels uint8 (N, P, D, H, W).
+
+        What the graph returns is used up before the next call, as CUDA graphs require.
+        """
         trainer = self.settings.trainer
         lr = one_cycle_lr(step, total_steps=self.total_steps, max_lr=trainer.lr, pct_start=trainer.pct_start)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        em, labels = augment(host.to(self.hardware.device), self.settings.data.patch)
         self.optimizer.zero_grad(set_to_none=True)
         loss, per_class, positive, known = self.train_step(em, labels)
         norm = optimise(loss, self.optimizer, self.scaler, self.parameters, trainer.clip_grad_norm)
@@ -214,14 +225,22 @@ class Engine:
             row |= {f"{name}/{c}": v for c, v in zip(self.classes, values)}
         return row
 
-    def _timing(self, started: float, trained: float, finished: float, seconds_load: float) -> Row:
+    def _now(self) -> Moment:
+        return Moment(time.perf_counter(), self.compile_clock.seconds)
+
+    def _timing(self, started: Moment, trained: Moment, finished: Moment, seconds_load: float) -> Row:
+        """load + compute + validate + compile = epoch, in seconds: compiling counts as none of the others."""
         trainer = self.settings.trainer
+        compiled, compiled_training = finished.compiled - started.compiled, trained.compiled - started.compiled
+        seconds_training = trained.clock - started.clock - compiled_training
         row = {
             "seconds_load": seconds_load,
-            "seconds_compute": trained - started - seconds_load,
-            "seconds_validate": finished - trained,
-            "seconds_epoch": finished - started,
-            "patches_per_s": trainer.iterations_per_epoch * trainer.batch_size / (trained - started),
+            "seconds_compute": seconds_training - seconds_load,
+            "seconds_validate": finished.clock - trained.clock - (compiled - compiled_training),
+            "seconds_compile": compiled,
+            "seconds_epoch": finished.clock - started.clock,
+            "patches_per_s": trainer.iterations_per_epoch * trainer.batch_size / seconds_training,
+            "compiled_graphs": self.compile_clock.graphs,
         }
         if self.hardware.cuda:
             row["gpu_memory_mb"] = torch.cuda.max_memory_reserved(self.hardware.device) / 2**20

@@ -21,6 +21,7 @@ from trainables.settings import DataSettings, HardwareSettings, require
 logger = logging.getLogger(__name__)
 
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+MAX_COMPILE_THREADS = 8
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -93,12 +94,23 @@ def prepare_process(hardware: Hardware, data: DataSettings) -> None:
     for name in THREAD_VARIABLES:
         os.environ[name] = str(hardware.threads)  # for children: this process has already loaded its libraries
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder(data) / "inductor"))
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(hardware.threads))
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(compile_threads(hardware)))
     if hardware.cuda:
         torch.set_float32_matmul_precision("high" if hardware.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = hardware.tf32
         torch.backends.cudnn.benchmark = hardware.tf32
         torch.cuda.set_per_process_memory_fraction(hardware.memory_fraction, hardware.device)
+
+
+def compile_threads(hardware: Hardware) -> int:
+    """Kernels that Inductor compiles at once: the trial's threads on CUDA, all cores (at most 8) on the CPU.
+
+    All slots of a machine compile the same kernels, each of them once, under a lock in the shared cache: with one
+    thread per trial they wait for each other, one kernel at a time, while the other cores stand idle.
+    """
+    if hardware.cuda:
+        return hardware.threads
+    return max(hardware.threads, min(MAX_COMPILE_THREADS, len(os.sched_getaffinity(0))))
 
 
 def compiler_problem() -> str:

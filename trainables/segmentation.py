@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,8 @@ from ray import tune
 
 from trainables import checkpoint
 from trainables.engine import Engine, Row
-from trainables.errors import CheckpointError
+from trainables.errors import CheckpointError, TrainablesError
+from trainables.prediction import PREDICTION, PredictionPictures
 from trainables.settings import TrialSettings, trial_settings
 from trainables.trial_folder import TrialFolder
 
@@ -39,6 +41,7 @@ class SegmentationTrial(tune.Trainable):
     """Trains config["loss"] on config["data"] for config["trainer"]["epochs"] epochs; one `step` is one epoch."""
 
     _engine: Engine | None = None
+    _pictures: PredictionPictures | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
         """Build the engine for the trial of this config. Its folder is not touched before the first step."""
@@ -51,6 +54,7 @@ class SegmentationTrial(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
+        self._time_setup = time.time()
         self._close_folder()
         self._trial = config
         self._engine_for(_settings(config), config)
@@ -89,7 +93,7 @@ class SegmentationTrial(tune.Trainable):
         """Free the old engine's memory and graphs before the next one is built."""
         if self._engine is None:
             return
-        compiled, self._engine = self._engine.train_step.compiled, None
+        compiled, self._engine, self._pictures = self._engine.train_step.compiled, None, None
         gc.collect()
         if compiled:
             torch.compiler.reset()
@@ -125,6 +129,8 @@ class SegmentationTrial(tune.Trainable):
                 break
             row = self._train()
         self._reported = max(self._reported, row["epoch"])
+        if self._ends(row):
+            self._leave_prediction()
         return {**row, "training_iteration": row["epoch"], "done": self._ends(row)}
 
     def _train(self) -> Row:
@@ -132,12 +138,14 @@ class SegmentationTrial(tune.Trainable):
         assert self._folder is not None
         assert self._engine is not None
         engine, folder = self._engine, self._folder
-        row = engine.run_epoch()
+        times = {"time_setup": self._time_setup, "time_started": time.time()}
+        row = engine.run_epoch() | times | {"time_ended": time.time()}
         folder.append(row)
         folder.write_validation(engine.validation)
         if row["best_epoch"] == row["epoch"]:
             folder.save_best({"model": engine.model.state_dict(), "epoch": row["epoch"],
-                              "mean_dice": row["mean_dice"], "classes": list(engine.classes)})  # fmt: skip
+                              "mean_dice": row["mean_dice"], "classes": list(engine.classes),
+                              "inference_shift": engine.loss.inference_shift.tolist()})  # fmt: skip
         if self._ends(row) or row["epoch"] % engine.settings.trainer.checkpoint_every == 0:
             folder.save({"engine": engine.state_dict(), "identity": identity(self._trial)})
         logger.info("%s", epoch_line(row, engine.settings.trainer.epochs))
@@ -166,8 +174,22 @@ class SegmentationTrial(tune.Trainable):
 
     def _close_folder(self) -> None:
         if self._folder is not None:
+            if not self._finished():  # stopped early: what has ended by itself has left its prediction
+                self._leave_prediction()
             self._folder.close_log()
             self._folder = None
+
+    def _leave_prediction(self) -> None:
+        """Write prediction.npz when the trial is over. No trial fails for want of a picture."""
+        engine, folder = self._engine, self._folder
+        if engine is None or folder is None or not engine.record.best_epoch:
+            return
+        try:
+            if self._pictures is None or self._pictures.engine is not engine:
+                self._pictures = PredictionPictures(engine)
+            folder.write_arrays(PREDICTION, self._pictures.arrays(folder.path))
+        except (OSError, RuntimeError, TrainablesError) as problem:
+            logger.warning("no %s: %s", PREDICTION, problem)
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:

@@ -3,6 +3,7 @@
 config.json      the trial's config
 history.jsonl    one flat row per epoch; NaN and infinity are null (strict JSON)
 validation.npz   TP/FP/FN per epoch, validation crop and class, and the logit histograms of the best epoch
+prediction.npz   a few validation patches, their truth, and what the best epoch predicts, once the trial has ended
 last.pt previous.pt best.pt      checkpoints; last.pt also holds history and validation, so it alone is enough
 trial.log        one line per epoch, setup, resume and fallback messages
 result.json      not ours: Ray's log of the reported rows, read to report every row exactly once
@@ -58,10 +59,14 @@ class TrialFolder:
 
     def write_validation(self, validation: Mapping[str, np.ndarray]) -> None:
         """Write the arrays of `Engine.validation` to validation.npz."""
-        temporary = self.path / (VALIDATION + ".tmp")
+        self.write_arrays(VALIDATION, validation)
+
+    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write arrays to the .npz file `name`."""
+        temporary = self.path / (name + ".tmp")
         with temporary.open("wb") as file:
-            np.savez(file, **validation)  # type: ignore[arg-type]
-        os.replace(temporary, self.path / VALIDATION)
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        os.replace(temporary, self.path / name)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the trial's config to config.json."""

@@ -6,7 +6,7 @@ Shapes: N batch, C classes, K validation crops, B logit bins, E epochs so far, *
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from trainables import metrics
-from trainables.data import PackedBatch, PackedDataset, validation_set
+from trainables.data import PackedBatch, PackedDataset, ValidationSet, validation_set
 from trainables.hardware import Hardware
 from trainables.metrics import LOGIT_EDGES, ValidationCounts
 from trainables.settings import TrainerSettings
-from trainables.steps import Step
+from trainables.steps import Step, load_ahead
 
 COUNTS = ("tp", "fp", "fn")
 HISTOGRAMS = ("hist_positive", "hist_negative")
@@ -34,15 +34,10 @@ class Validator:
         self.hardware = hardware
         slot = torch.full((len(dataset.crops),), -1, dtype=torch.int64)
         slot[members] = torch.arange(len(members))
-        batches = validation_set(
+        patches = validation_set(
             dataset, batch_size=trainer.batch_size, num_batches=trainer.validation_batches, seed=split_seed
         )
-        self.batches = [self._prepare(batch, slot) for batch in batches]
-
-    def _prepare(self, batch: PackedBatch, slot: Tensor) -> PackedBatch:
-        """The batch with crops numbered among the validation crops, page-locked for CUDA."""
-        ready = PackedBatch(batch.em, batch.labels, slot[batch.crop])
-        return ready.pin_memory() if self.hardware.cuda else ready
+        self.batches = Batches(patches, slot)
 
     @torch.no_grad()
     def run(self, step: Step) -> dict[str, Any]:
@@ -53,7 +48,7 @@ class Validator:
         counts = ValidationCounts.zeros(len(self.crops), len(self.classes), self.hardware.device)
         loss_sum = torch.zeros((), device=self.hardware.device)
         sigmoid = torch.empty(0)
-        for number, host in enumerate(self.batches):
+        for number, host in enumerate(self._loaded()):
             batch = host.to(self.hardware.device)
             loss, logits, target = step(batch.em, batch.labels)
             loss_sum += loss
@@ -61,6 +56,28 @@ class Validator:
             if number == 0:
                 sigmoid = sigmoid_statistics(logits)
         return {**counts.numpy(), "val_loss": float(loss_sum) / len(self.batches), "sigmoid": sigmoid.cpu().numpy()}
+
+    def _loaded(self) -> Iterator[PackedBatch]:
+        """The batches in order. On CUDA one thread cuts and pins them while the device computes, as in training."""
+
+        def load(number: int) -> PackedBatch:
+            return self.batches[number].pin_memory() if self.hardware.cuda else self.batches[number]
+
+        return load_ahead(load, range(len(self.batches)), depth=3 if self.hardware.cuda else 0)
+
+
+class Batches(Sequence[PackedBatch]):
+    """A validation set with its crops numbered among the validation crops. A batch is cut anew whenever it is read."""
+
+    def __init__(self, patches: ValidationSet, slot: Tensor) -> None:
+        self._patches, self._slot = patches, slot
+
+    def __len__(self) -> int:
+        return len(self._patches)
+
+    def __getitem__(self, number: Any) -> Any:
+        batch = self._patches[number]
+        return PackedBatch(batch.em, batch.labels, self._slot[batch.crop])
 
 
 def sigmoid_statistics(logits: Tensor) -> Tensor:

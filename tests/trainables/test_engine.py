@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from trainables import checkpoint, steps
 from trainables.data import validation_set
 from trainables.engine import Engine
 from trainables.errors import SettingsError
-from trainables.hardware import prepare_process, resolve
+from trainables.hardware import MAX_COMPILE_THREADS, compile_threads, prepare_process, resolve
 from trainables.settings import HardwareSettings, trial_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
@@ -71,8 +72,8 @@ def test_learning_rate_of_short_runs_is_finite_and_falls(total):
 def test_an_epoch_reports_everything():
     row = make().run_epoch()
     scalars = {"epoch", "mean_dice", "mean_iou", "loss", "val_loss", "lr", "grad_norm", "best_mean_dice", "best_epoch",
-               "seconds_load", "seconds_compute", "seconds_validate", "seconds_epoch", "patches_per_s",
-               "diagnosis"}  # fmt: skip
+               "seconds_load", "seconds_compute", "seconds_validate", "seconds_compile", "seconds_epoch",
+               "patches_per_s", "compiled_graphs", "diagnosis"}  # fmt: skip
     per_class = ("dice", "iou", "precision", "recall", "support", "fg_pred", "fg_true", "loss", "weight", "shift")
     expected = scalars | {f"{m}/{c}" for m in per_class for c in CLASSES}
     expected |= {f"sigmoid/{c}/{s}" for c in CLASSES for s in ("min", "max", "mean", "above_half")}
@@ -80,7 +81,9 @@ def test_an_epoch_reports_everything():
     assert all(isinstance(v, int | float | str) for v in row.values())
     assert row["epoch"] == 1
     assert row["diagnosis"] == ""
-    assert row["seconds_load"] + row["seconds_compute"] + row["seconds_validate"] == pytest.approx(row["seconds_epoch"])
+    parts = ("load", "compute", "validate", "compile")
+    assert sum(row[f"seconds_{part}"] for part in parts) == pytest.approx(row["seconds_epoch"])
+    assert (row["seconds_compile"], row["compiled_graphs"]) == (0.0, 0)
     for c in CLASSES:
         assert 0 <= row[f"sigmoid/{c}/min"] <= row[f"sigmoid/{c}/mean"] <= row[f"sigmoid/{c}/max"] <= 1
 
@@ -180,11 +183,17 @@ def test_all_families_go_through_two_graphs(monkeypatch):
     monkeypatch.setattr(torch, "compile", counted)
     monkeypatch.setattr(steps, "compiler_problem", lambda: "")
     engine = make("static", trainer={"compile": True})
+    rows = []
     for seed, family in enumerate((*FAMILIES, "static")):
         trainer = tiny_settings(trainer={"compile": True, "lr": 1e-3 * (seed + 1), "clip_grad_norm": 0.5}).trainer
         engine.reset(loss_of(family), seed, trainer)
-        rows_of(engine, 2)
+        rows += [engine.run_epoch() for _ in range(2)]
     assert len(graphs) == 2
+    assert [row["compiled_graphs"] for row in rows] == [2] * len(rows)
+    assert [row["seconds_compile"] > 0 for row in rows] == [True] + [False] * (len(rows) - 1)
+    parts = ("load", "compute", "validate", "compile")
+    assert sum(rows[0][f"seconds_{part}"] for part in parts) == pytest.approx(rows[0]["seconds_epoch"])
+    assert rows[0]["seconds_compute"] < rows[0]["seconds_epoch"]
 
 
 class Syncs(TorchDispatchMode):
@@ -250,7 +259,8 @@ def test_bf16_model_and_float32_loss():
     engine = make(hardware={"precision": "bf16"})
     seen: list[torch.dtype] = []
     engine.model.head.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
-    engine.loss.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].dtype))
+    with_counts = engine.loss.with_counts
+    engine.loss.with_counts = lambda logits, target: seen.append(logits.dtype) or with_counts(logits, target)
     row = engine.run_epoch()
     assert seen[:2] == [torch.bfloat16, torch.float32]
     assert math.isfinite(row["loss"])
@@ -276,6 +286,15 @@ def test_compiled_code_is_kept_in_the_cache_folder(monkeypatch, tmp_path):
     prepare_process(resolve(settings.hardware, share=1.0, cpus=1), settings.data)
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "inductor")
     assert torch.get_num_threads() == 1
+
+
+def test_all_cores_compile_where_the_slots_share_them(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(32)))
+    facts = resolve(HardwareSettings(device="cpu"), share=1.0, cpus=2)
+    assert compile_threads(facts) == MAX_COMPILE_THREADS
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
+    assert compile_threads(facts) == 3
+    assert compile_threads(replace(facts, threads=4, device=torch.device("cuda"))) == 4
 
 
 def test_without_a_compiler_it_trains_eagerly_and_says_so_once(monkeypatch, caplog):

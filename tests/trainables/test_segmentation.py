@@ -76,8 +76,8 @@ def test_a_trial_writes_its_folder(start, tmp_path):
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert [row["training_iteration"] for row in rows] == [1, 2, 3, 4]
     assert [row["done"] for row in rows] == [False, False, False, True]
-    names = {"config.json", "history.jsonl", "validation.npz", "last.pt", "previous.pt", "best.pt", "trial.log"}
-    assert {p.name for p in folder.iterdir()} == names
+    files = "config.json history.jsonl validation.npz prediction.npz last.pt previous.pt best.pt trial.log"
+    assert {p.name for p in folder.iterdir()} == set(files.split())
     assert same(
         history(folder), [{k: v for k, v in r.items() if k not in ("done", "training_iteration")} for r in rows]
     )

@@ -23,7 +23,10 @@ LOSSES: dict[str, dict[str, Any]] = {
     "seesaw": {"p": 0.8, "q": 2.0},
     "tversky": {"fp_weight": 0.3, "fn_weight": 0.7},
 }
-VOLATILE = ("seconds_", "patches_per_s", "gpu_", "time", "pid", "date", "hostname", "node_ip", "iterations_since")
+VOLATILE = (
+    "seconds_", "patches_per_s", "compiled_graphs", "gpu_", "time", "pid", "date", "hostname", "node_ip",
+    "iterations_since",
+)  # fmt: skip
 
 
 def loss_of(family: str) -> dict[str, Any]:

@@ -13,13 +13,14 @@ phantom.py                         generated volumes in the same layout
 from trainables.data.augment import augment
 from trainables.data.expand import expand_labels
 from trainables.data.packed import PackedCrop, PackedDataset, open_packed
-from trainables.data.sampling import PackedBatch, PatchSampler, validation_set
+from trainables.data.sampling import PackedBatch, PatchSampler, ValidationSet, validation_set
 
 __all__ = [
     "PackedBatch",
     "PackedCrop",
     "PackedDataset",
     "PatchSampler",
+    "ValidationSet",
     "augment",
     "expand_labels",
     "open_packed",

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from trainables.data.augment_cpu import permute_patches, rotate_patches
+
 if TYPE_CHECKING:
     from trainables.data.sampling import PackedBatch
 
@@ -48,11 +50,11 @@ def augment(batch: PackedBatch, patch: Sequence[int]) -> tuple[Tensor, Tensor]:
         return centre(batch.em, height, width), centre(batch.labels, height, width)
     matrix = plane_map(**batch.draws)
     exact = "angle" not in batch.draws
-    if batch.em.device.type != "cpu" or torch.compiler.is_compiling():
-        return resample_plane(batch.em, batch.labels, matrix, height, width, exact=exact)
-    single = zip(batch.em.split(1), batch.labels.split(1), matrix.split(1))  # one patch fits the CPU's cache
-    em, labels = zip(*(resample_plane(e, p, m, height, width, exact=exact) for e, p, m in single))
-    return torch.cat(em), torch.cat(labels)
+    on_cpu = batch.em.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_cpu and not exact:
+        return rotate_patches(batch.em, batch.labels, matrix, height, width, gather=_gather)
+    permuted = permute_patches(batch.em, batch.labels, batch.draws, height, width) if on_cpu else None
+    return permuted or resample_plane(batch.em, batch.labels, matrix, height, width, exact=exact)
 
 
 def centre(image: Tensor, height: int, width: int) -> Tensor:

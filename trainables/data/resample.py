@@ -6,15 +6,17 @@ A voxel coarser than the source averages what it covers (area); a finer one inte
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 FUZZ = 1e-6
 """In source voxels: a centre on the boundary of two voxels falls into the later one whatever the rounding."""
-SLAB_VOXELS = 1 << 24
-"""Voxels averaged at once, so that float copies stay small."""
+SLAB_VOXELS = 1 << 17
+"""Source voxels averaged at once, so that float copies stay in the CPU's cache."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,24 @@ def smooth_taps(centres: NDArray[np.float64], size: float, corner: float, scale:
 
 
 def pick(source: NDArray, taps: tuple[Taps, Taps, Taps], start: tuple[int, int, int]) -> NDArray:
-    """Nearest: source (d, h, w), which begins at voxel `start`, at one-tap indices; any dtype."""
-    z, y, x = (t.index[:, 0] - s for t, s in zip(taps, start))
-    return source[np.ix_(z, y, x)]
+    """Nearest: source (d, h, w), which begins at voxel `start`, at one-tap indices; any dtype; a view if it can."""
+    for axis in range(3):
+        source = _select(source, taps[axis].index[:, 0] - start[axis], axis)
+    return source
 
 
 def average(source: NDArray, taps: tuple[Taps, Taps, Taps], start: tuple[int, int, int]) -> NDArray[np.float32]:
     """Weighted mean of source (d, h, w), which begins at voxel `start`: float32 (n_z, n_y, n_x)."""
     out = np.empty([len(t.index) for t in taps], dtype=np.float32)
-    for rows in slabs(out.shape[0], source.shape[1] * source.shape[2], SLAB_VOXELS):
-        slab = _axis(source, taps[0].index[rows] - start[0], taps[0].weight[rows], 0)
-        for axis in (1, 2):
-            slab = _axis(slab, taps[axis].index - start[axis], taps[axis].weight, axis)
-        out[rows] = slab
+    z, y, x = taps
+    source_per_row = source.shape[1] * source.shape[2] / len(y.index)
+    for planes in slabs(len(z.index), math.ceil(source_per_row) * len(y.index), SLAB_VOXELS):
+        for rows in slabs(len(y.index), math.ceil(source_per_row) * (planes.stop - planes.start), SLAB_VOXELS):
+            low, high = y.index[rows].min(), y.index[rows].max() + 1
+            slab = source[:, low - start[1] : high - start[1]]
+            slab = _axis(slab, z.index[planes] - start[0], z.weight[planes], 0)
+            slab = _axis(slab, y.index[rows] - low, y.weight[rows], 1)
+            out[planes, rows] = _axis(slab, x.index - start[2], x.weight, 2)
     return out
 
 
@@ -85,12 +92,23 @@ def slabs(length: int, plane: int, limit: int) -> list[slice]:
 
 
 def _axis(source: NDArray, index: NDArray[np.int64], weight: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """Weighted sum over the taps `index` (n, T) of one axis; a tap of weight 0 adds nothing and is left out."""
     if index.shape[1] == 1:
-        return np.take(source, index[:, 0], axis=axis).astype(np.float32, copy=False)
+        return _select(source, index[:, 0], axis).astype(np.float32, copy=False)
     shape = [1, 1, 1]
     shape[axis] = -1
-    parts = (np.take(source, index[:, t], axis=axis) * weight[:, t].reshape(shape) for t in range(index.shape[1]))
-    total: NDArray[np.float32] = next(parts)
-    for part in parts:
-        total += part
+    used = np.flatnonzero(weight.any(axis=0))
+    total: NDArray[np.float32] = _select(source, index[:, used[0]], axis) * weight[:, used[0]].reshape(shape)
+    term = np.empty_like(total)
+    for t in used[1:]:
+        total += np.multiply(_select(source, index[:, t], axis), weight[:, t].reshape(shape), out=term)
     return total
+
+
+def _select(source: NDArray, index: NDArray[np.int64], axis: int) -> NDArray:
+    """source at `index` (n,) of one axis; a view where the indices are evenly spaced."""
+    chosen: list[Any] = [slice(None)] * source.ndim
+    steps = np.diff(index)
+    even = len(steps) == 0 or (steps[0] > 0 and (steps == steps[0]).all())
+    chosen[axis] = slice(index[0], index[-1] + 1, steps[0] if len(steps) else 1) if even else index
+    return source[tuple(chosen)]

@@ -172,8 +172,24 @@ def _copy_box(source: NDArray[np.uint8], start: Sequence[int], out: NDArray[np.u
     out[tuple(placed)] = source[tuple(taken)]
 
 
-def validation_set(dataset: PackedDataset, *, batch_size: int, num_batches: int, seed: int) -> list[PackedBatch]:
-    """Fixed patches of the validation crops, patch-sized, not augmented: the same list for every trial of a sweep.
+class ValidationSet:
+    """Fixed validation patches in batches, cut out of the mapped crops each time a batch is asked for: a copy in every
+
+    trial of a node would weigh more than the cache they share."""
+
+    def __init__(self, dataset: PackedDataset, batches: list[tuple[NDArray[np.int64], Position]], size: Position):
+        self._dataset, self._batches, self._size = dataset, batches, size
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, number: int) -> PackedBatch:
+        members, starts = self._batches[number]
+        return cut(self._dataset, members, starts, self._size, {})
+
+
+def validation_set(dataset: PackedDataset, *, batch_size: int, num_batches: int, seed: int) -> ValidationSet:
+    """Fixed patches of the validation crops, patch-sized, not augmented: the same for every trial of a sweep.
 
     Stratified: the crops take turns (each appears ⌊n/K⌋ or one more times), and every class with positive voxels on
     the validation side has some in the set, as far as n ≥ the number of such classes. Raises DataError without crops.
@@ -184,12 +200,9 @@ def validation_set(dataset: PackedDataset, *, batch_size: int, num_batches: int,
     patch = np.array(dataset.settings.patch, dtype=np.int64)
     required = _class_patches(rng, dataset, members, patch)[:num_patches]
     picks = required + _turns(rng, dataset, members, [m for m, _ in required], num_patches, patch)
-    order = rng.permutation(num_patches)
-    batches = np.split(order, num_batches)
-    return [
-        cut(dataset, np.array([picks[i][0] for i in chosen]), np.stack([picks[i][1] for i in chosen]), patch, {})
-        for chosen in batches
-    ]
+    chosen = np.split(rng.permutation(num_patches), num_batches)
+    batches = [(np.array([picks[i][0] for i in order]), np.stack([picks[i][1] for i in order])) for order in chosen]
+    return ValidationSet(dataset, batches, patch)
 
 
 def _class_patches(rng: np.random.Generator, dataset: PackedDataset, members: NDArray[np.int64],

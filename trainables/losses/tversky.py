@@ -1,12 +1,12 @@
 """The per-class Tversky loss on partly annotated targets, as pure functions.
 
-Shapes: N batch, C classes, *S any number of space axes. Targets hold 0, 1, or NaN where not annotated (m = 0).
-Everything a faster implementation (one fused kernel, a custom autograd function) has to replace is `class_sums`.
+Shapes: N batch, C classes, *S any number of space axes, V voxels of a plane (one class of one sample).
+Targets hold 0, 1, or NaN where not annotated (m = 0). Only `plane_sums` ever touches something of full size.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ EPSILON = 1e-6
 
 
 class ClassSums(NamedTuple):
-    """Sums over batch and annotated space, each (C,), voxels: Σm·p, Σm·t, Σm·p·t and Σm."""
+    """Sums over annotated space, voxels: Σm·p, Σm·t, Σm·p·t and Σm; each (N, C), or (C,) over the batch too."""
 
     predicted: Tensor
     positive: Tensor
@@ -24,35 +24,81 @@ class ClassSums(NamedTuple):
     known: Tensor
 
 
-def space_axes(x: Tensor) -> list[int]:
-    """The axes of (N, C, *S) that are neither batch nor class."""
-    return list(range(2, x.ndim))
+def planes(x: Tensor) -> Tensor:
+    """(N, C, *S) as rows (N·C, V), voxels next to each other; a copy where x lies otherwise (channels_last)."""
+    rows, voxels = x.shape[0] * x.shape[1], x.shape[2:].numel()
+    if x.is_contiguous():
+        return x.view(rows, voxels)
+    # as_strided, because Inductor folds a plain view of a copy into its readers: strided loads, ten times slower.
+    return x.contiguous().as_strided((rows, voxels), (voxels, 1))
+
+
+class PlaneSums(torch.autograd.Function):
+    """Σm·p, Σm·t, Σm·p·t and Σm of every plane, in one reading of logits and target; the gradient in a second.
+
+    With g and h the gradients that arrive for Σm·p and Σm·p·t:  ∂/∂z = m · (g + h·t) · p · (1 − p). So nothing of full
+    size is kept but logits and target themselves, where automatic differentiation would keep p and masks.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, shift: Tensor) -> tuple[Tensor, ...]:
+        """logits, target: (N, C, *S); shift: (C,). Four (N, C), in the dtype of the logits."""
+        z, t = planes(logits), planes(target).to(logits.dtype)
+        row_shift = shift.to(logits.dtype).expand(logits.shape[:2]).reshape(-1, 1)
+        ctx.save_for_backward(z, t, row_shift)
+        ctx.shape = logits.shape
+        known = t == t  # false for NaN; isnan does not vectorise on the CPU
+        p = torch.where(known, torch.sigmoid(z + row_shift), 0.0)
+        positive = torch.where(known, t, 0.0)
+        sums = tuple(x.sum(dim=1).view(logits.shape[:2]) for x in (p, positive, p * positive, known.to(z.dtype)))
+        ctx.mark_non_differentiable(sums[1], sums[3])
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        z, t, row_shift = ctx.saved_tensors
+        # as_strided makes Inductor compute these per row instead of per voxel
+        g, h = (gradients[i].contiguous().as_strided((z.shape[0], 1), (1, 1)) for i in (0, 2))
+        p = torch.sigmoid(z + row_shift)
+        # t != t and not the mask of the forward pass, which would then be kept in memory
+        return torch.where(t != t, 0.0, (g + h * t) * p * (1.0 - p)).view(ctx.shape), None, None
+
+
+def plane_sums(logits: Tensor, target: Tensor, shift: Tensor) -> ClassSums:
+    """Σmp, Σmt, Σmpt and Σm per sample and class, p = σ(logits + shift), (N, C), differentiable in the logits.
+
+    logits: (N, C, *S), float32 or float64, also the dtype of the sums. target: (N, C, *S), NaN = not annotated.
+    shift: (C,), added to the logits. Σmt and Σm are exact below 2**24 voxels per sample. NaN leaves by `where`: neither
+    value nor gradient ever sees 0·NaN, whatever the logits are where nothing is annotated.
+    """
+    return ClassSums(*PlaneSums.apply(logits, target, shift))
 
 
 def class_sums(logits: Tensor, target: Tensor, shift: Tensor) -> ClassSums:
-    """Σmp, Σmt, Σmpt and Σm per class, p = σ(logits + shift), in the dtype of the logits, differentiable in them.
+    """`plane_sums` added up over the batch, each (C,)."""
+    return over_batch(plane_sums(logits, target, shift))
 
-    logits: (N, C, *S). target: (N, C, *S), NaN = not annotated. shift: (C,), added to the logits.
-    NaN leaves by `where` before and after the sigmoid: neither value nor gradient ever sees 0·NaN.
-    """
-    axes = space_axes(logits)
-    known = ~torch.isnan(target)
-    shifted = logits + shift.to(logits.dtype).view(1, -1, *(1 for _ in axes))
-    p = torch.where(known, torch.sigmoid(torch.where(known, shifted, 0.0)), 0.0)
-    t = torch.where(known, target, 0.0).to(logits.dtype)
-    m = known.to(logits.dtype)
-    return ClassSums(*(x.sum(dim=axes).sum(dim=0) for x in (p, t, p * t, m)))
+
+def over_batch(sums: ClassSums) -> ClassSums:
+    """(N, C) to (C,)."""
+    return ClassSums(*(x.sum(dim=0) for x in sums))
+
+
+def voxel_counts(sums: ClassSums) -> tuple[Tensor, Tensor]:
+    """Positive and annotated voxels per class from `plane_sums`, each (C,) float64, detached; exact like those."""
+    return sums.positive.double().sum(dim=0), sums.known.double().sum(dim=0)
 
 
 def count_voxels(target: Tensor) -> tuple[Tensor, Tensor]:
     """Positive and annotated voxels per class of a batch, each (C,) float64, exact below 2**24 voxels per sample.
 
-    target: (N, C, *S), NaN = not annotated. Pure: compiles into the training step.
+    target: (N, C, *S), NaN = not annotated. Pure; equal to `voxel_counts`, which comes for free beside the loss.
     """
-    axes = space_axes(target)
-    known = ~torch.isnan(target)
-    positive = torch.where(known, target, 0.0).float().sum(dim=axes)
-    return positive.double().sum(dim=0), known.float().sum(dim=axes).double().sum(dim=0)
+    t = planes(target).float()
+    known = t == t
+    columns = (torch.where(known, t, 0.0), known.float())
+    positive, annotated = (x.sum(dim=1).view(target.shape[:2]).double().sum(dim=0) for x in columns)
+    return positive, annotated
 
 
 def tversky_index(sums: ClassSums, fp_weight: Tensor, fn_weight: Tensor) -> Tensor:

@@ -12,7 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.losses.tversky import class_sums, compensation, count_voxels, mean_over_annotated, tversky_index
+from trainables.losses.tversky import (
+    ClassSums,
+    compensation,
+    count_voxels,
+    mean_over_annotated,
+    over_batch,
+    plane_sums,
+    tversky_index,
+    voxel_counts,
+)
 from trainables.losses.weighting import Counts, Factors, Rule
 
 MakeRule = Callable[[str, Mapping[str, Any]], Rule]
@@ -72,12 +81,24 @@ class WeightedTversky(nn.Module):
         batch leaves the mean and has per_class NaN (accumulate with nansum and a count of its own); a batch with no
         annotated voxel has loss 0 and zero gradient. Changes no state; compiles with fullgraph=True, dynamic=False.
         """
+        return self._values(self._plane_sums(logits, target))
+
+    def with_counts(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(loss, per_class, positive, known): `forward` and `count` in one reading of the target, for training."""
+        sums = self._plane_sums(logits, target)
+        return *self._values(sums), *voxel_counts(sums)
+
+    def _plane_sums(self, logits: Tensor, target: Tensor) -> ClassSums:
         with without_autocast(logits.device.type):
-            sums = class_sums(logits.float(), target, self.shift)
-            losses = 1.0 - tversky_index(sums, self.fp_weight, self.fn_weight)
-            factor = self.weight * compensation(sums, self.compensation_gate, self.compensation_exponent)
-            loss = mean_over_annotated(factor * losses, sums.known)
-            return loss, torch.where(sums.known > 0, losses, torch.nan).detach()
+            return plane_sums(logits.float(), target, self.shift)
+
+    def _values(self, sums: ClassSums) -> tuple[Tensor, Tensor]:
+        """(loss, per_class) from sums (N, C) in float32; nothing here is of full size or touched by autocast."""
+        totals = over_batch(sums)
+        losses = 1.0 - tversky_index(totals, self.fp_weight, self.fn_weight)
+        factor = self.weight * compensation(totals, self.compensation_gate, self.compensation_exponent)
+        loss = mean_over_annotated(factor * losses, totals.known)
+        return loss, torch.where(totals.known > 0, losses, torch.nan).detach()
 
     @staticmethod
     def count(target: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from trainables.data import PackedBatch, augment
 from trainables.data.augment import centre, context_size, plane_map, resample_plane
 
 PATCH = (1, 16, 16)
+FLAGS = ("mirror_y", "mirror_x", "transpose")
 
 
 def batch_of(em: torch.Tensor, labels: torch.Tensor | None = None, **draws: float) -> PackedBatch:
@@ -117,6 +118,24 @@ def test_batched_path_of_the_accelerator_equals_the_single_one():
     batch.draws["angle"] = torch.tensor([0.1, -2.0, 3.0, 1.0])
     whole = resample_plane(em, labels, plane_map(**batch.draws), 16, 16, exact=False)
     assert all(torch.equal(a, b) for a, b in zip(augment(batch, PATCH), whole))
+
+
+@pytest.mark.parametrize("angle", [None, 1.1])
+@pytest.mark.parametrize(("patch", "context"), [
+    ((1, 16, 16), (1, 16, 16)), ((2, 16, 16), (2, 30, 30)), ((1, 12, 20), (1, 20, 20)), ((1, 12, 20), (1, 24, 28)),
+    ((1, 15, 15), (1, 23, 23)), ((1, 12, 15), (1, 20, 21)), ((1, 16, 12), (1, 16, 12)),
+])  # fmt: skip
+def test_every_draw_on_the_cpu_equals_the_accelerators_path(patch, context, angle):
+    """All eight mirrors and transposes, with contexts that are oblong, too small, or centred between voxels."""
+    em, labels = noise(8, 1, *context), noise(8, 2, *context)
+    batch = batch_of(em, labels)
+    batch.draws |= {name: (torch.arange(8) >> bit & 1).float() for bit, name in enumerate(FLAGS)}
+    if angle is not None:
+        batch.draws["angle"] = torch.linspace(-angle, angle, 8)
+    whole = resample_plane(em, labels, plane_map(**batch.draws), *patch[1:], exact=angle is None)
+    for ours, theirs in zip(augment(batch, patch), whole):
+        assert ours.is_contiguous()
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize(

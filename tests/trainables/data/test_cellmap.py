@@ -12,7 +12,7 @@ from volume_writer import INSTANCE, container, write_em, write_label, write_mult
 from trainables.data.cellmap import crop_grid, discover_crops, mask_missing_em, read_em, read_labels, to_uint8
 from trainables.data.expand import class_masks
 from trainables.data.ngff import choose_level, read_levels
-from trainables.data.resample import nearest_taps, smooth_taps
+from trainables.data.resample import average, nearest_taps, pick, smooth_taps
 from trainables.errors import DataError
 
 VOXEL = (8.0, 8.0, 8.0)
@@ -91,6 +91,31 @@ def test_taps_against_the_integral():
         np.add.at(dense, taps.index[k], taps.weight[k])
         np.testing.assert_allclose(dense, overlap / overlap.sum(), atol=1e-6)
     assert nearest_taps(np.array([4.0]), 0.0, 2.0, 8).index[0, 0] == 2
+
+
+@pytest.mark.parametrize("slab", [1, 60, 1 << 17])
+def test_average_against_a_dense_float64_product(slab, monkeypatch):
+    """Even and uneven steps, several taps per axis and one, whatever is averaged at once."""
+    monkeypatch.setattr("trainables.data.resample.SLAB_VOXELS", slab)
+    source = np.random.default_rng(0).integers(0, 256, (15, 12, 11), dtype=np.uint8)
+    sizes = ((8.0, 5.24), (8.0, 4.0), (3.0, 3.0))
+    taps = [smooth_taps((np.arange(int(n * s / v)) + 0.5) * v, v, 0.0, s, n) for n, (v, s) in zip(source.shape, sizes)]
+    dense = source.astype(np.float64)
+    for axis, t in enumerate(taps):
+        matrix = np.zeros((len(t.index), source.shape[axis]))
+        np.add.at(matrix, (np.arange(len(t.index))[:, None], t.index), t.weight)
+        dense = np.moveaxis(np.tensordot(matrix, dense, (1, axis)), 0, axis)
+    np.testing.assert_allclose(average(source, tuple(taps), (0, 0, 0)), dense, rtol=1e-5)
+
+
+def test_picking_evenly_spaced_voxels_copies_nothing():
+    source = np.arange(6 * 8 * 10, dtype=np.uint16).reshape(6, 8, 10)
+    even = [nearest_taps((np.arange(n // 2) + 0.5) * 8, 0.0, 4.0, n) for n in source.shape]
+    picked = pick(source, tuple(even), (0, 0, 0))
+    assert np.shares_memory(picked, source)
+    np.testing.assert_array_equal(picked, source[1::2, 1::2, 1::2])
+    repeated = nearest_taps((np.arange(12) + 0.5) * 2, 0.0, 4.0, 6)
+    np.testing.assert_array_equal(pick(source, (repeated, *even[1:]), (0, 0, 0))[4], source[2, 1::2, 1::2])
 
 
 @pytest.mark.parametrize("resampling", ["nearest", "majority"])

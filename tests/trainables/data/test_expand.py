@@ -20,8 +20,10 @@ def brute_force(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return np.array([float(p) if k else math.nan for p, k in zip(present, known)])
 
 
-@pytest.mark.parametrize("num_classes", [1, 4, 5, 14])
-def test_against_brute_force(num_classes):
+@pytest.mark.parametrize("piece", [1, 1 << 16])
+@pytest.mark.parametrize("num_classes", [1, 4, 5, 8, 9, 14, 16])
+def test_against_brute_force(num_classes, piece, monkeypatch):
+    monkeypatch.setattr("trainables.data.expand.PIECE_VOXELS", piece)
     count = packed_bytes(num_classes)
     assert count == math.ceil(num_classes / 4)
     generator = torch.Generator().manual_seed(num_classes)
@@ -55,5 +57,8 @@ def test_zero_bytes_are_unknown():
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 def test_compiles_as_one_graph():
     compiled = torch.compile(expand_labels, fullgraph=True, dynamic=False)
-    labels = torch.randint(0, 256, (2, 2, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(compiled(labels, 5).nan_to_num(-1), expand_labels(labels, 5).nan_to_num(-1))
+    for num_classes in (5, 14):
+        shape = (2, packed_bytes(num_classes), 1, 8, 8)
+        labels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        eager = expand_labels(labels, num_classes)
+        assert torch.equal(compiled(labels, num_classes).nan_to_num(-1), eager.nan_to_num(-1))

@@ -1,0 +1,278 @@
+"""What data costs in memory: python -m benchmarks.memory (a minute on two cores).
+
+**Trials of one node.** Resident memory for data of four trials ÷ of one. A trial here is a process that holds what an
+engine holds of data (the opened cache, the validation patches) and has gone through an epoch of the published budget
+(100 batches of 24 patches of 256², then the validation pass), by default on the enlarged phantom. Counted are the
+proportional share (PSS, Linux' smaps) of the cache files that are mapped, and what the process has taken for itself
+since before it opened the data (anonymous pages: its own copies, the index, buffers of NumPy). Libraries, network and
+optimiser are no data, and neither is heap that is free but not returned to the system (it is returned before reading,
+by malloc_trim), for whatever a trial computes next takes it. PSS divides a page by the number of processes that map
+it, so the sum over the trials counts it once. All trials read the whole cache right before their memory is read: hours
+of training would, and the kernel may take back what lies idle.
+
+**Labels.** The same crop of 14 classes mapped from the cache, all of it read, ÷ expanded to float32, as a pipeline that
+keeps float targets would hold it; PSS of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import mmap
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Result, main
+
+TRIALS = 4
+PATCH, BATCH, ITERATIONS, VALIDATION_BATCHES = [1, 256, 256], 24, 100, 20
+"""The published budget of an epoch."""
+LABELS_SHAPE = (16, 512, 512)
+"""Voxels of the crop whose labels are expanded: 16 MiB packed."""
+NUM_CLASSES = 14
+TRIALS_TARGET, LABELS_TARGET = 1.1, 0.1
+MIB = 2**20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", default="", help="folder of the volumes; the enlarged phantom where it is left out")
+    parser.add_argument("--child", choices=("trial", "packed", "expanded"), help=argparse.SUPPRESS)
+
+
+def run(arguments: argparse.Namespace) -> Iterator[Result]:
+    root = arguments.root or str(enlarged_phantom())
+    yield trials(root, arguments.repetitions)
+    with tempfile.TemporaryDirectory(prefix="memory") as folder:
+        yield labels(Path(folder), arguments.repetitions)
+
+
+def enlarged_phantom() -> Path:
+    from benchmarks import enlarged
+
+    return enlarged.ensure()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """Memory of one process for data, bytes."""
+
+    mapped: int
+    """PSS of the mapped files below the folder in question."""
+    private: int
+    """Growth of its anonymous memory."""
+
+    @property
+    def total(self) -> int:
+        return self.mapped + self.private
+
+
+def trials(root: str, repetitions: int) -> Result:
+    open_once(root)
+    pairs = []
+    for _ in range(repetitions):
+        one, four = (held_together("trial", number, root) for number in (1, TRIALS))
+        pairs.append((sum(held.total for held in four), sum(held.total for held in one)))
+    return Result(
+        claim=f"memory for data: {TRIALS} trials on one node ÷ 1",
+        values=tuple(four / one for four, one in pairs),
+        target=TRIALS_TARGET,
+        at_least=False,
+        unit="",
+        note=f"1 trial: {one[0].mapped / MIB:.0f} MiB of mapped cache, {one[0].private / MIB:.1f} MiB of its own; "
+        f"{TRIALS} trials: {total_mapped(four) / MIB:.0f} MiB mapped, "
+        f"{sum(held.private for held in four) / MIB:.1f} MiB their own",
+        details={"bytes": pairs},
+    )
+
+
+def total_mapped(processes: Iterable[Held]) -> int:
+    return sum(held.mapped for held in processes)
+
+
+def labels(folder: Path, repetitions: int) -> Result:
+    write_labels(folder / "labels.npy")
+    pairs = []
+    for _ in range(repetitions):
+        packed, expanded = (held_together(kind, 1, str(folder))[0] for kind in ("packed", "expanded"))
+        pairs.append((packed.total, expanded.private))
+    return Result(
+        claim=f"memory for labels of {NUM_CLASSES} classes: packed ÷ expanded to float32",
+        values=tuple(packed / expanded for packed, expanded in pairs),
+        target=LABELS_TARGET,
+        at_least=False,
+        unit="",
+        note=f"{pairs[-1][0] / MIB:.0f} MiB and {pairs[-1][1] / MIB:.0f} MiB",
+        details={"bytes": pairs},
+    )
+
+
+def held_together(kind: str, number: int, folder: str) -> list[Held]:
+    """Start `number` processes, wait until all hold their data, and read what each of them holds."""
+    command = [sys.executable, "-m", "benchmarks.memory", "--child", kind, "--root", folder]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(number)
+    ]
+    try:
+        said = [answer(process) for process in processes]
+        for process in processes:
+            process.stdin.write("touch\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+        for process in processes:
+            answer(process)
+        return [held_by(process.pid, int(before), cache) for process, (before, cache) in zip(processes, said)]
+    finally:
+        for process in processes:
+            process.communicate("")
+            process.wait()
+
+
+def answer(process: subprocess.Popen[str]) -> list[str]:
+    """The next line of a started process. Raises RuntimeError where it has ended."""
+    assert process.stdout is not None
+    words = process.stdout.readline().split()
+    if not words:
+        raise RuntimeError("a process ended before it held its data; its error is above")
+    return words
+
+
+def held_by(pid: int, anonymous_before: int, folder: str) -> Held:
+    smaps = Path(f"/proc/{pid}/smaps").read_text()
+    return Held(mapped=mapped_pss(smaps, folder), private=max(0, anonymous(smaps) - anonymous_before))
+
+
+def mapped_pss(smaps: str, folder: str) -> int:
+    """PSS in bytes of the mappings of files below `folder`."""
+    return sum(fields["Pss"] for path, fields in mappings(smaps) if path.startswith(f"{folder}/"))
+
+
+def anonymous(smaps: str) -> int:
+    """Bytes of pages that belong to no file."""
+    return sum(fields["Anonymous"] for _, fields in mappings(smaps))
+
+
+def mappings(smaps: str) -> Iterator[tuple[str, dict[str, int]]]:
+    """(path, or "" where there is none; {field: bytes}) of every mapping in a /proc/PID/smaps."""
+    path, fields = "", dict[str, int]()
+    for line in smaps.splitlines():
+        first, *rest = line.split()
+        if first.endswith(":"):
+            if rest[-1:] == ["kB"]:
+                fields[first[:-1]] = int(rest[0]) * 1024
+            continue
+        if fields:
+            yield path, fields
+        path, fields = " ".join(rest[4:]), {}
+    if fields:
+        yield path, fields
+
+
+# What the started processes do.
+
+
+def settings_of(root: str) -> Any:
+    from trainables.settings import DataSettings
+
+    return DataSettings(name="cellmap", root=root, patch=PATCH)
+
+
+def open_once(root: str) -> None:
+    """Build the cache, so that no trial does."""
+    from trainables.data import open_packed
+
+    open_packed(settings_of(root))
+
+
+def child(kind: str, folder: str) -> None:
+    """Take the data; say how much memory was taken before and below which folder the mapped files lie. Told to, touch
+    all mapped data and say so; then wait for the end of the input."""
+    import torch  # not data
+
+    from trainables import engine  # noqa: F401
+
+    torch.set_num_threads(1)
+    actions = {"trial": hold_trial, "packed": hold_packed, "expanded": hold_expanded}
+    release()
+    before = anonymous(Path("/proc/self/smaps").read_text())
+    cache, mapped, kept = actions[kind](folder)
+    print(before, cache, flush=True)
+    sys.stdin.readline()
+    release()
+    for array in mapped:
+        touch(array)
+    print("touched", flush=True)
+    sys.stdin.read()
+    del kept
+
+
+def release() -> None:
+    """Return to the system what is free in the heap (glibc)."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def hold_trial(root: str) -> tuple[str, list[np.ndarray], Any]:
+    """What a trial holds after an epoch."""
+    from trainables.data import PatchSampler, open_packed
+    from trainables.hardware import resolve
+    from trainables.settings import HardwareSettings, TrainerSettings
+    from trainables.validation import Validator
+
+    dataset = open_packed(settings_of(root))
+    trainer = TrainerSettings(batch_size=BATCH, validation_batches=VALIDATION_BATCHES)
+    validator = Validator(dataset, trainer, 0, resolve(HardwareSettings(device="cpu"), share=1, cpus=1))
+    sampler = PatchSampler(dataset, batch_size=BATCH, seed=0)
+    for step in range(ITERATIONS):
+        sampler.batch(step)
+    for batch in validator.batches:
+        batch.em.sum()
+    mapped = [array for crop in dataset.crops for array in (crop.em, crop.labels)]
+    return str(dataset.folder), mapped, (dataset, validator, sampler)
+
+
+def touch(array: np.ndarray) -> None:
+    """Read one byte of every page."""
+    array.reshape(-1)[:: mmap.PAGESIZE].sum()
+
+
+def write_labels(path: Path) -> None:
+    """Packed labels of 14 classes, random bits."""
+    from trainables.data.expand import packed_bytes
+
+    shape = (packed_bytes(NUM_CLASSES), *LABELS_SHAPE)
+    np.save(path, np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+
+
+def hold_packed(folder: str) -> tuple[str, list[np.ndarray], Any]:
+    packed = np.load(f"{folder}/labels.npy", mmap_mode="r")
+    return folder, [packed], packed
+
+
+def hold_expanded(folder: str) -> tuple[str, list[np.ndarray], Any]:
+    """The float targets, plane by plane, so that no temporary is left of the expansion."""
+    import torch
+
+    from trainables.data import expand_labels
+
+    packed = np.load(f"{folder}/labels.npy")
+    target = torch.empty(NUM_CLASSES, *LABELS_SHAPE)
+    for plane in range(LABELS_SHAPE[0]):
+        labels = torch.from_numpy(packed[None, :, plane : plane + 1])
+        target[:, plane : plane + 1] = expand_labels(labels, NUM_CLASSES)[0]
+    del packed
+    return folder, [], target
+
+
+if __name__ == "__main__":
+    if "--child" in sys.argv:
+        _, _, kind, _, folder = sys.argv[-5:]
+        child(kind, folder)
+    else:
+        main(__doc__, run, add_arguments)

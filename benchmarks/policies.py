@@ -1,0 +1,145 @@
+"""Search policies to replay on recorded curves: ours as configured by default, and three to hold it against.
+
+Every function takes a table and a seed and makes fresh objects. The stock ones are what a user of Ray Tune gets who
+writes `TuneConfig(search_alg=OptunaSearch(), scheduler=AsyncHyperBandScheduler(max_t=epochs))`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import optuna
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from benchmarks.learning_curves import Table
+from benchmarks.replay import METRIC, Search
+from search_spaces import Choice, ClassCounts, Parameter, parameters_of
+from trainables.settings import TrainerSettings
+from tune_app.config import SchedulerSettings, SearchSettings, Settings
+from tune_app.search.arms import Arm
+from tune_app.search.scheduler import ResumableAsha
+from tune_app.search.searcher import Budget, StudySearcher, folder_name
+from tune_app.search.study import distribution
+
+ENDLESS = 10**9
+
+Policy = Callable[[Table, int], Search]
+
+
+class TableSearcher(StudySearcher):
+    """Our searcher; what a trial is called and which loss it trains is replaced, since a table's row trains none."""
+
+    def _attributes(self, arm: Arm, number: int, *, planned: bool) -> dict[str, Any]:
+        loss = arm.loss or {"point": dict(arm.point)}
+        name = folder_name(number, arm.label if arm.preset else "row")
+        return {"name": name, "label": arm.label, "loss": loss, "seed": arm.seed, "planned": planned}
+
+
+def configure(number: int, name: str, loss: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """A trial's config: its name as the scheduler reads it, and the point or the row of the table."""
+    return {"run": {"number": number, "name": name}, **loss}
+
+
+def defaults(
+    epochs: int, *, search: SearchSettings | None = None, scheduler: SchedulerSettings | None = None
+) -> Settings:
+    """The settings of a run with these epochs per trial, all else as the program has it."""
+    return Settings(
+        family="all",
+        trainer=TrainerSettings(epochs=epochs),
+        search=search or SearchSettings(),
+        scheduler=scheduler or SchedulerSettings(),
+    )
+
+
+def ours(
+    table: Table, seed: int, settings: Settings | None = None, *, arms: Sequence[Arm] = (), baseline: str = ""
+) -> Search:
+    """StudySearcher with ResumableAsha, with the settings' searcher and scheduler (default: the program's).
+
+    arms: rows that are tried first. baseline: label of those that ASHA leaves alone.
+    """
+    settings = settings or defaults(table.epochs)
+    searcher = TableSearcher(
+        study=optuna.create_study(direction="maximize"), arms=arms, space=table.space, family="all",
+        kind=settings.search.name, seed=seed, startup_trials=settings.search.startup_trials,
+        budget=Budget(num_trials=ENDLESS, epochs=table.epochs), counts=ClassCounts(("any",), (1,), (1,)),
+        configure=configure, metric=METRIC,
+    )  # fmt: skip
+    scheduler = ResumableAsha(
+        metric=METRIC, max_epochs=table.epochs, grace_period=settings.grace_period,
+        reduction_factor=settings.scheduler.reduction_factor, baseline=baseline,
+    )  # fmt: skip
+    return Search(searcher, scheduler)
+
+
+def planned_row(row: int, arm: Arm) -> Arm:
+    """The arm, trained as that row of the table."""
+    return replace(arm, loss={"row": row})
+
+
+def stock_asha(table: Table) -> AsyncHyperBandScheduler:
+    return AsyncHyperBandScheduler(metric=METRIC, mode="max", max_t=table.epochs)
+
+
+def stock(table: Table, seed: int) -> Search:
+    """Ray's OptunaSearch and AsyncHyperBandScheduler as they come."""
+    if "family" in table.space:
+        space: Any = JointSpace(table.space)
+    else:
+        space = {name: distribution(parameter) for name, parameter in table.space.items()}
+    return Search(OptunaSearch(space=space, metric=METRIC, mode="max", seed=seed), stock_asha(table))
+
+
+def asha_random(table: Table, seed: int) -> Search:
+    """Random points under Ray's AsyncHyperBandScheduler as it comes."""
+    return Search(RandomSearch(table.space, seed), stock_asha(table))
+
+
+def random(table: Table, seed: int) -> Search:
+    """Random points, none stopped early."""
+    return Search(RandomSearch(table.space, seed), FIFOScheduler())
+
+
+class JointSpace:
+    """The conditional space as a define-by-run function."""
+
+    def __init__(self, space: Mapping[str, Parameter]) -> None:
+        self.space = space
+
+    def __call__(self, trial: optuna.Trial) -> None:
+        from tune_app.search.study import suggest_point
+
+        suggest_point(trial, self.space)
+
+
+class RandomSearch(Searcher):
+    """Uniform points of the space, in the logarithm where an axis is logarithmic."""
+
+    def __init__(self, space: Mapping[str, Parameter], seed: int) -> None:
+        super().__init__(metric=METRIC, mode="max")
+        self.space, self.rng = space, np.random.default_rng(seed)
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        point = {name: self.draw(axis) for name, axis in self.space.items() if "." not in name}
+        inner = parameters_of(self.space, str(point.get("family", "")))
+        return point | {name: self.draw(axis) for name, axis in inner.items()}
+
+    def draw(self, axis: Parameter) -> Any:
+        if isinstance(axis, Choice):
+            return axis.options[self.rng.integers(len(axis.options))]
+        low, high, u = axis.low, axis.high, self.rng.random()
+        return float(low * (high / low) ** u if axis.log else low + (high - low) * u)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing is learnt."""
+
+
+POLICIES: dict[str, Policy] = {
+    "ours": ours, "Ray's ASHA + OptunaSearch": stock, "ASHA + random": asha_random, "random": random,
+}  # fmt: skip

@@ -1,0 +1,139 @@
+"""A search replayed on recorded curves in simulated time: the real searcher and scheduler, no Ray, no training.
+
+The loop does with the two objects what Ray's TuneController does, in its order: a result goes to the scheduler, then
+to the searcher unless it ends the trial; the end goes to the scheduler, then to the searcher, with the last result.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from benchmarks.learning_curves import Table
+
+METRIC = "mean_dice"
+SLOTS = 4
+SPREAD = 0.2
+"""Standard deviation of the logarithm of a trial's seconds per epoch: slots are not in step with each other."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is compared: a searcher with a scheduler, fresh ones for each replay."""
+
+    searcher: Searcher
+    scheduler: TrialScheduler
+
+
+@dataclass(frozen=True)
+class Step:
+    """One epoch of one trial, in the order in which they end."""
+
+    trial: int
+    row: int
+    """Of the table."""
+    repeat: int
+    epoch: int
+    score: float
+
+
+@dataclass
+class Running:
+    """A trial in its slot."""
+
+    number: int
+    row: int
+    repeat: int
+    handle: Any
+    """What the scheduler sees of it."""
+    epoch: int = 0
+    best: float = math.nan
+
+
+class Replay:
+    """One search on one table. The same seed gives every search the same seconds per epoch of a row.
+
+    As in a sweep, all trials have one seed: they meet the same repeat of their rows, the next one where a row is used
+    again.
+    """
+
+    def __init__(self, search: Search, table: Table, seed: int, slots: int = SLOTS, max_trials: int = 10**9) -> None:
+        rng = np.random.default_rng(seed)
+        self.search, self.table, self.slots, self.max_trials = search, table, slots, max_trials
+        self.seconds = rng.lognormal(0.0, SPREAD, len(table.points))
+        self.repeat = seed % table.repeats
+        self.used = np.zeros(len(table.points), dtype=int)
+        self.started = 0
+
+    def steps(self) -> Iterator[Step]:
+        """Epoch after epoch until the searcher has no more trials; ended by whoever stops listening."""
+        queue: list[tuple[float, int, Running]] = []
+
+        def begin(now: float) -> None:
+            trial = self.begin()
+            if trial:
+                heapq.heappush(queue, (now + self.seconds[trial.row], trial.number, trial))
+
+        for _ in range(self.slots):
+            begin(0.0)
+        while queue:
+            now, _, trial = heapq.heappop(queue)
+            step = self.advance(trial)
+            yield step
+            if self.report(trial, step.score):
+                begin(now)
+            else:
+                heapq.heappush(queue, (now + self.seconds[trial.row], trial.number, trial))
+
+    def begin(self) -> Running | None:
+        """The next trial; None when there is none."""
+        number = self.started
+        config = self.search.searcher.suggest(str(number)) if number < self.max_trials else None
+        if config is None or config == Searcher.FINISHED:
+            return None
+        self.started += 1
+        row = self.match(config)
+        repeat = int(self.repeat + self.used[row]) % self.table.repeats
+        self.used[row] += 1
+        trial = Running(number, row, repeat, SimpleNamespace(trial_id=str(number), config=config))
+        self.search.scheduler.on_trial_add(None, trial.handle)
+        return trial
+
+    def match(self, config: Mapping[str, Any]) -> int:
+        """The row that was planned, or the nearest one that is unused (least used where none is left)."""
+        if "row" in config:
+            return int(config["row"])
+        distances = self.table.distances(config.get("point", config))
+        near = np.isfinite(distances)
+        assert near.any(), f"no row of {self.table.name} resembles {config}"
+        return int(np.argmin(np.where(self.used == self.used[near].min(), distances, math.inf)))
+
+    def advance(self, trial: Running) -> Step:
+        trial.epoch += 1
+        score = float(self.table.scores[trial.row, trial.repeat, trial.epoch - 1])
+        trial.best = score if math.isnan(trial.best) else max(trial.best, score)
+        return Step(trial.number, trial.row, trial.repeat, trial.epoch, score)
+
+    def report(self, trial: Running, score: float) -> bool:
+        """Tell scheduler and searcher of an epoch; True where the trial has ended with it."""
+        searcher, scheduler, trial_id = self.search.searcher, self.search.scheduler, trial.handle.trial_id
+        result = {
+            METRIC: score, f"best_{METRIC}": trial.best, "epoch": trial.epoch, "training_iteration": trial.epoch,
+            "diagnosis": "" if math.isfinite(score) else "nan",
+        }  # fmt: skip
+        ended = trial.epoch == self.table.epochs
+        ended = ended or scheduler.on_trial_result(None, trial.handle, result) == TrialScheduler.STOP
+        if ended:
+            scheduler.on_trial_complete(None, trial.handle, result)
+            searcher.on_trial_complete(trial_id, result=result)
+        else:
+            searcher.on_trial_result(trial_id, result)
+        return ended
