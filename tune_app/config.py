@@ -27,6 +27,9 @@ class SearchSettings:
     """Begin with the published configurations of the family."""
     startup_trials: int = 8
     """Trials before TPE leaves random sampling."""
+    baseline: bool | None = None
+    """Begin with the untuned baseline (uniform weights), as one of the trials; it is never stopped early. Empty: in
+    every search of two trials or more, not beside preset= and trial=. With extend=, true adds it to a sweep without."""
 
     def __post_init__(self) -> None:
         require_choice("search.name", self.name, ("optuna", "random", "grid"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
@@ -30,7 +31,6 @@ class TrialView:
     classes: dict[str, float] = field(default_factory=dict)
     state: str = "running"
     began: float = field(default_factory=time.monotonic)
-    seconds: float = 0.0
 
 
 @dataclass
@@ -42,42 +42,46 @@ class Progress:
     classes: Sequence[str]
     slots: int
     metric: str = "mean_dice"
-    trials: dict[str, TrialView] = field(default_factory=dict)
+    running: dict[str, TrialView] = field(default_factory=dict)
+    """By name. Of the trials that have ended only sums are kept: every step asks for them."""
+    ended: Counter[str] = field(default_factory=Counter)
+    """How many ended in which state."""
     earlier: int = 0
     began: float = field(default_factory=time.monotonic)
+    _seconds: float = 0.0
+    _best: TrialView | None = None
+
+    def start(self, name: str) -> TrialView:
+        return self.running.setdefault(name, TrialView(name))
 
     def update(self, name: str, row: Mapping[str, Any]) -> TrialView:
         """Take in one epoch's row."""
-        view = self.trials.setdefault(name, TrialView(name))
+        view = self.start(name)
         view.epoch, view.dice = row["epoch"], row.get(self.metric, math.nan)
         if not view.dice <= view.best:
             view.best = view.dice
             view.classes = {c: row.get(f"dice/{c}", math.nan) for c in self.classes}
+        if math.isfinite(view.best) and (self._best is None or view.best > self._best.best):
+            self._best = view
         return view
 
     def end(self, name: str, state: str) -> TrialView:
-        view = self.trials.setdefault(name, TrialView(name))
-        view.state, view.seconds = state, time.monotonic() - view.began
+        view = self.running.pop(name, None) or TrialView(name)
+        view.state = state
+        self.ended[state] += 1
+        self._seconds += time.monotonic() - view.began
         return view
 
-    def running(self) -> list[TrialView]:
-        return [view for view in self.trials.values() if view.state == "running"]
-
-    def ended(self) -> list[TrialView]:
-        return [view for view in self.trials.values() if view.state != "running"]
-
     def best(self) -> TrialView | None:
-        scored = [view for view in self.trials.values() if math.isfinite(view.best)]
-        return max(scored, key=lambda view: view.best, default=None)
+        return self._best
 
     def seconds_left(self) -> float:
         """Estimated from the trials that ended so far; NaN before the first."""
-        ended = self.ended()
-        if not ended:
+        if not self.ended:
             return math.nan
-        mean = sum(view.seconds for view in ended) / len(ended)
-        waiting = max(0, self.num_trials - self.earlier - len(ended) - len(self.running())) * mean
-        running = [self._seconds_left_of(view, mean) for view in self.running()]
+        mean = self._seconds / self.ended.total()
+        waiting = max(0, self.num_trials - self.earlier - self.ended.total() - len(self.running)) * mean
+        running = [self._seconds_left_of(view, mean) for view in self.running.values()]
         return max([(waiting + sum(running)) / self.slots, *running])
 
     def _seconds_left_of(self, view: TrialView, mean: float) -> float:
@@ -89,10 +93,8 @@ class Progress:
 
     def headline(self) -> str:
         """One line: counts, best, time left."""
-        ended = self.ended()
-        count = {state: sum(view.state == state for view in ended) for state in {view.state for view in ended}}
-        parts = [f"{self.earlier + len(ended)}/{self.num_trials} trials done", f"{len(self.running())} running"]
-        parts += [f"{number} {state}" for state, number in sorted(count.items()) if state != "finished"]
+        parts = [f"{self.earlier + self.ended.total()}/{self.num_trials} trials done", f"{len(self.running)} running"]
+        parts += [f"{number} {state}" for state, number in sorted(self.ended.items()) if state != "finished"]
         left = self.seconds_left()
         parts.append(
             f"about {clock(left)} left" if math.isfinite(left) else f"{clock(time.monotonic() - self.began)} gone"
@@ -136,8 +138,7 @@ class Display(Callback):
             self._live.start()
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        name = trial.config["run"]["name"]
-        self.progress.trials[name] = self.progress.trials.get(name) or TrialView(name)
+        self.progress.start(trial.config["run"]["name"])
         self._draw()
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
@@ -183,10 +184,10 @@ class Display(Callback):
         table = Table(box=None, pad_edge=False, header_style="bold")
         for heading in ("trial", "epoch", "mean Dice", *progress.classes):
             table.add_column(heading, justify="left" if heading == "trial" else "right", no_wrap=True)
-        for view in progress.running()[:MAX_ROWS]:
+        for view in list(progress.running.values())[:MAX_ROWS]:
             scores = [short(view.classes.get(name, math.nan)) for name in progress.classes]
             table.add_row(view.name, f"{view.epoch}/{progress.epochs}", short(view.dice), *scores)
-        hidden = len(progress.running()) - MAX_ROWS
+        hidden = len(progress.running) - MAX_ROWS
         more = [Text(f"… and {hidden} more running")] if hidden > 0 else []
         return Group(Text(progress.headline(), style="bold"), Text(progress.best_line()), table, *more)
 

@@ -1,8 +1,9 @@
 """python -m tune_app.export sweep=latest top=3 out=best: the best configurations as folders that stand on their own.
 
-out/1/config.yaml          complete; python -m tune_app.run trial=out/1/config.yaml trains it again
+out/1/config.yaml          complete; python -m tune_app.run trial=out/1/config.yaml trains it again. Under `thresholds`:
+                           where to cut the output of the model, and what that is worth
 out/1/metrics.json         every epoch
-out/1/model.safetensors    the weights of the best epoch
+out/1/model.safetensors    the weights of the best epoch, with the thresholds in its metadata
 out/1/manifest.json        where it came from, and the sha256 of the other files
 """
 
@@ -20,11 +21,13 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from tune_app.cautions import PHANTOM
 from tune_app.errors import InputError, require_input
 from tune_app.manifest import MANIFEST, file_sha256, git_revision, now, package_versions, read_manifest
+from tune_app.operating_point import metadata, operating_point
 from tune_app.render import to_plain
 from tune_app.results import Sweep
-from tune_app.summary import PHANTOM
+from tune_app.thresholds import CALIBRATED
 from tune_app.trial import Trial
 from tune_app.user_settings import user_setting
 
@@ -165,11 +168,16 @@ def _put_in_place(building: Path, target: Path) -> None:
 
 
 def _write_files(sweep: Sweep, trial: Trial, rank: int, folder: Path, tell: Tell) -> None:
-    config = yaml.safe_dump(to_plain(trial_config(trial)), sort_keys=False, allow_unicode=True)
-    (folder / "config.yaml").write_text(config, encoding="utf-8")
+    state, problem = best_state(trial)
+    thresholds = operating_point(trial, sweep.classes, state)
+    whole = to_plain(trial_config(trial) | {"thresholds": thresholds})
+    (folder / "config.yaml").write_text(yaml.safe_dump(whole, sort_keys=False, allow_unicode=True), encoding="utf-8")
     (folder / "metrics.json").write_text(_metrics(sweep, trial), encoding="utf-8")
-    problem = write_model(sweep, trial, folder / "model.safetensors")
-    if problem:
+    if trial.calibration.problem:
+        tell(f"rank {rank}, {trial.name}: thresholds kept at 0.5, {trial.calibration.problem}")
+    if not problem:
+        write_model(sweep, trial, state, folder / "model.safetensors", metadata(thresholds))
+    else:
         tell(f"rank {rank}, {trial.name}: exported without its weights, {problem}. To train it again: "
              f"python -m tune_app.run trial={folder.parent / str(rank)}/config.yaml")  # fmt: skip
     digests = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
@@ -199,31 +207,30 @@ def _metrics(sweep: Sweep, trial: Trial) -> str:
     return json.dumps(to_plain(metrics), indent=1, allow_nan=False) + "\n"
 
 
-def write_model(sweep: Sweep, trial: Trial, path: Path) -> str:
-    """Write the weights of the best epoch; "" on success, else why there are none.
-
-    The metadata of the file are classes, epoch, the metric at that epoch, sweep and trial, as strings.
-    """
-    from safetensors.torch import save
-
+def best_state(trial: Trial) -> tuple[dict[str, Any], str]:
+    """The trial's best.pt and "", or {} and why it cannot be had."""
     from trainables import checkpoint
     from trainables.errors import CheckpointError
 
-    if not (trial.folder / checkpoint.BEST).is_file():
-        return "its checkpoint is gone (checkpoints.max_number and checkpoints.max_gb cap what a sweep keeps)"
+    path = trial.folder / checkpoint.BEST
+    if not path.is_file():
+        return {}, "its checkpoint is gone (checkpoints.max_number and checkpoints.max_gb cap what a sweep keeps)"
     try:
-        state = checkpoint.read(trial.folder / checkpoint.BEST)
+        state = checkpoint.read(path)
     except CheckpointError as error:
-        return str(error)
-    tensors = _tensors(state)
-    if not tensors:
-        return f"{trial.folder / checkpoint.BEST} holds no weights"
+        return {}, str(error)
+    return (state, "") if _tensors(state) else ({}, f"{path} holds no weights")
+
+
+def write_model(sweep: Sweep, trial: Trial, state: dict[str, Any], path: Path, thresholds: dict[str, str]) -> None:
+    """Write the weights of a best.pt; the metadata are classes, epoch, metric, sweep, trial, thresholds, as strings."""
+    from safetensors.torch import save
+
     epoch = int(state.get("epoch", trial.best["epoch"]))
     row = next((row for row in trial.history if row["epoch"] == epoch), {})
-    metadata = {"classes": json.dumps(sweep.classes), "epoch": str(epoch), sweep.metric: str(row.get(sweep.metric))}
-    metadata |= {"sweep": sweep.name, "trial": trial.name, "format": "pt"}
-    path.write_bytes(save(tensors, metadata))  # Its save_file would make a file that only its owner may read.
-    return ""
+    about = {"classes": json.dumps(sweep.classes), "epoch": str(epoch), sweep.metric: str(row.get(sweep.metric))}
+    about |= {"sweep": sweep.name, "trial": trial.name, "format": "pt", **thresholds}
+    path.write_bytes(save(_tensors(state), about))  # Its save_file would make a file that only its owner may read.
 
 
 def _tensors(state: dict[str, Any]) -> dict[str, Any]:
@@ -250,6 +257,7 @@ def _provenance(sweep: Sweep, trial: Trial, rank: int) -> dict[str, Any]:
         "seed": trial.seed,
         "metric": sweep.metric,
         sweep.metric: trial.best[sweep.metric],
+        CALIBRATED: trial.score(CALIBRATED),
         "best_epoch": trial.best["epoch"],
         "epochs": trial.epochs,
         "classes": sweep.classes,
@@ -269,7 +277,10 @@ def export_and_print(settings: ExportSettings) -> int:
     for folder in folders:
         manifest = read_manifest(folder)
         metric = manifest["metric"]
-        print(f"{folder}   {manifest['trial']}   {metric} {manifest[metric]:.4f} at epoch {manifest['best_epoch']}")
+        own = manifest[CALIBRATED]
+        more = f"   {own:.4f} at thresholds of its own" if own is not None else ""
+        epoch = manifest["best_epoch"]
+        print(f"{folder}   {manifest['trial']}   {metric} {manifest[metric]:.4f} at epoch {epoch}{more}")
     print(f"train one again: python -m tune_app.run trial={folders[0]}/config.yaml")
     return 0
 

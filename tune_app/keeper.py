@@ -41,16 +41,29 @@ class CheckpointKeeper(Callback):
         self.enforce()
 
     def enforce(self) -> list[Path]:
-        """Remove the best checkpoints of the lowest-ranked ended trials beyond the cap; returns what was removed."""
-        kept_bytes, removed = 0, []
-        ranked = sorted(self._scores, key=lambda folder: -self._scores[folder])
-        present = [folder / BEST_FILE for folder in ranked if (folder / BEST_FILE).is_file()]
-        for place, path in enumerate(present):
+        """Remove the best checkpoints of the lowest-ranked ended trials beyond the cap; returns what was removed.
+
+        Trials without a checkpoint are forgotten, so that the thousandth end costs as much as the first.
+        """
+        kept_bytes = 0
+        removed: list[Path] = []
+        kept: dict[Path, float] = {}
+        for folder in sorted(self._scores, key=lambda folder: -self._scores[folder]):
+            path = folder / BEST_FILE
+            if not path.is_file():
+                continue
             size = path.stat().st_size
-            if place > 0 and (place >= self._max_number or kept_bytes + size > self._max_bytes):
-                with contextlib.suppress(OSError):
-                    path.unlink()
-                    removed.append(path)
+            if kept and (len(kept) >= self._max_number or kept_bytes + size > self._max_bytes) and _removed(path):
+                removed.append(path)
             else:
+                kept[folder] = self._scores[folder]
                 kept_bytes += size
+        self._scores = kept
         return removed
+
+
+def _removed(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        path.unlink()
+        return True
+    return False

@@ -11,8 +11,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback, TBXLoggerCallback
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback
 
+from tune_app.tensorboard import TensorBoardLogger
 from tune_app.torn import drop_torn_line
 
 APPENDED = ("result.json", "progress.csv")
@@ -74,5 +75,5 @@ class ErrorNotes(LoggerCallback):
 
 def in_place_loggers() -> list[LoggerCallback]:
     """result.json, progress.csv, TensorBoard events and error.txt of every trial, in its folder of the sweep."""
-    in_place = [InSweepFolder(logger) for logger in (JsonLoggerCallback(), CSVLoggerCallback(), TBXLoggerCallback())]
+    in_place = [InSweepFolder(logger) for logger in (JsonLoggerCallback(), CSVLoggerCallback(), TensorBoardLogger())]
     return [*in_place, ErrorNotes()]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
+from tune_app.planning.record import record_plan
 from tune_app.ray_session import RaySession, TrialResources, dashboard_hint
 from tune_app.results import Sweep
-from tune_app.search.arms import same_arms
+from tune_app.search.arms import BASELINE, same_arms
 from tune_app.sweep import Prepared
 
 
@@ -30,6 +31,9 @@ def announce(prepared: Prepared, session: RaySession, resources: TrialResources)
         f"search     {what}{searcher}, {prepared.num_trials} trials of up to {settings.trainer.epochs} × "
         f"{settings.trainer.iterations_per_epoch} iterations, batch {settings.trainer.batch_size}; {stopping}"
     )
+    if prepared.baseline:
+        print(f"baseline   {_baseline_line(prepared)}")
+    print(f"plan       {record_plan(prepared, resources)}")
     print(f"resources  {resources.slots} trials at once, each {resources.cpus:g} CPU and {resources.gpus:g} GPU")
     print(f"dashboard  {dashboard_hint(session)}")
     print(f"tensorboard --logdir {prepared.folder / 'trials'}")
@@ -37,6 +41,12 @@ def announce(prepared: Prepared, session: RaySession, resources: TrialResources)
     for line in _warnings(prepared):
         print(line)
     sys.stdout.flush()
+
+
+def _baseline_line(prepared: Prepared) -> str:
+    """Which arm the baseline is."""
+    name = prepared.baseline if prepared.baseline == BASELINE else f"{prepared.baseline}, which is uniform weights"
+    return f"{name}; never stopped early" if prepared.settings.early_stopping else name
 
 
 def _warnings(prepared: Prepared) -> Iterable[str]:

@@ -106,8 +106,8 @@ def _started(settings: Settings) -> Iterator[RaySession]:
             logging_level=logging.INFO if settings.verbose else logging.ERROR,
             _temp_dir=temp_dir,
         )
-    except (OSError, RuntimeError, ValueError, ConnectionError) as error:
-        raise RunFailed(f"Ray did not start: {error}. Its logs are in {temp_dir}") from error
+    except Exception as error:  # Ray raises nothing more precise where its processes are slow to answer
+        raise RunFailed(f"Ray did not start: {str(error).rstrip('.')}. Its logs are in {temp_dir}") from error
     url = f"http://{context.dashboard_url}" if settings.cluster.dashboard and context.dashboard_url else ""
     try:
         yield RaySession(dashboard=url, temp_dir=temp_dir, started_here=True)
@@ -156,18 +156,19 @@ def usable_cpus() -> int:
     return cpus
 
 
-def trial_resources(settings: Settings) -> TrialResources:
+def trial_resources(settings: Settings, nodes: list[dict[str, float]] | None = None) -> TrialResources:
     """CPUs and GPUs of one trial on the connected cluster, and how many trials fit at once.
 
+    nodes: machines to reckon with instead of the connected cluster's, as Ray describes them ({"CPU": 32, "GPU": 2}).
     Raises InputError where no node, present or promised by the autoscaler, can hold one trial.
     """
-    nodes = _node_resources()
+    promised = _autoscaler_nodes() if nodes is None else []
+    nodes = _node_resources() if nodes is None else nodes
     cards = sum(node.get("GPU", 0) for node in nodes)
     asked = settings.resources
     gpus = asked.gpus_per_trial if asked.gpus_per_trial is not None else (0.5 if cards else 0.0)
     cpus = asked.cpus_per_trial if asked.cpus_per_trial is not None else _default_cpus(nodes, gpus)
     slots = sum(_fitting(node, cpus, gpus) for node in nodes)
-    promised = _autoscaler_nodes()
     if slots == 0 and not any(_fitting(node, cpus, gpus) for node in promised):
         raise InputError(_does_not_fit(cpus, gpus, nodes + promised))
     if settings.hardware.device == "cuda" and not gpus:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from tune_app.baseline import NOT_RUN
 from tune_app.errors import InputError
 
 NOT_COMPARABLE = "not comparable (other pipeline)"
@@ -48,7 +49,7 @@ def _read_rows(source: str) -> list[dict[str, Any]]:
         found = found.get("results") or found.get("leaderboard")
     if not isinstance(found, list) or not found or not all(isinstance(row, dict) for row in found):
         raise InputError(f"reference={source}: holds no rows of results. {_FORMAT}.")
-    return found
+    return [row for row in found if row.get("status") != NOT_RUN]
 
 
 def _text(source: str) -> tuple[str, str]:

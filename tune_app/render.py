@@ -17,18 +17,20 @@ from rich.text import Text
 MISSING = "-"
 HEADERS = {
     "mean_dice": "mean Dice", "mean_iou": "mean IoU", "best_epoch": "best epoch", "arm_trials": "trials of arm",
-    "best_arm": "best arm",
+    "best_arm": "best arm", "calibrated_mean_dice": "calibrated", "threshold_gap": "gap",
 }  # fmt: skip
+
+FORMATS = {"minutes": ".1f", "threshold_gap": "+.4f", "gap": "+.4f"}
 
 
 def cell(column: str, value: Any) -> str:
-    """One value as people read it: scores with four digits, minutes with one, nothing as `-`."""
+    """One value as people read it: scores with four digits, gaps signed, minutes with one digit, nothing as `-`."""
     if isinstance(value, list | tuple):
         return " = ".join(map(str, value))
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)) or value == "":
         return MISSING
     if isinstance(value, float | np.floating):
-        return f"{value:.1f}" if column == "minutes" else f"{value:.4f}"
+        return f"{value:{FORMATS.get(column, '.4f')}}"
     return str(value)
 
 
@@ -36,7 +38,7 @@ def header(column: str) -> str:
     """dice/nuc reads nuc, iou/nuc reads IoU nuc."""
     if column.startswith("dice/"):
         return column[5:]
-    return HEADERS.get(column, column.replace("iou/", "IoU ").replace("_", " "))
+    return HEADERS.get(column, column.replace("iou/", "IoU ").replace("calibrated/", "calibrated ").replace("_", " "))
 
 
 def cells(frame: pd.DataFrame) -> list[list[str]]:

@@ -8,8 +8,11 @@ independent, so they are averaged first: `runs` counts seeds.
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import stdev
 
 import numpy as np
 import pandas as pd
@@ -42,13 +45,22 @@ def t_quantile(probability: float, dof: int) -> float:
     return float(math.sqrt(dof) * math.tan(np.interp(probability, cumulative / cumulative[-1], theta)))
 
 
+UNIFORM = re.compile(r"tversky\(fp=0\.6, fn=0\.4\) weight=\[1\.0(, 1\.0)*\]")
+"""The effective signature of uniform weights, for any number of classes."""
+
+
+def is_baseline(trial: Trial) -> bool:
+    """Whether a trial is the untuned baseline, uniform weights, under whatever name."""
+    return UNIFORM.fullmatch(trial.signature.strip('"')) is not None
+
+
 def arm_labels(trials: Sequence[Trial]) -> dict[str, str]:
     """Signature → the label of the arm: that of its first trial, its whole name where two arms would share it."""
     first: dict[str, Trial] = {}
     for trial in sorted(trials, key=lambda trial: trial.number):
         first.setdefault(trial.signature, trial)
-    labels = [trial.label for trial in first.values()]
-    return {s: trial.label if labels.count(trial.label) == 1 else trial.name for s, trial in first.items()}
+    shared = Counter(trial.label for trial in first.values())
+    return {s: trial.label if shared[trial.label] == 1 else trial.name for s, trial in first.items()}
 
 
 def arms_frame(trials: Sequence[Trial], classes: Sequence[str], metric: str, mode: str) -> pd.DataFrame:
@@ -57,7 +69,10 @@ def arms_frame(trials: Sequence[Trial], classes: Sequence[str], metric: str, mod
     Only finished trials count in the figures: a trial that was stopped early had a smaller budget. Best arm first.
     """
     labels = arm_labels(trials)
-    rows = [_arm_row(labels[s], [t for t in trials if t.signature == s], classes, metric) for s in labels]
+    members: dict[str, list[Trial]] = {signature: [] for signature in labels}
+    for trial in trials:
+        members[trial.signature].append(trial)
+    rows = [_arm_row(labels[s], own, classes, metric) for s, own in members.items()]
     columns = ["arm", "names", "trials", "runs", "mean", "sd", "min", "max", *(f"dice/{c}" for c in classes)]
     frame = pd.DataFrame(rows, columns=columns)
     frame = frame.sort_values("mean", ascending=mode == "min", na_position="last", kind="stable")
@@ -65,26 +80,40 @@ def arms_frame(trials: Sequence[Trial], classes: Sequence[str], metric: str, mod
 
 
 def _arm_row(arm: str, members: Sequence[Trial], classes: Sequence[str], metric: str) -> dict[str, object]:
-    scores = _scores_by_seed(members, metric)
+    runs = _by_seed(members)
+    scores = _scores(runs, metric)
+    finite = [score for score in scores if math.isfinite(score)]
     row: dict[str, object] = {
         "arm": arm,
         "names": sorted({trial.label for trial in members}),
         "trials": len(members),
         "runs": len(scores),
-        "mean": scores.mean(),
-        "sd": scores.std(ddof=1),
-        "min": scores.min(),
-        "max": scores.max(),
+        "mean": _mean(scores),
+        "sd": stdev(finite) if len(finite) > 1 else math.nan,
+        "min": min(finite, default=math.nan),
+        "max": max(finite, default=math.nan),
     }
-    return row | {f"dice/{c}": _scores_by_seed(members, f"dice/{c}").mean() for c in classes}
+    return row | {f"dice/{c}": _mean(_scores(runs, f"dice/{c}")) for c in classes}
 
 
-def _scores_by_seed(members: Sequence[Trial], key: str) -> pd.Series:
-    """The score at the best epoch of the finished trials, one per seed."""
-    finished = [t for t in members if t.status == "finished" and t.best]
-    scores = pd.Series([float(t.best.get(key, math.nan)) for t in finished], dtype=float)
-    seeds = [t.number if t.seed is None else ("seed", t.seed) for t in finished]
-    return scores.groupby([str(seed) for seed in seeds]).mean() if finished else scores
+def _by_seed(members: Sequence[Trial]) -> list[list[Trial]]:
+    """The finished trials, those of one seed together."""
+    runs: dict[object, list[Trial]] = {}
+    for trial in members:
+        if trial.status == "finished" and trial.best:
+            runs.setdefault(trial.number if trial.seed is None else ("seed", trial.seed), []).append(trial)
+    return list(runs.values())
+
+
+def _scores(runs: Sequence[Sequence[Trial]], key: str) -> list[float]:
+    """The score at the best epoch, one per seed."""
+    return [_mean([trial.score(key) for trial in run]) for run in runs]
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean of those that are numbers; NaN where none is."""
+    finite = [value for value in values if math.isfinite(value)]
+    return math.fsum(finite) / len(finite) if finite else math.nan
 
 
 def pooled_noise(arms: pd.DataFrame) -> Noise | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -25,8 +26,9 @@ from optuna.trial import FrozenTrial
 
 from tune_app.errors import InputError
 from tune_app.manifest import MANIFEST, read_manifest
-from tune_app.repeats import Noise, arm_labels, arms_frame, pooled_noise
+from tune_app.repeats import Noise, arm_labels, arms_frame, is_baseline, pooled_noise
 from tune_app.study_reader import JOURNAL, read_study
+from tune_app.thresholds import CALIBRATED, GAP, score_keys
 from tune_app.trial import Trial, read_trial
 from tune_app.user_settings import user_setting
 
@@ -78,18 +80,22 @@ class Sweep:
         return tuple(known or dict.fromkeys(key[5:] for t in self.trials for key in t.best if key.startswith("dice/")))
 
     def leaderboard(self, by: str = "") -> pd.DataFrame:
-        """One row per trial, best first: rank, number, name, family, preset, the metric and dice/<class> at the best
-        epoch, best_epoch, epochs, minutes, status, reason, seed, arm, arm_trials, and param/<name> of the search.
+        """One row per trial, best first: rank, number, name, family, preset, the metric, calibrated_mean_dice,
+        threshold_gap and dice/<class> at the best epoch, best_epoch, epochs, minutes, status, reason, seed, arm,
+        arm_trials, baseline, calibrated/<class>, threshold/<class>, calibration, and param/<name> of the search.
 
         The best epoch is that of the sweep's metric whatever `by` says. `by`: the metric (default), mean_iou,
-        dice/<class>, iou/<class>, or a class's name. Failed trials and those without a finite score have no rank.
-        Trials of one arm are one effective configuration, whatever their names; arm_trials counts them.
+        dice/<class>, iou/<class>, a class's name, calibrated_mean_dice or calibrated/<class>. Failed trials and those
+        without a finite score have no rank. Trials of one arm are one effective configuration, whatever their names;
+        arm_trials counts them. baseline: whether that is uniform weights. Calibrated figures are cross-fitted, see
+        `tune_app.thresholds`; thresholds are σ(logit); calibration says which of them are missing, and why.
         """
         by = self._ranking_key(by)
-        shown = list(dict.fromkeys([self.metric, by, *(f"dice/{c}" for c in self.classes)]))
-        labels = arm_labels(self.trials)
-        rows = [_leaderboard_row(trial, shown, labels[trial.signature], self._arm_size(trial)) for trial in self.trials]
-        frame = pd.DataFrame(rows, columns=None if rows else [*_FIRST, *shown, *_LAST])
+        shown = list(dict.fromkeys([self.metric, CALIBRATED, GAP, by, *(f"dice/{c}" for c in self.classes)]))
+        own = [key for key in score_keys(self.classes) if key not in shown]
+        labels, sizes = arm_labels(self.trials), Counter(trial.signature for trial in self.trials)
+        rows = [_leaderboard_row(t, shown, own, labels[t.signature], sizes[t.signature]) for t in self.trials]
+        frame = pd.DataFrame(rows, columns=None if rows else [*_FIRST, *shown, *_LAST, *own])
         return _ranked(frame, by, ascending=self.mode == "min" and by == self.metric)
 
     def history(self) -> pd.DataFrame:
@@ -141,12 +147,10 @@ class Sweep:
         names = ", ".join(trial.name for trial in self.trials) or "none yet"
         raise InputError(f"trial {name}: {self.name} has no such trial. Choices: {names}.")
 
-    def _arm_size(self, trial: Trial) -> int:
-        return sum(other.signature == trial.signature for other in self.trials)
-
     def _ranking_key(self, by: str) -> str:
         keys = dict.fromkeys(key for trial in self.trials for key in trial.best)
         choices = [self.metric, "mean_iou", *(f"dice/{c}" for c in self.classes), *(k for k in keys if "iou/" in k)]
+        choices += [CALIBRATED, *(f"calibrated/{c}" for c in self.classes)]
         key = f"dice/{by}" if by in self.classes else by or self.metric
         if key not in choices:
             raise InputError(f"by={by}: a leaderboard is ranked by a score. Choices: {', '.join(choices)}.")
@@ -195,15 +199,28 @@ class Sweep:
 
 
 _FIRST = ("rank", "number", "name", "family", "preset")
-_LAST = ("best_epoch", "epochs", "minutes", "status", "reason", "seed", "arm", "arm_trials")
+_LAST = (
+    "best_epoch", "epochs", "minutes", "status", "reason", "seed", "arm", "arm_trials", "baseline", "calibration",
+)  # fmt: skip
 
 
-def _leaderboard_row(trial: Trial, shown: Sequence[str], arm: str, arm_trials: int) -> dict[str, Any]:
-    scores = {key: trial.best.get(key, math.nan) for key in shown}
-    row = {"rank": None, "number": trial.number, "name": trial.name, "family": trial.family, "preset": trial.preset}
-    row |= scores | {"best_epoch": trial.best.get("epoch"), "epochs": trial.epochs, "minutes": trial.minutes}
-    row |= {"status": trial.status, "reason": trial.reason, "seed": trial.seed, "arm": arm, "arm_trials": arm_trials}
-    return row | {f"param/{name}": value for name, value in trial.params.items()}
+def _leaderboard_row(
+    trial: Trial, shown: Sequence[str], own: Sequence[str], arm: str, arm_trials: int
+) -> dict[str, Any]:
+    """shown: scores that come first. own: figures at thresholds of the trial's own, which come last."""
+    return {
+        "rank": None,
+        **{key: getattr(trial, key) for key in _FIRST[1:]},
+        **{key: trial.score(key) for key in shown},
+        "best_epoch": trial.best.get("epoch"),
+        **{key: getattr(trial, key) for key in ("epochs", "minutes", "status", "reason", "seed")},
+        "arm": arm,
+        "arm_trials": arm_trials,
+        "baseline": is_baseline(trial),
+        "calibration": trial.calibration.notes,
+        **{key: trial.score(key) for key in own},
+        **{f"param/{name}": value for name, value in trial.params.items()},
+    }
 
 
 def _ranked(frame: pd.DataFrame, by: str, *, ascending: bool) -> pd.DataFrame:

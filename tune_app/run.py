@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from search_spaces import flatten, get_preset
 from trainables.errors import SettingsError
+from tune_app.baseline import baseline_trials
 from tune_app.command_line import Composed, compose, exit_code
 from tune_app.config import Settings
 from tune_app.errors import InputError
@@ -33,7 +34,7 @@ MAY_CHANGE_ON_RESUME = (
     "data.root", "data.split_file", "data.cache_dir",
 )  # fmt: skip
 """The data may have moved: that they are the same is checked by their fingerprint."""
-NUM_SAMPLES = "search.num_samples"
+NUM_SAMPLES, BASELINE = "search.num_samples", "search.baseline"
 EXPORTED_SECTIONS = ("data", "model", "trainer", "hardware")
 INTERRUPTED = 130
 
@@ -114,7 +115,7 @@ def take_up(composed: Composed[Settings]) -> Prepared:
         raise in_use(folder)
     settings = _with_allowed(stored, composed)
     if asked.extend:
-        settings = extended(settings, folder, asked)
+        settings = extended(settings, folder, composed)
     prepared = prepare(settings, folder, resumed=True, extended=bool(asked.extend))
     refuse_other_data(prepared)
     return prepared
@@ -131,9 +132,15 @@ def stored_settings(folder: Path) -> Settings:
         raise InputError(f"{path} is damaged ({str(error).splitlines()[0]}); a sweep cannot go on without it") from None
     if not isinstance(values, dict):
         raise InputError(f"{path} is damaged (no settings in it); a sweep cannot go on without it")
-    settings = _merged({}, values, [], source=str(path))
+    settings = _merged({}, _without_baseline(values), [], source=str(path))
     kept = folder / TRIAL
     return dataclasses.replace(settings, trial=str(kept)) if settings.trial and kept.is_file() else settings
+
+
+def _without_baseline(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a sweep.yaml; one that knows no search.baseline was written when none was planned."""
+    search = values.get("search")
+    return {**values, "search": {"baseline": False, **search}} if isinstance(search, dict) else values
 
 
 def refuse_changes(composed: Composed[Settings], stored: Settings, folder: Path) -> None:
@@ -141,7 +148,9 @@ def refuse_changes(composed: Composed[Settings], stored: Settings, folder: Path)
     old, new = flatten(stored.as_dict()), flatten(composed.settings.as_dict())
     for key in given_leaves(composed, old | new):
         was, given = old.get(key), new.get(key)
-        if was == given or _may_change(key):
+        if was == given or _may_change(key) or (key == BASELINE and given is None):
+            continue
+        if key == BASELINE and given and composed.settings.extend:
             continue
         if key == NUM_SAMPLES:
             if composed.settings.extend:
@@ -178,9 +187,14 @@ def _with_allowed(stored: Settings, composed: Composed[Settings]) -> Settings:
     return _merged({}, {**plain, "resume": "", "extend": ""}, [], source="the command line")
 
 
-def extended(settings: Settings, folder: Path, asked: Settings) -> Settings:
-    """The settings of a finished sweep with search.num_samples further trials."""
-    if not extendable(settings):
+def extended(settings: Settings, folder: Path, composed: Composed[Settings]) -> Settings:
+    """The settings of a finished sweep with search.num_samples further trials; the baseline, asked for, is one of them.
+
+    The baseline can be added to a fixed list, too; where no number of trials is given, it alone is added.
+    """
+    asked = composed.settings
+    adds_baseline = bool(asked.search.baseline)
+    if not extendable(settings) and not adds_baseline:
         raise InputError(
             f"extend={asked.extend}: {folder.name} tried a fixed list of configurations, there is nothing further to "
             "propose. Repeat arms with seeds=3 in a new sweep"
@@ -191,8 +205,25 @@ def extended(settings: Settings, folder: Path, asked: Settings) -> Settings:
             f"extend={asked.extend}: {folder.name} is {sweep.status}, and only a finished sweep can be extended. "
             f"First: python -m tune_app.run resume={spoken(folder)}"
         )
-    search = dataclasses.replace(settings.search, num_samples=len(sweep.trials) + asked.search.num_samples)
+    further = asked.search.num_samples
+    if adds_baseline and (not extendable(settings) or NUM_SAMPLES not in composed.given_keys):
+        refuse_second_baseline(sweep)
+        further = 1
+    search = dataclasses.replace(
+        settings.search,
+        num_samples=len(sweep.trials) + further,
+        baseline=True if adds_baseline else settings.search.baseline,
+    )
     return dataclasses.replace(settings, search=search)
+
+
+def refuse_second_baseline(sweep: Sweep) -> None:
+    """Raise InputError where there is nothing to add."""
+    there = baseline_trials(sweep)
+    if there:
+        raise InputError(
+            f"{BASELINE}=true: {sweep.name} has the untuned baseline already, {there[0].name}. Nothing is to be added"
+        )
 
 
 def extendable(settings: Settings) -> bool:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
-from tune_app.errors import require_input
+from tune_app.baseline import NOT_RUN, add_command, baseline_trials, gains, with_baseline_row
+from tune_app.cautions import cautions, notices
+from tune_app.errors import InputError, require_input
 from tune_app.reference import NOT_COMPARABLE, PUBLISHED_CAUTION, read_reference
 from tune_app.render import fit, markdown, records, text_table, to_plain
 from tune_app.results import Sweep
+from tune_app.thresholds import CALIBRATED, GAP
 from tune_app.user_settings import user_setting
 
 FORMATS = ("table", "csv", "json", "md")
-PHANTOM = "PHANTOM DATA: generated volumes. These scores say nothing about real electron microscopy."
-_DROPPABLE = ("arm", "seed", "family", "number", "minutes", "epochs", "best_epoch")
+RANKINGS = ("dice", "calibrated")
+_DROPPABLE = (GAP, "arm", "seed", "family", "number", "minutes", "epochs", "best_epoch")
 
 
 @dataclass(kw_only=True)
@@ -36,22 +39,38 @@ class SummarySettings:
     """Adds results of another pipeline, unranked: published (twelve published results), or a JSON or CSV file."""
     by: str = ""
     """What ranks: empty for the sweep's metric (mean_dice), or mean_iou, a class's name, dice/<class>, iou/<class>."""
+    rank_by: str = "dice"
+    """dice: at a threshold of 0.5. calibrated: at thresholds of a trial's own per class, chosen on one half of the
+    validation crops and scored on the other."""
 
     def __post_init__(self) -> None:
         require_input(bool(self.sweep), "sweep", self.sweep, "a sweep is needed", "Use sweep=latest")
         require_input(
             self.format in FORMATS, "format", self.format, f"choose one of {', '.join(FORMATS)}", "Use format=table"
         )
+        require_input(
+            self.rank_by in RANKINGS, "rank_by", self.rank_by, f"choose one of {', '.join(RANKINGS)}",
+            "Use rank_by=dice",
+        )  # fmt: skip
+        require_input(
+            self.rank_by == "dice" or "iou" not in self.by, "by", self.by,
+            "rank_by=calibrated ranks by Dice only", "Use by= with a class, or rank_by=dice",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a summary says, before it has a form. notices: what must be known first. cautions: how far to trust it."""
+    """What a summary says, before it has a form. notices: what must be known first. cautions: how far to trust it.
+
+    rank_by: the column that ranks. thresholds: those of the first row and of the baseline.
+    """
 
     sweep: Sweep
     notices: list[str]
+    rank_by: str
     leaderboard: pd.DataFrame
     reference: pd.DataFrame
+    thresholds: pd.DataFrame
     best_per_class: pd.DataFrame
     repeated: pd.DataFrame
     failed: pd.DataFrame
@@ -59,9 +78,12 @@ class Report:
 
     def titled_tables(self) -> list[tuple[str, pd.DataFrame]]:
         """The tables after the leaderboard; empty ones are left out."""
+        noted = self.thresholds["note"].astype(bool).any()
+        thresholds = self.thresholds if noted else self.thresholds.drop(columns="note")
         tables = [
             (f"Reference: {NOT_COMPARABLE}", _shown(self.reference)),
             ("Best configuration per class", self.best_per_class.drop(columns=["arm"])),
+            ("Thresholds per class: the first row's and the baseline's", thresholds),
             ("Configurations run more than once, or under several names", self.repeated),
             ("Failed trials", self.failed),
         ]
@@ -87,57 +109,78 @@ def _as_text(report: Report, form: str, width: int | None, color: bool) -> str:
 def build_report(settings: SummarySettings) -> Report:
     """Read the sweep and put together what there is to say."""
     sweep = Sweep(settings.sweep, settings.results_dir or user_setting("results_dir", "results"))
-    board = sweep.leaderboard(settings.by)
+    by = _ranking(settings, sweep)
+    board = with_baseline_row(sweep.leaderboard(by), sweep)
     arms = sweep.arms()
     reference = read_reference(settings.reference, sweep.classes) if settings.reference else pd.DataFrame()
     return Report(
         sweep=sweep,
-        notices=_notices(sweep),
+        notices=notices(sweep),
+        rank_by=by or sweep.metric,
         leaderboard=board,
         reference=reference,
+        thresholds=_thresholds(sweep, board),
         best_per_class=sweep.best_per_class(),
         repeated=arms[arms["trials"] > 1][["arm", "names", "trials", "runs", "mean", "sd", "min", "max"]],
-        failed=board.loc[board["reason"].astype(str) != "", ["name", "status", "epochs", "reason"]],
-        cautions=_cautions(sweep, board) + [PUBLISHED_CAUTION] * (settings.reference == "published"),
+        failed=board.loc[board["status"].astype(str).str.startswith("failed"), ["name", "status", "epochs", "reason"]],
+        cautions=cautions(sweep, board) + [PUBLISHED_CAUTION] * (settings.reference == "published"),
     )
 
 
-def _notices(sweep: Sweep) -> list[str]:
-    go_on = f"go on with: python -m tune_app.run resume={sweep.folder}"
-    state = {
-        "running": ["the sweep is still running: the ranks are not final"],
-        "crashed": [f"the driver ended without finishing the sweep; {go_on}"],
-        "interrupted": [f"the sweep was interrupted; {go_on}"],
-    }.get(sweep.status, [])
-    return [*([PHANTOM] if sweep.phantom else []), *state, *sweep.notices]
+def _ranking(settings: SummarySettings, sweep: Sweep) -> str:
+    """The column of the leaderboard that `by` and `rank_by` mean; "" for the sweep's metric."""
+    if settings.rank_by == "dice":
+        return settings.by
+    name = settings.by.removeprefix("dice/").removeprefix("calibrated/")
+    if name in ("", sweep.metric, CALIBRATED):
+        return CALIBRATED
+    if name not in sweep.classes:
+        raise InputError(f"by={settings.by} rank_by=calibrated: there is no such class. "
+                         f"Choices: {', '.join(sweep.classes)}, or leave by= out.")  # fmt: skip
+    return f"calibrated/{name}"
 
 
-def _cautions(sweep: Sweep, board: pd.DataFrame) -> list[str]:
-    ranked = board[board["rank"].notna()]
-    if ranked.empty:
-        return ["No trial has a score yet."]
-    cautions = ["A row is one run: a screening score, not a result. Repeat the best with seeds= before choosing."]
-    noise = sweep.noise()
-    if noise is not None:
-        cautions.append(
-            f"Noise between runs of one configuration: sd {noise.sd:.4f} ({noise.arms} repeated, {noise.dof} degrees "
-            f"of freedom). Two single runs must differ by {noise.difference:.4f} to be believed at 95 %."
-        )
-    stopped = int((ranked["status"] == "stopped early").sum())
-    if stopped:
-        cautions.append(f"{stopped} trials were stopped early: theirs are scores of fewer epochs.")
-    return cautions
+def _thresholds(sweep: Sweep, board: pd.DataFrame) -> pd.DataFrame:
+    """name, class, dice, calibrated, gap, threshold (σ) and note of the first row and of the first baseline."""
+    ranked = board.loc[board["rank"].notna(), "name"]
+    chosen = [sweep.trial(ranked.iloc[0])] if len(ranked) else []
+    chosen += [t for t in baseline_trials(sweep)[:1] if t not in chosen]
+    columns = ["name", "class", "dice", "calibrated", "gap", "threshold", "note"]
+    rows = [
+        (trial.name, c.classes[i], c.dice[i], c.calibrated[i], c.calibrated[i] - c.dice[i], p, c.reasons[i])
+        for trial in chosen
+        for c in (trial.calibration,)
+        for i, p in enumerate(c.probabilities)
+    ]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _shown(frame: pd.DataFrame) -> pd.DataFrame:
     """The columns of a leaderboard for the eye: those that say something, the arm only where it repeats."""
     if not len(frame):
         return frame
-    if "arm_trials" in frame:
-        frame = frame.assign(arm=frame["arm"].where(frame["arm_trials"] > 1, ""))
-    hidden = [c for c in frame.columns if c in ("preset", "reason", "arm_trials") or str(c).startswith("param/")]
-    constant = [c for c in ("family", "arm", "seed", "minutes") if c in frame and frame[c].nunique(dropna=False) == 1]
+    run = tuned = frame
+    if "baseline" in frame:
+        baseline = frame["baseline"].astype(bool)
+        frame = frame.assign(
+            arm=frame["arm"].where(frame["arm_trials"] > 1, ""),
+            name=frame["name"].where(~baseline, frame["name"].astype(str) + " (baseline)"),
+        )
+        run, tuned = frame[frame["status"] != NOT_RUN], frame[~baseline]
+    unsaid = ("preset", "reason", "arm_trials", "baseline", "calibration")
+    hidden = [c for c in frame.columns if c in unsaid or str(c).startswith(("param/", "threshold/", "calibrated/"))]
+    hidden += [c for c in (CALIBRATED, GAP) if c in frame and frame[c].isna().all()]
+    constant = [c for c in ("arm", "seed", "minutes") if c in run and run[c].nunique(dropna=False) <= 1]
+    constant += ["family"] if "family" in tuned and tuned["family"].nunique(dropna=False) <= 1 else []
     return frame.drop(columns=[*hidden, *constant], errors="ignore")
+
+
+def _board(report: Report) -> pd.DataFrame:
+    """The leaderboard for the eye, with the column that ranks."""
+    shown = _shown(report.leaderboard)
+    if report.rank_by not in shown and report.rank_by in report.leaderboard:
+        shown.insert(list(shown).index(report.sweep.metric), report.rank_by, report.leaderboard[report.rank_by])
+    return shown
 
 
 def as_table(report: Report, width: int | None, color: bool) -> str:
@@ -145,7 +188,7 @@ def as_table(report: Report, width: int | None, color: bool) -> str:
     sweep = report.sweep
     blocks = [f"{sweep.name}   {sweep.status}, {len(sweep.trials)} trials   {sweep.folder}"]
     blocks += [f"!! {notice}" for notice in report.notices]
-    for frame in fit(_shown(report.leaderboard), width, _DROPPABLE, ("rank", "name")):
+    for frame in fit(_board(report), width, _DROPPABLE, ("rank", "name")):
         blocks.append(text_table(frame, width, color=color, bold_first=True))
     for title, table in report.titled_tables():
         pages = fit(table, width, ("names",), ("name", "class", "arm"))
@@ -157,7 +200,7 @@ def as_markdown(report: Report) -> str:
     """GitHub Markdown: a heading, the notices in bold, the tables, the cautions."""
     sweep = report.sweep
     blocks = [f"## {sweep.name}", f"{sweep.status}, {len(sweep.trials)} trials"]
-    blocks += [f"**{notice}**" for notice in report.notices] + [markdown(_shown(report.leaderboard))]
+    blocks += [f"**{notice}**" for notice in report.notices] + [markdown(_board(report))]
     for title, frame in report.titled_tables():
         blocks += [f"### {title}", markdown(frame)]
     return "\n\n".join([*blocks, *report.cautions])
@@ -184,11 +227,18 @@ def as_json(report: Report) -> str:
         "status": sweep.status,
         "phantom": sweep.phantom,
         "metric": sweep.metric,
+        "rank_by": report.rank_by,
         "classes": list(sweep.classes),
         "notices": report.notices,
         "leaderboard": records(report.leaderboard),
         "reference": [{**row, "note": NOT_COMPARABLE} for row in records(report.reference)],
         "best_per_class": records(report.best_per_class),
+        "baseline": {
+            "trials": [trial.name for trial in baseline_trials(sweep)],
+            "run_it": "" if baseline_trials(sweep) else add_command(sweep),
+        },
+        "gains": [asdict(gain) for gain in gains(sweep)],
+        "thresholds": records(report.thresholds),
         "arms": records(sweep.arms()),
         "families": records(sweep.families()),
         "noise": noise and {"sd": noise.sd, "dof": noise.dof, "arms": noise.arms, "difference": noise.difference},

@@ -36,7 +36,7 @@ from tune_app.interrupt import interrupts
 from tune_app.manifest import build_manifest, set_status, write_manifest, write_text
 from tune_app.ray_session import RaySession, TrialResources, ray_session, trial_resources
 from tune_app.results import LOCK, spoken
-from tune_app.search.arms import Arm, planned_arms, read_exported, searched_space
+from tune_app.search.arms import Arm, planned_arms, read_exported, searched_space, with_baseline
 from tune_app.search.study import UNFINISHED, open_study
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ class Prepared:
     """Annotated voxels per class in one count window: what decides whether count-based weights have saturated."""
     arms: list[Arm]
     space: Space
+    baseline: str = ""
+    """Label of the arm that is the untuned baseline; empty where none is planned."""
     resumed: bool = False
     extended: bool = False
     """resumed with more trials than sweep.yaml says."""
@@ -102,11 +104,13 @@ def prepare(settings: Settings, folder: Path, *, resumed: bool = False, extended
     dataset = open_packed(settings.data)
     kept = folder / FREQUENCIES
     counts = ClassCounts.from_json(kept) if resumed and kept.is_file() else class_counts(settings, dataset)
+    window_voxels = count_window_voxels(settings, dataset)
+    arms, baseline = with_baseline(settings, arms, space, counts, window_voxels)
     for arm in arms:
         arm.loss_config(counts)  # a preset that does not fit the classes is refused before anything starts
     return Prepared(
         settings=settings, folder=folder, dataset=dataset, counts=counts, arms=arms, space=space,
-        window_voxels=count_window_voxels(settings, dataset),
+        window_voxels=window_voxels, baseline=baseline,
         resumed=resumed, extended=extended,
     )  # fmt: skip
 
@@ -260,6 +264,7 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
     from ray import tune
 
     from tune_app.display import Display
+    from tune_app.driver_memory import nothing_read_back
     from tune_app.search.recovery import reconcile
     from tune_app.tuner import build_tuner
 
@@ -267,7 +272,7 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
     reconcile(study, prepared.folder, METRIC, prepared.settings.trainer.epochs)
     display = Display(_progress(prepared, resources, study))
     tuner: tune.Tuner = build_tuner(prepared, resources, study, display)
-    with interrupts():
+    with interrupts(), nothing_read_back():
         try:
             tuner.fit()
         finally:

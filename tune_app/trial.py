@@ -19,6 +19,8 @@ from zipfile import BadZipFile
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from tune_app.thresholds import ARRAYS, Calibration, calibrate
+
 STATUSES = (
     "running", "finished", "stopped early", "failed: nan", "failed: error", "waiting", "interrupted",
 )  # fmt: skip
@@ -80,16 +82,29 @@ class Trial:
         sign = 1 if self.mode == "max" else -1
         return max(scored, key=lambda row: sign * row[self.metric], default={})
 
-    def validation(self) -> dict[str, np.ndarray]:
-        """validation.npz: epochs (E,), tp, fp, fn (E, K, C), known (K, C), hist_positive, hist_negative
-        (K, C, B) of the best epoch, crops (K,), classes (C,), edges (B + 1,). {} where it is missing or cut short."""
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Dice at ½ and at thresholds of its own, at the best epoch; read and worked out once."""
+        if not self.best:
+            return Calibration(problem="no epoch has a finite score")
+        counted = {key[5:]: value for key, value in self.best.items() if key.startswith("dice/")}
+        return calibrate(self.validation(ARRAYS), self.best["epoch"], counted)
+
+    def score(self, key: str) -> float:
+        """A figure of the best epoch, calibrated ones included; NaN where there is none."""
+        return float(self.best[key]) if key in self.best else self.calibration.score(key)
+
+    def validation(self, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """validation.npz, or the arrays `names` of it: epochs (E,), tp, fp, fn (E, K, C), known (K, C), hist_positive,
+        hist_negative (K, C, B) of the best epoch, crops (K,), classes (C,), edges (B + 1,). {} where it is missing, cut
+        short, or lacks one of them."""
         path = self.folder / "validation.npz"
         with (
-            suppress(OSError, ValueError, EOFError, BadZipFile),
+            suppress(OSError, ValueError, EOFError, KeyError, BadZipFile),
             path.open("rb") as file,  # np.load, given the path, leaves a damaged file open.
             np.load(file, allow_pickle=False) as arrays,
         ):
-            return {name: arrays[name] for name in arrays.files}
+            return {name: arrays[name] for name in (arrays.files if names is None else names)}
         return {}
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 from ray import tune
-from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
+from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.schedulers import TrialScheduler
 
 from trainables.segmentation import SegmentationTrial
 from tune_app.config import Settings
 from tune_app.display import Display
+from tune_app.driver_memory import ForgetEnded, NoProgress
 from tune_app.keeper import CheckpointKeeper
 from tune_app.loggers import in_place_loggers
 from tune_app.ray_session import TrialResources
@@ -24,11 +25,20 @@ from tune_app.search.searcher import Budget, StudySearcher
 from tune_app.sweep import METRIC, Prepared
 
 
-def build_tuner(prepared: Prepared, resources: TrialResources, study: optuna.Study, display: Display) -> tune.Tuner:
-    """A Tuner that goes on from what the study and the sweep folder hold."""
+def build_tuner(
+    prepared: Prepared,
+    resources: TrialResources,
+    study: optuna.Study,
+    display: Display,
+    trainable: type[tune.Trainable] = SegmentationTrial,
+) -> tune.Tuner:
+    """A Tuner that goes on from what the study and the sweep folder hold.
+
+    trainable: what trains; another than ours only where the rest is measured.
+    """
     settings = prepared.settings
     return tune.Tuner(
-        SegmentationTrial,
+        trainable,
         tune_config=TuneConfig(
             search_alg=build_searcher(prepared, resources, study),
             scheduler=build_scheduler(prepared, study),
@@ -41,7 +51,7 @@ def build_tuner(prepared: Prepared, resources: TrialResources, study: optuna.Stu
         run_config=RunConfig(
             name="trials",
             storage_path=str(prepared.folder),
-            callbacks=[*in_place_loggers(), _keeper(prepared, study), display, *_wandb(settings.wandb_project)],
+            callbacks=_callbacks(prepared, study, display),
             failure_config=FailureConfig(max_failures=settings.resources.max_failures),
             checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             verbose=settings.verbose,
@@ -97,7 +107,15 @@ def build_scheduler(prepared: Prepared, study: optuna.Study) -> TrialScheduler:
         grace_period=settings.grace_period,
         reduction_factor=settings.scheduler.reduction_factor,
         curves=recorded_curves(study),
+        baseline=prepared.baseline,
     )
+
+
+def _callbacks(prepared: Prepared, study: optuna.Study, display: Display) -> list[Callback]:
+    """In the order in which they hear of a result; whoever asks Ray for its tables needs what Ray remembers."""
+    settings = prepared.settings
+    callbacks = [*in_place_loggers(), _keeper(prepared, study), display, *_wandb(settings.wandb_project)]
+    return callbacks if settings.verbose else [*callbacks, NoProgress(), ForgetEnded()]
 
 
 def _keeper(prepared: Prepared, study: optuna.Study) -> CheckpointKeeper:

@@ -19,6 +19,9 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 CLASSES = ("nuc", "pm")
+EDGES = np.arange(-64, 65) / 4
+UNIFORM = "tversky(fp=0.6, fn=0.4) weight=[1.0, 1.0]"
+"""The signature of the untuned baseline."""
 STATES = {
     "finished": TrialState.COMPLETE,
     "stopped early": TrialState.PRUNED,
@@ -31,10 +34,14 @@ STATES = {
 
 @dataclass(kw_only=True)
 class WrittenTrial:
-    """One trial: dice[epoch - 1] is the Dice of each class; mean_dice is their mean."""
+    """One trial: dice[epoch - 1] is the Dice of each class; mean_dice is their mean.
+
+    own: the Dice of each class at the best epoch, at a threshold of its own; as at 0.5 where it is not given.
+    """
 
     label: str
     dice: Sequence[Sequence[float]] = ()
+    own: Sequence[float] = ()
     status: str = "finished"
     family: str = "seesaw"
     preset: str | None = None
@@ -139,25 +146,45 @@ def write_trial(folder: Path, number: int, trial: WrittenTrial, classes: Sequenc
         (folder / "error.txt").write_text("Traceback:\n  ...\nRuntimeError: out of memory\n")
     if not rows:
         return
-    write_validation(folder, len(rows), classes)
+    write_validation(folder, trial, classes)
     if trial.weights:
         write_best(folder, trial)
 
 
-def write_validation(folder: Path, epochs: int, classes: Sequence[str]) -> None:
-    """Two crops, four bins."""
-    counts = np.arange(epochs * 2 * len(classes)).reshape(epochs, 2, len(classes))
-    histogram = np.ones((2, len(classes), 4), dtype=np.int64)
+def best_epoch(trial: WrittenTrial) -> int:
+    return int(np.argmax([float(np.mean(row)) if np.isfinite(row).all() else -1.0 for row in trial.dice])) + 1
+
+
+def write_validation(folder: Path, trial: WrittenTrial, classes: Sequence[str], crops: int = 2) -> None:
+    """Crops that are all alike, with the histograms of the best epoch."""
+    epochs, best = len(trial.dice), best_epoch(trial)
+    counts = np.arange(epochs * crops * len(classes)).reshape(epochs, crops, len(classes))
+    half = trial.dice[best - 1]
+    sides = np.stack([histograms(d, o) for d, o in zip(half, trial.own or half)])
+    positive, negative = np.broadcast_to(sides, (crops, *sides.shape)).transpose(2, 0, 1, 3)
     np.savez(
         folder / "validation.npz", epochs=np.arange(1, epochs + 1), tp=counts, fp=counts, fn=counts,
-        hist_positive=histogram, hist_negative=histogram, best_epoch=1, crops=["a/crop1", "a/crop2"],
-        classes=list(classes), edges=np.array([-1.0, 0.0, 1.0]),
+        hist_positive=positive, hist_negative=negative, best_epoch=best,
+        crops=[f"a/crop{i}" for i in range(1, crops + 1)], classes=list(classes), edges=EDGES,
     )  # fmt: skip
 
 
+def histograms(half: float, own: float) -> np.ndarray:
+    """(2, 128), positive and negative voxels: Dice `half` at a logit threshold of 0, and at most `own` ≥ half, at 1.
+
+    No positive voxel where half is NaN.
+    """
+    sides = np.zeros((2, 128), np.int64)
+    sides[1, 0] = 10**13
+    if half == 0:
+        sides[0, 0], sides[1, 127] = 1, 1
+    elif np.isfinite(half):
+        found = 10**12
+        sides[0, 127], sides[0, 0] = found, round(2 * found * (1 / own - 1))
+        sides[1, 66] = round(2 * found * (1 / half - 1 / own))
+    return sides
+
+
 def write_best(folder: Path, trial: WrittenTrial) -> None:
-    means = [float(np.mean(row)) if np.isfinite(row).all() else -1.0 for row in trial.dice]
     weight = torch.arange(24.0).reshape(2, 3, 2, 2).to(memory_format=torch.channels_last)
-    torch.save(
-        {"model": {"conv.weight": weight, "tied": weight}, "epoch": int(np.argmax(means)) + 1}, folder / "best.pt"
-    )
+    torch.save({"model": {"conv.weight": weight, "tied": weight}, "epoch": best_epoch(trial)}, folder / "best.pt")

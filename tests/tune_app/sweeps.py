@@ -30,7 +30,17 @@ TINY = (
     "trainer.batch_size=4", "trainer.validation_batches=2", "trainer.lr=0.02", "data.patch=[1,32,32]",
     "cluster.dashboard=false", "resources.num_cpus=2", "resources.num_gpus=0", "hardware.device=cpu",
 )  # fmt: skip
-CLOCK = ("seconds_", "patches_per_s", "time", "date", "pid", "trial_id", "iterations_since_restore", "config")
+CLOCK = (
+    "seconds_",
+    "patches_per_s",
+    "compiled_graphs",
+    "time",
+    "date",
+    "pid",
+    "trial_id",
+    "iterations_since_restore",
+    "config",
+)
 """Beginnings of the keys of a row that a clock or a process decides."""
 
 

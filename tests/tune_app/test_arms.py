@@ -8,9 +8,9 @@ import math
 import pytest
 from planned import COUNTS, PAPER_COUNTS, settings_of
 
-from search_spaces import PUBLISHED, Float, families, get_family, parameters_of
+from search_spaces import PUBLISHED, ClassCounts, Float, families, get_family, parameters_of
 from tune_app.errors import InputError
-from tune_app.search.arms import Arm, grid, planned_arms, same_arms, searched_space
+from tune_app.search.arms import Arm, grid, planned_arms, same_arms, searched_space, with_baseline
 
 
 def planned(*words: str) -> list[Arm]:
@@ -142,3 +142,66 @@ def test_an_exported_trial_is_one_arm_with_its_loss_and_seed(tmp_path):
 def test_repeats_are_for_fixed_arms():
     with pytest.raises(InputError, match="seeds=2"):
         planned("family=seesaw", "seeds=2")
+
+
+def planned_with_baseline(*words: str, counts: ClassCounts = COUNTS) -> tuple[list[Arm], str]:
+    settings = settings_of(*words)
+    space = searched_space(settings)
+    return with_baseline(settings, planned_arms(settings, space), space, counts, 1e9)
+
+
+@pytest.mark.parametrize("family", ["seesaw", "static", "all"])
+@pytest.mark.parametrize("search", ["optuna", "random", "grid"])
+def test_a_search_begins_with_the_untuned_baseline(family, search):
+    arms, baseline = planned_with_baseline(f"family={family}", f"search={search}", "search.grid_points=2")
+    assert [arm.label for arm in arms].index("weight_uniform") == 0
+    assert [arm.label for arm in arms].count("weight_uniform") == 1
+    assert baseline == "weight_uniform"
+    others = planned(f"family={family}", f"search={search}", "search.grid_points=2")
+    kept = [arm for arm in others if arm.label != "weight_uniform"]
+    assert arms[1:] == (kept if search == "grid" else kept[: len(arms) - 1])
+
+
+@pytest.mark.parametrize(
+    ("words", "label", "counts"),
+    [
+        ("family=tversky", "tversky_0.6_0.4", COUNTS),
+        ("family=class_balanced", "cb_beta_0.99", PAPER_COUNTS),
+        ("family=balanced_softmax search=grid", "balanced_softmax_tau0", COUNTS),
+    ],
+)
+def test_an_arm_that_comes_out_as_uniform_weights_is_the_baseline(words, label, counts):
+    arms, baseline = planned_with_baseline(*words.split(), counts=counts)
+    assert (arms[0].label, baseline) == (label, label)
+    assert sorted(arm.label for arm in arms) == sorted(labels(*words.split()))
+
+
+def test_the_sampler_learns_from_the_baseline_where_it_lies_in_the_space():
+    assert planned_with_baseline("family=static")[0][0].searched == {"kappa": 0.0}
+    assert planned_with_baseline("family=static", "search.presets_first=false")[0][0].searched == {"kappa": 0.0}
+    assert planned_with_baseline("family=static", "space.kappa=[0.5,1]")[0][0].searched == {}
+    assert planned_with_baseline("family=seesaw")[0][0].searched == {}
+    joint = planned_with_baseline("family=all")[0][0]
+    assert joint.searched == {"family": "static", "static.kappa": 0.0}
+    assert planned_with_baseline("family=all", "space.family=[seesaw,tversky]")[0][0].label == "tversky_0.6_0.4"
+
+
+def test_the_baseline_is_one_of_the_trials_and_can_be_left_out():
+    arms, _ = planned_with_baseline("family=seesaw", "search.num_samples=2")
+    assert [arm.label for arm in arms] == ["weight_uniform", "seesaw_default"]
+    arms, baseline = planned_with_baseline("family=seesaw", "search.num_samples=1")
+    assert ([arm.label for arm in arms], baseline) == (["seesaw_default"], ""), "one trial is not spent on it"
+    arms, baseline = planned_with_baseline("family=seesaw", "search.baseline=false")
+    assert (arms, baseline) == (planned("family=seesaw"), "")
+
+
+def test_fixed_lists_keep_their_order_and_get_the_baseline_only_when_asked():
+    assert planned_with_baseline("family=compare") == (planned("family=compare"), "weight_uniform")
+    words = ("preset=seesaw_default", "seeds=2")
+    assert planned_with_baseline(*words) == (planned(*words), "")
+    arms, baseline = planned_with_baseline(*words, "seed=4", "search.baseline=true")
+    assert [(arm.label, arm.seed) for arm in arms] == [
+        ("seesaw_default", 4), ("seesaw_default", 5), ("weight_uniform", 4), ("weight_uniform", 5)
+    ]  # fmt: skip
+    assert baseline == "weight_uniform"
+    assert planned_with_baseline("preset=weight_uniform", "search.baseline=true")[0] == planned("preset=weight_uniform")

@@ -145,11 +145,11 @@ def test_time_left_is_that_of_the_trials_to_come(monkeypatch):
     progress = progress_of(num_trials=6, began=0.0)
     assert math.isnan(progress.seconds_left())
     for name in "ab":
-        progress.trials[name] = display_module.TrialView(name, began=now[0])
+        progress.running[name] = display_module.TrialView(name, began=now[0])
         now[0] += 10
         progress.end(name, "finished")
     assert progress.seconds_left() == pytest.approx(4 * 10 / 2), "four trials of ten seconds in two slots"
-    progress.trials["c"] = display_module.TrialView("c", began=now[0])
+    progress.running["c"] = display_module.TrialView("c", began=now[0])
     now[0] += 4
     assert progress.seconds_left() == pytest.approx((4 * 10 - 4) / 2)
 
@@ -179,7 +179,7 @@ def test_a_trial_that_outlives_the_others_is_taken_to_run_to_its_last_epoch(monk
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     progress = progress_of(num_trials=2, epochs=30, began=0.0)
     for name in ("short", "long"):
-        progress.trials[name] = display_module.TrialView(name, began=0.0)
+        progress.running[name] = display_module.TrialView(name, began=0.0)
         progress.update(name, row(1, 0.1, 0.1))
     now[0] = 10
     progress.end("short", "stopped early")

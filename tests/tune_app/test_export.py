@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ import torch
 import yaml
 from filelock import FileLock
 from safetensors import safe_open
-from sweep_folder import WrittenTrial, trial_config, write_sweep
+from sweep_folder import WrittenTrial, trial_config, write_sweep, write_validation
 
 from trainables.settings import trial_settings
 from tune_app import export as export_module
+from tune_app.cautions import PHANTOM
 from tune_app.errors import InputError
 from tune_app.export import KIND, ExportSettings, export, export_and_print, main
-from tune_app.summary import PHANTOM
+from tune_app.operating_point import metadata, operating_point
+from tune_app.results import Sweep
 
 NAN = float("nan")
 FIRST = WrittenTrial(label="seesaw_p0.8", dice=[(0.5, 0.5), (0.8, 0.6), (0.7, 0.5)], params={"p": 0.8}, seed=4)
@@ -61,6 +64,7 @@ def test_the_config_is_complete_and_exact(sweep: Path, tmp_path: Path) -> None:
     config = yaml.safe_load((folders[0] / "config.yaml").read_text())
     original = trial_config(sweep / "trials" / "0001_seesaw_p0.8", 1, FIRST, ("nuc", "pm"))
     del original["run"]
+    del config["thresholds"]
     assert config == original | {"name": "seesaw_p0.8", "family": "seesaw", "preset": None}
     assert config["trainer"]["lr"] == 1e-6
     assert trial_settings(config).trainer.lr == 1e-6
@@ -90,6 +94,63 @@ def test_the_weights_are_those_of_the_checkpoint(sweep: Path, tmp_path: Path) ->
         metadata = file.metadata()
     assert json.loads(metadata["classes"]) == ["nuc", "pm"]
     assert (metadata["epoch"], float(metadata["mean_dice"])) == ("2", pytest.approx(0.7))
+
+
+def exported(sweep: Path, out: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The section `thresholds` of the first configuration, and the metadata of its weights."""
+    folders, _ = run(sweep, out, top=1)
+    with safe_open(folders[0] / "model.safetensors", "pt") as file:
+        return yaml.safe_load((folders[0] / "config.yaml").read_text())["thresholds"], file.metadata()
+
+
+def test_the_thresholds_go_with_the_configuration_and_the_weights(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "a", [replace(FIRST, own=(0.9, 0.6)), SECOND])
+    section, metadata = exported(sweep, tmp_path / "best")
+    nuc, pm = section["classes"]["nuc"], section["classes"]["pm"]
+    assert (section["epoch"], section["mean_dice"]) == (2, pytest.approx(0.7))
+    assert section["calibrated_mean_dice"] == pytest.approx(0.75)
+    assert (nuc["dice"], nuc["calibrated_dice"]) == pytest.approx((0.8, 0.9))
+    assert nuc["logit"] == 8.25, "the middle of what is best, 0.75 … 15.75"
+    assert nuc["probability"] == pytest.approx(1 / (1 + math.exp(-nuc["logit"])))
+    assert (pm["logit"], pm["probability"]) == (0.0, 0.5)
+    assert "logit > " in section["apply"]
+    assert json.loads(metadata["logit_thresholds"]) == {"nuc": nuc["logit"], "pm": pm["logit"]}
+    manifest = json.loads((tmp_path / "best" / "1" / "manifest.json").read_text())
+    assert manifest["calibrated_mean_dice"] == pytest.approx(0.75)
+
+
+def test_a_class_without_a_calibrated_dice_keeps_a_half(sweep: Path, tmp_path: Path) -> None:
+    write_validation(sweep / "trials" / "0001_seesaw_p0.8", FIRST, ("nuc", "pm"), crops=1)
+    section, metadata = exported(sweep, tmp_path / "best")
+    assert section["classes"]["nuc"] == {
+        "logit": 0.0, "probability": 0.5, "dice": 0.8, "calibrated_dice": None,
+        "kept_at_half": "there is one validation crop, so a threshold chosen on it cannot be scored on another",
+    }  # fmt: skip
+    assert section["calibrated_mean_dice"] is None
+    assert json.loads(metadata["logit_thresholds"]) == {"nuc": 0.0, "pm": 0.0}
+
+
+def test_lost_histograms_are_told(sweep: Path, tmp_path: Path) -> None:
+    (sweep / "trials" / "0001_seesaw_p0.8" / "validation.npz").unlink()
+    folders, notices = run(sweep, tmp_path / "best", top=1)
+    assert notices == ["rank 1, 0001_seesaw_p0.8: thresholds kept at 0.5, validation.npz is missing or damaged"]
+    section = yaml.safe_load((folders[0] / "config.yaml").read_text())["thresholds"]
+    assert section["classes"]["pm"]["kept_at_half"] == section["chosen_on"] == "validation.npz is missing or damaged"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_shift_at_inference_is_taken_off_the_thresholds(tmp_path: Path, known: bool) -> None:
+    """They are for the raw output of the exported model."""
+    sweep = write_sweep(tmp_path / "a", [replace(FIRST, own=(0.9, 0.6))])
+    folder = sweep / "trials" / "0000_seesaw_p0.8"
+    study = Sweep(sweep).trials[0]
+    loss = {"name": "balanced_softmax", "params": {"tau": 1.0, "apply_at": "inference"}}
+    state = {"inference_shift": [0.5, -0.75]} if known else {}
+    section = operating_point(replace(study, loss=loss, folder=folder), ("nuc", "pm"), state)
+    logits = [section["classes"][name]["logit"] for name in ("nuc", "pm")]
+    assert logits == ([7.75, 0.75] if known else [8.25, 0.0])
+    assert ("does not hold" in section["apply"]) == (not known)
+    assert bool(metadata(section)) == known
 
 
 def test_the_prefix_of_a_compiled_model_is_taken_off() -> None:
@@ -211,7 +272,9 @@ def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> Non
 def test_printing_says_where_and_what_next(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert export_and_print(ExportSettings(sweep=str(sweep), out=str(tmp_path / "best"), top=1)) == 0
     out = capsys.readouterr().out
-    assert f"{tmp_path}/best/1   0001_seesaw_p0.8   mean_dice 0.7000 at epoch 2" in out
+    assert (
+        f"{tmp_path}/best/1   0001_seesaw_p0.8   mean_dice 0.7000 at epoch 2   0.7000 at thresholds of its own" in out
+    )
     assert f"python -m tune_app.run trial={tmp_path}/best/1/config.yaml" in out
 
 

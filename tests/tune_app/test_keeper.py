@@ -93,3 +93,15 @@ def test_a_sweep_that_goes_on_counts_what_is_there(tmp_path):
     end(keeper, tmp_path, "new", 0.5)
     assert kept(tmp_path) == ["a", "new"]
     assert keeper.enforce() == []
+
+
+def test_the_thousandth_end_looks_at_no_more_folders_than_the_first(tmp_path, monkeypatch):
+    keeper, looked_at = CheckpointKeeper(3, 1), []
+    is_file = Path.is_file
+    monkeypatch.setattr(Path, "is_file", lambda path: looked_at.append(path) or is_file(path))
+    for number in range(40):
+        trained(tmp_path, f"{number:02d}", best=number % 4 != 0)
+        looked_at.clear()
+        end(keeper, tmp_path, f"{number:02d}", (number * 7 % 40) / 40)
+        assert len(looked_at) <= 4, "those that are kept, and the new one"
+    assert len(kept(tmp_path)) == 3

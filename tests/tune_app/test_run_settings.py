@@ -17,6 +17,7 @@ from tune_app import sweep as sweep_module
 from tune_app.command_line import Composed
 from tune_app.errors import InputError, RunFailed
 from tune_app.manifest import read_manifest, write_manifest
+from tune_app.messages import _baseline_line
 from tune_app.sweep import FREQUENCIES, TRIAL, Prepared, new_folder, prepare
 
 STARTED_WITH = ("family=seesaw", "trainer.epochs=4", "space.p=[0.5,1.2]", "resources.gpus_per_trial=0.25")
@@ -132,6 +133,67 @@ def test_extending_adds_to_the_trials_there(started):
     assert (folder / "sweep.yaml").read_text() == stored, "written only once the sweep is held"
 
 
+def without_baseline(folder: Path) -> None:
+    """As a sweep.yaml was that was written before there was search.baseline."""
+    values = yaml.safe_load((folder / "sweep.yaml").read_text())
+    del values["search"]["baseline"]
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(values))
+
+
+def test_an_older_sweep_goes_on_without_a_baseline(started):
+    folder = started("family=seesaw")
+    assert [arm.label for arm in taken_up("resume=mine").arms][:2] == ["weight_uniform", "seesaw_default"]
+    without_baseline(folder)
+    for words in (["resume=mine"], ["resume=mine", "search=optuna"], ["extend=mine", "search.num_samples=2"]):
+        prepared = taken_up(*words)
+        assert (prepared.arms[0].label, prepared.baseline) == ("seesaw_default", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "trials"),
+    [
+        (["family=seesaw", "search.num_samples=3"], 3 + 1),
+        (["family=seesaw", "search=grid", "search.grid_points=2"], 3 + 4 + 1),
+        (["preset=seesaw_default", "seeds=3"], 3 + 3),
+    ],
+)
+def test_the_baseline_can_be_added_to_any_finished_sweep(started, words, trials):
+    folder = started(*words, "search.baseline=false")
+    prepared = taken_up("extend=mine", "search.baseline=true")
+    assert prepared.num_trials == trials
+    assert prepared.baseline == "weight_uniform"
+    assert "weight_uniform" in [arm.label for arm in prepared.arms]
+    assert prepared.settings.search.baseline is True
+    with pytest.raises(InputError, match=r"search\.baseline=True: sweep mine was started with search\.baseline=False"):
+        taken_up("resume=mine", "search.baseline=true")
+    assert yaml.safe_load((folder / "sweep.yaml").read_text())["search"]["baseline"] is False
+
+
+def test_the_baseline_and_further_trials_can_be_added_together(started):
+    started("family=seesaw", "search.num_samples=3", "search.baseline=false")
+    assert taken_up("extend=mine", "search.baseline=true", "search.num_samples=5").num_trials == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("family=seesaw", "weight_uniform; never stopped early"),
+        ("family=seesaw scheduler.name=none", "weight_uniform"),
+        ("family=tversky", "tversky_0.6_0.4, which is uniform weights; never stopped early"),
+    ],
+)
+def test_what_is_said_of_the_baseline_beforehand(monkeypatch, tmp_path, words, line):
+    monkeypatch.setattr("tune_app.sweep.open_packed", dataset_in_memory)
+    assert _baseline_line(prepare(settings_of(*words.split()), tmp_path / "new")) == line
+
+
+def test_a_baseline_that_is_there_is_not_added_again(started, monkeypatch):
+    started("family=compare")
+    monkeypatch.setattr(run_module, "baseline_trials", lambda sweep: sweep.trials[:1])
+    with pytest.raises(InputError, match="has the untuned baseline already, 0000_a"):
+        taken_up("extend=mine", "search.baseline=true")
+
+
 @pytest.mark.parametrize("words", [("family=compare",), ("preset=seesaw_default",), ("search=grid",)])
 def test_a_fixed_list_cannot_be_extended(started, words):
     started(*words)
@@ -177,7 +239,11 @@ def test_a_preset_brings_its_family():
         (["preset=seesaw_default", "seeds=2"], 2, 3),
         (["family=seesaw", "search.num_samples=7"], 7, 3),
         (["family=seesaw", "search.num_samples=2", "scheduler.grace_period=99"], 2, 9),
-        (["family=seesaw", "search=grid", "search.grid_points=3"], 3 + 9 - 1, 3),  # one preset lies on the grid
+        (
+            ["family=seesaw", "search=grid", "search.grid_points=3"],
+            1 + 3 + 9 - 1,
+            3,
+        ),  # baseline; one preset on the grid
     ],
 )
 def test_number_of_trials_and_grace_period(monkeypatch, tmp_path, words, trials, grace):

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -17,8 +18,9 @@ from optuna.trial import TrialState
 from planned import settings_of
 
 from search_spaces import parameters_of
-from tune_app.search.arms import searched_space
+from tune_app.search.arms import planned_arms, searched_space
 from tune_app.search.recovery import read_reported, reconcile, recorded_curves
+from tune_app.search.searcher import untried
 from tune_app.search.study import JOURNAL, curve, open_study
 
 RANDOM = ("family=seesaw", "search=random", "search.num_samples=7", "trainer.epochs=4")
@@ -213,6 +215,16 @@ def test_more_trials_for_a_finished_search(tmp_path):
     names = [config["run"]["name"] for config in first + more]
     assert names[:3] == ["0000_seesaw_default", "0001_seesaw_strong_mitigate", "0002_seesaw_strong_compensate"]
     assert [name[:4] for name in names] == ["0000", "0001", "0002", "0003", "0004"]
+
+
+def test_an_arm_that_is_planned_later_is_tried_and_no_other_twice(tmp_path):
+    """As when the baseline is added to a sweep that was run without it."""
+    finish_all(searcher_of(tmp_path, "family=compare"), 9, until=lambda number: number == 3)
+    arms = planned_arms(settings_of("family=compare"), {})
+    baseline = replace(arms[0], seed=7)
+    left = untried([baseline, *arms], trials_of(tmp_path))
+    assert left == [baseline, *arms[4:]]
+    assert untried([arms[0], arms[0], *arms], trials_of(tmp_path))[:2] == [arms[0]] * 2, "twice planned is twice tried"
 
 
 def test_an_extended_random_search_is_the_longer_one(tmp_path):

@@ -14,11 +14,12 @@ import pytest
 from rich.text import Text
 from sweep_folder import WrittenTrial, write_sweep
 
+from tune_app.cautions import PHANTOM
 from tune_app.errors import InputError
 from tune_app.reference import NOT_COMPARABLE, read_reference
 from tune_app.render import fit, natural_width, text_table
 from tune_app.results import Sweep
-from tune_app.summary import FORMATS, PHANTOM, SummarySettings, main, summarise, summarise_and_print
+from tune_app.summary import FORMATS, SummarySettings, main, summarise, summarise_and_print
 
 NAN = float("nan")
 THIRD = 1 / 3
@@ -48,15 +49,17 @@ def summary(folder: Path, **settings: str) -> str:
 
 def test_csv_is_exact_and_machine_readable(sweep: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(summary(sweep, format="csv", reference="published"))))
-    ours, others = rows[:4], rows[4:]
-    assert [row["rank"] for row in ours] == ["1", "2", "", ""]
+    ours, others = rows[:5], rows[5:]
+    assert [row["rank"] for row in ours] == ["1", "2", "", "", ""]
     assert float(ours[0]["dice/pm"]) == THIRD
+    assert (ours[4]["name"], ours[4]["status"], ours[4]["baseline"]) == ("weight_uniform", "not run", "True")
     assert {row["note"] for row in ours} == {"phantom data"}
     assert len(others) == 12
     assert {(row["rank"], row["note"], row["status"]) for row in others} == {("", NOT_COMPARABLE, "reference")}
     board = Sweep(sweep).leaderboard()
     read = pd.read_csv(io.StringIO(summary(sweep, format="csv")))
-    pd.testing.assert_series_equal(read["mean_dice"], board["mean_dice"], check_exact=True)
+    for column in ("mean_dice", "calibrated_mean_dice", "threshold_gap", "calibrated/pm", "threshold/nuc"):
+        pd.testing.assert_series_equal(read[column][:4], board[column], check_exact=True)
 
 
 def test_json_is_strict_and_complete(sweep: Path) -> None:
@@ -78,7 +81,7 @@ def test_markdown_tables_have_one_width(sweep: Path) -> None:
         if block.startswith("|"):
             assert len({line.count("|") for line in block.splitlines()}) == 1
     assert f"**{PHANTOM}**" in text
-    assert "| 1 | 0 | 0000_seesaw_default | 0.5667 | 0.8000 | 0.3333 |" in text
+    assert "| 1 | 0 | 0000_seesaw_default | 0.5667 | 0.5667 | +0.0000 | 0.8000 | 0.3333 |" in text
 
 
 @pytest.mark.parametrize("form", ["table", "md", "json"])
@@ -188,7 +191,8 @@ def test_a_summary_of_another_sweep_is_a_reference(sweep: Path, tmp_path: Path) 
         path.write_text(summary(finished, format=form))
         found = json.loads(summary(sweep, format="json", reference=str(path)))
         assert found["reference"][0]["dice/pm"] == THIRD
-        assert len(found["leaderboard"]) == 4
+        assert [row["status"] for row in found["leaderboard"]][-1] == "not run"
+        assert len(found["leaderboard"]) == 5
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,7 @@ def test_what_resume_and_extend_refuse(place, whole):
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     assert "trainer.epochs=5" in place.run("run", "resume=whole", "trainer.epochs=5", code=2)
     assert "fixed list" in place.run("run", "extend=whole", "search.num_samples=2", code=2)
+    assert "has the untuned baseline already" in place.run("run", "extend=whole", "search.baseline=true", code=2)
     assert "exists already" in place.run("run", *FIXED, "name=whole", code=2)
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 
@@ -266,6 +267,15 @@ def test_a_trial_stopped_early_was_not_among_the_best_of_its_rung(place, searche
         else:
             assert max(trial.intermediate_values) == 9
             assert trial.value == max(trial.intermediate_values.values())
+
+
+@pytest.mark.slow
+def test_the_untuned_baseline_is_the_first_trial_and_runs_to_the_end(place, searched):
+    board = Sweep(place.sweep("search")).leaderboard().set_index("number")
+    assert board["baseline"].tolist().count(True) == 1
+    assert board.loc[0, ["name", "status", "epochs"]].tolist() == ["0000_weight_uniform", "finished", 9]
+    assert board.loc[0, "calibrated_mean_dice"] > 0
+    assert "seesaw" in place.run("summary", "sweep=search", "rank_by=calibrated").split("Calibrated: ")[0]
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from search_spaces import (
 )
 from tune_app.config import Settings
 from tune_app.errors import InputError
+
+BASELINE = "weight_uniform"
+"""The untuned baseline: every class weighs the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,43 @@ def planned_arms(settings: Settings, space: Space) -> list[Arm]:
     tried = [dict(arm.searched) for arm in arms]
     points = [point for point in grid(space, settings.search.grid_points) if point not in tried]
     return arms + [Arm(family=settings.family, point=p, seed=settings.seed, searched=p) for p in points]
+
+
+def with_baseline(
+    settings: Settings, arms: list[Arm], space: Space, counts: ClassCounts, window_voxels: float
+) -> tuple[list[Arm], str]:
+    """The planned arms with the untuned baseline among them, first where there is a search, and the baseline's label.
+
+    An arm that comes out as uniform weights is the baseline, whatever its name, and no other is added. "" and the arms
+    as they are where `search.baseline` wants none.
+    """
+
+    uniform = _preset_arm(get_preset(BASELINE), settings.seed, _searched_baseline(settings, space))
+    signatures = [
+        effective_signature(arm.loss_config(counts), counts, window_voxels=window_voxels) for arm in (uniform, *arms)
+    ]
+    same = next((arm for arm, signature in zip(arms, signatures[1:]) if signature == signatures[0]), None)
+    first = same or uniform
+    if not _wants_baseline(settings, there=same is not None):
+        return arms, ""
+    if settings.single_arms:
+        seeds = [] if same else dict.fromkeys(arm.seed for arm in arms)
+        return arms + [replace(uniform, seed=seed) for seed in seeds], first.label
+    ordered = [first, *(arm for arm in arms if arm is not first)]
+    return ordered if settings.search.name == "grid" else ordered[: settings.search.num_samples], first.label
+
+
+def _wants_baseline(settings: Settings, *, there: bool) -> bool:
+    """there: whether it is among the arms anyway."""
+    if settings.search.baseline is not None:
+        return settings.search.baseline
+    return there if settings.single_arms else there or settings.search.name == "grid" or settings.search.num_samples > 1
+
+
+def _searched_baseline(settings: Settings, space: Space) -> dict[str, Any]:
+    """The baseline in the coordinates of the searched space, {} where it has none there."""
+    joint = settings.family == "all"
+    return _searched_point(get_preset(BASELINE), space, joint=joint) if joint or settings.family == "static" else {}
 
 
 def _preset_arm(preset: Preset, seed: int, searched: Mapping[str, Any]) -> Arm:

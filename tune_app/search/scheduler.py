@@ -8,10 +8,13 @@ the sweep folder, and rungs follow from the recorded curves alone.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 Curve = Sequence[tuple[int, float]]
@@ -32,10 +35,21 @@ def is_hopeless(result: Mapping[str, Any], metric: str) -> bool:
     return value is None or not math.isfinite(value)
 
 
+def next_to_run(tune_controller: Any) -> Any:
+    """The waiting trial with the lowest number, None without one. Ray's own goes through all trials ever begun, at
+    every step."""
+    waiting = [trial for trial in tune_controller.get_live_trials() if trial.status in (Trial.PENDING, Trial.PAUSED)]
+    return min(waiting, key=lambda t: (t.status != Trial.PENDING, t.config["run"]["number"]), default=None)
+
+
 class ResumableAsha(AsyncHyperBandScheduler):
     """Asynchronous successive halving (Li et al. 2018, arXiv:1810.05934), stop type, one bracket.
 
+    recheck: hold a trial to its last rung at every epoch, not only when it arrives there. The first trials at a rung go
+    on because nothing better has come by; they are stopped once it has. Otherwise the first of a sweep, whatever it is,
+    trains to the end (docs/decisions/search-defaults.md).
     curves: recorded curves by trial name, of a sweep that goes on; they fill the rungs as they were.
+    baseline: label of trials that run to the end and that no other is judged by; empty for none.
     """
 
     def __init__(
@@ -45,8 +59,12 @@ class ResumableAsha(AsyncHyperBandScheduler):
         max_epochs: int,
         grace_period: int,
         reduction_factor: float,
+        recheck: bool = True,
         curves: Mapping[str, Curve] | None = None,
+        baseline: str = "",
     ) -> None:
+        self._recheck, self._baseline = recheck, baseline
+        self._ascending: dict[float, list[float]] = defaultdict(list)  # the values of each rung
         super().__init__(
             time_attr="epoch",
             metric=metric,
@@ -63,6 +81,9 @@ class ResumableAsha(AsyncHyperBandScheduler):
         """{epoch: {trial name: value recorded there}}, ascending."""
         return {int(epoch): dict(values) for epoch, values in reversed(self._brackets[0]._rungs)}
 
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        return next_to_run(tune_controller)
+
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Nothing to do: there is one bracket, and trials are known by name."""
 
@@ -70,7 +91,9 @@ class ResumableAsha(AsyncHyperBandScheduler):
         if is_hopeless(result, self._metric):
             self._record(trial_name(trial), result["epoch"], WORST)
             return TrialScheduler.STOP
-        return self._record(trial_name(trial), result["epoch"], result[self._metric])
+        decision = self._record(trial_name(trial), result["epoch"], result[self._metric])
+        overtaken = self._recheck and self._is_overtaken(trial_name(trial))
+        return TrialScheduler.STOP if overtaken else decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         if "epoch" in result and not is_hopeless(result, self._metric):
@@ -79,9 +102,34 @@ class ResumableAsha(AsyncHyperBandScheduler):
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Its recorded values stay: other trials were judged by them."""
 
+    def _is_overtaken(self, name: str) -> bool:
+        """Whether the trial would be stopped if it came to its last rung now, after all others there."""
+        for epoch, values in self._brackets[0]._rungs:
+            if name in values:
+                if len(self._ascending[epoch]) != len(values):  # recorded values never change: the rung has grown
+                    self._ascending[epoch] = sorted(values.values())
+                share = 1 - 1 / self._reduction_factor
+                return values[name] < quantile_without(self._ascending[epoch], values[name], share)
+        return False
+
     def _record(self, name: str, epoch: int, value: float) -> str:
+        if self._baseline and name.partition("_")[2] == self._baseline:
+            return TrialScheduler.CONTINUE
         value = value if math.isfinite(value) else WORST
         return self._brackets[0].on_result(SimpleNamespace(trial_id=name), epoch, value)
+
+
+def quantile_without(ascending: Sequence[float], value: float, share: float) -> float:
+    """The quantile of the values without one that equals `value`, interpolated linearly; −∞ where none is left.
+
+    In logarithmic time: it is asked for at every epoch of every trial.
+    """
+    left_out, last = bisect_left(ascending, value), len(ascending) - 2
+    if last < 0:
+        return -math.inf
+    below = int(share * last)
+    low, high = (ascending[i + (i >= left_out)] for i in (below, min(below + 1, last)))
+    return low + (share * last - below) * (high - low)
 
 
 class RunToTheEnd(FIFOScheduler):
@@ -90,6 +138,9 @@ class RunToTheEnd(FIFOScheduler):
     def __init__(self, *, metric: str) -> None:
         super().__init__()
         self._watched = metric
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        return next_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         return TrialScheduler.STOP if is_hopeless(result, self._watched) else TrialScheduler.CONTINUE

@@ -8,6 +8,7 @@ a restarted search goes on exactly where the killed one stood.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,8 @@ from ray.tune.search import Searcher
 
 from search_spaces import ClassCounts, Parameter, effective_signature
 from tune_app.search.arms import Arm
-from tune_app.search.study import distribution, propose, sampler_for
+from tune_app.search.history import History
+from tune_app.search.study import distribution, propose, sampler_for, trial_of
 
 NAN_EPOCH = "nan_epoch"
 """User attribute of a failed trial: the epoch whose score was no number."""
@@ -60,15 +62,16 @@ class StudySearcher(Searcher):
         metric: str = "mean_dice",
     ) -> None:
         super().__init__(metric=metric, mode="max")
-        self._study, self._arms, self._space, self._family = study, list(arms), space, family
+        self._study, self._space, self._family = study, space, family
         self._kind, self._seed, self._startup_trials = kind, seed, startup_trials
         self._budget, self._counts, self._configure = budget, counts, configure
         self._window_voxels = window_voxels
         existing = study.get_trials(deepcopy=False)
+        self._arms = untried(arms, existing)
         self._unfinished = [t for t in existing if t.state == TrialState.RUNNING]
         self._num_created = len(existing)
-        self._num_planned = sum(t.user_attrs.get("planned", False) for t in existing)
         self._live: dict[str, int] = {}
+        self._history = History(existing)
 
     # Ray pickles searchers into its own snapshots, which this program does not use: the study is the state.
     def __getstate__(self) -> dict[str, Any]:
@@ -88,7 +91,7 @@ class StudySearcher(Searcher):
             return self._continue(trial_id)
         if self._num_created >= self._budget.num_trials:
             return Searcher.FINISHED
-        if self._num_planned < len(self._arms):
+        if self._arms:
             return self._begin_planned(trial_id)
         return self._begin_searched(trial_id) if self._space else Searcher.FINISHED
 
@@ -99,19 +102,19 @@ class StudySearcher(Searcher):
         number = self._live.pop(trial_id, None)
         if number is not None:
             end(self._study, number, result or {}, error, self._metric, self._budget.epochs)
+            self._history.take(trial_of(self._study, number))
 
     def _continue(self, trial_id: str) -> dict[str, Any]:
         frozen = self._unfinished.pop(0)
         return self._start(trial_id, frozen.number, frozen.user_attrs)
 
     def _begin_planned(self, trial_id: str) -> dict[str, Any]:
-        arm = self._arms[self._num_planned]
-        self._num_planned += 1
+        arm = self._arms.pop(0)
         return self._begin(trial_id, arm, arm.searched, planned=True)
 
     def _begin_searched(self, trial_id: str) -> dict[str, Any]:
-        sampler = sampler_for(self._kind, self._seed, self._num_created, self._startup_trials)
-        point = propose(self._study, sampler, self._space)
+        sampler = sampler_for(self._kind, self._seed, self._num_created, self._startup_trials, self._history)
+        point = propose(sampler, self._space)
         return self._begin(trial_id, Arm(family=self._family, point=point, seed=self._seed), point, planned=False)
 
     def _begin(self, trial_id: str, arm: Arm, point: Mapping[str, Any], *, planned: bool) -> dict[str, Any]:
@@ -126,6 +129,7 @@ class StudySearcher(Searcher):
         self._study.add_trial(
             create_trial(state=TrialState.RUNNING, params=params, distributions=axes, user_attrs=attributes)
         )
+        self._history.take(trial_of(self._study, number))
         self._num_created += 1
         return self._start(trial_id, number, attributes)
 
@@ -147,6 +151,18 @@ class StudySearcher(Searcher):
         return self._configure(number, attributes["name"], attributes["loss"], attributes["seed"])
 
 
+def untried(arms: Sequence[Arm], trials: Sequence[FrozenTrial]) -> list[Arm]:
+    """The planned arms of which the study holds no trial yet, in order: a sweep may be given one it began without."""
+    begun = Counter((t.user_attrs["label"], t.user_attrs["seed"]) for t in trials if t.user_attrs.get("planned"))
+    left = []
+    for arm in arms:
+        if begun[arm.label, arm.seed]:
+            begun[arm.label, arm.seed] -= 1
+        else:
+            left.append(arm)
+    return left
+
+
 def folder_name(number: int, label: str) -> str:
     """Name of a trial and of its folder: 0003_seesaw_default."""
     return f"{number:04d}_{label}"
@@ -165,7 +181,7 @@ def verdict(result: Mapping[str, Any], error: bool, metric: str, epochs: int) ->
 
 def report(study: optuna.Study, number: int, result: Mapping[str, Any], metric: str) -> None:
     """Add one epoch to a trial's curve, once; a value that is no number has no place in it."""
-    value, trial = result.get(metric), _record_of(study, number)
+    value, trial = result.get(metric), trial_of(study, number)
     if value is not None and math.isfinite(value) and result["epoch"] not in trial.intermediate_values:
         study._storage.set_trial_intermediate_value(trial._trial_id, result["epoch"], value)
 
@@ -179,9 +195,5 @@ def end(study: optuna.Study, number: int, result: Mapping[str, Any], error: bool
     if reason == "nan":
         attributes[NAN_EPOCH] = result["epoch"]
     for name, attribute in attributes.items():
-        study._storage.set_trial_user_attr(_record_of(study, number)._trial_id, name, attribute)
+        study._storage.set_trial_user_attr(trial_of(study, number)._trial_id, name, attribute)
     study.tell(number, value, state=state)
-
-
-def _record_of(study: optuna.Study, number: int) -> FrozenTrial:
-    return study.get_trials(deepcopy=False)[number]

@@ -6,26 +6,25 @@ file locks that network file systems lack. One Optuna trial per trial of the swe
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces import Choice, Parameter, parameters_of
+from tune_app.search.history import History
+from tune_app.search.tpe import HistoryTPE
 from tune_app.torn import drop_torn_line
 
 JOURNAL = "study.journal"
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
-SEEN_BY_SAMPLER = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 def open_study(sweep_dir: Path, name: str) -> optuna.Study:
@@ -43,14 +42,15 @@ def open_study(sweep_dir: Path, name: str) -> optuna.Study:
     return optuna.create_study(study_name=name, storage=storage, direction=StudyDirection.MAXIMIZE)
 
 
-def sampler_for(kind: str, seed: int, number: int, startup_trials: int) -> BaseSampler:
-    """The sampler of trial `number`: seeded by (seed, number), so it has no state that a crash could lose."""
+def sampler_for(kind: str, seed: int, number: int, startup_trials: int, history: History) -> BaseSampler:
+    """The sampler of trial `number`: seeded by (seed, number), so it has no state that a crash could lose.
+
+    history: the trials of the study; what the sampler learns from.
+    """
     own_seed = (seed * 1_000_003 + number * 7919 + 1) % 2**32
     if kind != "optuna":
         return RandomSampler(seed=own_seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # of `group`, which conditional spaces need
-        return TPESampler(seed=own_seed, n_startup_trials=startup_trials, multivariate=True, group=True)
+    return HistoryTPE(history, seed=own_seed, startup_trials=startup_trials)
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
@@ -60,15 +60,12 @@ def distribution(parameter: Parameter) -> BaseDistribution:
     return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
 
 
-def propose(study: optuna.Study, sampler: BaseSampler, space: Mapping[str, Parameter]) -> dict[str, Any]:
-    """A new point, from what the study knows; nothing is written to it.
+def propose(sampler: BaseSampler, space: Mapping[str, Parameter]) -> dict[str, Any]:
+    """A new point. Nothing is written to the study of the sweep: a crash at that moment leaves no half-described trial.
 
-    The sampler is asked on a copy in memory: asked on the study itself it would leave a trial there that is not
-    described yet, and a crash at that moment would leave it so.
+    The sampler is asked on a study of its own, in memory and empty: it knows the trials by their `History`.
     """
-    copy = optuna.create_study(direction=study.direction, sampler=sampler)
-    copy.add_trials(study.get_trials(deepcopy=False, states=SEEN_BY_SAMPLER))
-    return suggest_point(copy.ask(), space)
+    return suggest_point(optuna.create_study(direction=StudyDirection.MAXIMIZE, sampler=sampler).ask(), space)
 
 
 def suggest_point(trial: optuna.Trial, space: Mapping[str, Parameter]) -> dict[str, Any]:
@@ -84,6 +81,12 @@ def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
     if isinstance(parameter, Choice):
         return trial.suggest_categorical(name, parameter.options)
     return trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
+
+
+def trial_of(study: optuna.Study, number: int) -> FrozenTrial:
+    """One trial of the study, without listing them all."""
+    storage = study._storage
+    return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
 
 
 def curve(trial: FrozenTrial) -> list[tuple[int, float]]:

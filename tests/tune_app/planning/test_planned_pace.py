@@ -1,0 +1,120 @@
+"""How fast an epoch is, from the rows of earlier sweeps, and which of them count."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from planned import settings_of
+from sweep_folder import WrittenTrial, write_sweep
+
+from tune_app.config import Settings
+from tune_app.planning.epochs import Range
+from tune_app.planning.pace import DEFAULT_START_S, Pace, earlier_pace
+from tune_app.ray_session import TrialResources
+
+RESOURCES = TrialResources(cpus=1, gpus=0.0, slots=2)
+CREATED = 1_714_557_600.0  # 2024-05-01T10:00:00+00:00
+
+
+def earlier(
+    results: Path, settings: Settings, name: str = "a", *, load: float = 1.0, created: str = "", host: str = ""
+) -> Path:
+    """A sweep of these settings: two trials at once, four epochs each of 1 + 3 + 2 s, one second between epochs."""
+    trials = [WrittenTrial(label=label, dice=[(0.1, 0.2)] * 4) for label in ("x", "y")]
+    folder = write_sweep(results / name, trials, created=created or "2024-05-01T10:00:00+00:00")
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(settings.as_dict()))
+    edit(folder / "manifest.json", hardware={"host": host or platform.node()})
+    for trial in (folder / "trials").iterdir():
+        edit(trial / "config.json", resources=RESOURCES.as_dict(), trainer=dataclasses.asdict(settings.trainer))
+        rows = [json.loads(line) for line in (trial / "history.jsonl").read_text().splitlines()]
+        for number, row in enumerate(rows):
+            began = CREATED + 20 + 7 * number
+            row |= {"seconds_load": load, "seconds_compute": 3.0, "seconds_validate": 2.0, "time_started": began,
+                    "time_ended": began + 6}  # fmt: skip
+        (trial / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def edit(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return dataclasses.replace(settings_of("family=seesaw"), results_dir=str(tmp_path))
+
+
+def test_steps_batches_and_gaps_are_taken_from_the_rows(tmp_path: Path, settings: Settings) -> None:
+    earlier(tmp_path, settings)
+    pace = earlier_pace(settings, RESOURCES)
+    assert pace is not None
+    assert pace.step.expected == pytest.approx(4 / settings.trainer.iterations_per_epoch)
+    assert pace.validation_batch.expected == pytest.approx(2 / settings.trainer.validation_batches)
+    assert (pace.start, pace.per_epoch) == (pytest.approx(20), pytest.approx(1))
+    assert pace.epoch(settings).expected == pytest.approx(4 + 2 + 1)
+    assert "sweep a, 8 epochs" in pace.source
+
+
+def test_a_longer_epoch_takes_longer_in_proportion(tmp_path: Path, settings: Settings) -> None:
+    earlier(tmp_path, settings)
+    trainer = dataclasses.replace(settings.trainer, iterations_per_epoch=60, validation_batches=12, epochs=50)
+    longer = dataclasses.replace(settings, trainer=trainer)
+    pace = earlier_pace(longer, RESOURCES)
+    assert pace is not None
+    assert pace.epoch(longer).expected == pytest.approx(3 * 4 + 2 * 2 + 1)
+
+
+@pytest.mark.parametrize(
+    "words", [["model.width=16"], ["trainer.batch_size=8"], ["data.patch=[1,32,32]"], ["trainer.compile=true"],
+              ["hardware.device=cpu"], ["data.classes=[nuc,pm]"]],
+)  # fmt: skip
+def test_another_shape_is_no_source(tmp_path: Path, settings: Settings, words: list[str]) -> None:
+    earlier(tmp_path, settings)
+    other = dataclasses.replace(settings_of("family=seesaw", *words), results_dir=str(tmp_path))
+    assert earlier_pace(other, RESOURCES) is None
+
+
+def test_other_resources_slots_and_machines_are_no_source(tmp_path: Path, settings: Settings) -> None:
+    folder = earlier(tmp_path, settings)
+    assert earlier_pace(settings, TrialResources(cpus=2, gpus=0.0, slots=2)) is None
+    assert earlier_pace(settings, TrialResources(cpus=1, gpus=0.0, slots=1)) is None, "it ran two at once"
+    edit(folder / "manifest.json", hardware={"host": "elsewhere"})
+    assert earlier_pace(settings, RESOURCES) is None
+
+
+def test_the_newest_sweep_counts_and_a_damaged_one_is_skipped(tmp_path: Path, settings: Settings) -> None:
+    earlier(tmp_path, settings, "old", load=7.0)
+    earlier(tmp_path, settings, "new", created="2024-06-01T10:00:00+00:00")
+    found = earlier_pace(settings, RESOURCES)
+    assert found is not None
+    assert "sweep new" in found.source
+    for trial in (tmp_path / "new" / "trials").iterdir():
+        (trial / "config.json").write_text('{"resources": {"cpus_per_trial": 1, "gpus_per_trial": 0.0}}')
+    found = earlier_pace(settings, RESOURCES)
+    assert found is not None
+    assert "sweep old" in found.source
+    (tmp_path / "old" / "sweep.yaml").write_text("[")
+    assert earlier_pace(settings, RESOURCES) is None
+
+
+def test_rows_without_times_still_tell_how_long_steps_take(tmp_path: Path, settings: Settings) -> None:
+    folder = earlier(tmp_path, settings)
+    for trial in (folder / "trials").iterdir():
+        rows = [json.loads(line) for line in (trial / "history.jsonl").read_text().splitlines()]
+        kept = [{k: v for k, v in row.items() if not k.startswith("time_")} for row in rows]
+        (trial / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    pace = earlier_pace(settings, RESOURCES)
+    assert pace is not None
+    assert (pace.start, pace.per_epoch) == (DEFAULT_START_S, 0.0)
+
+
+def test_an_epoch_adds_up(settings: Settings) -> None:
+    pace = Pace(step=Range(2, 1, 4), validation_batch=Range(10, 10, 20), source="", per_epoch=0.5)
+    trainer = dataclasses.replace(settings.trainer, iterations_per_epoch=3, validation_batches=2)
+    assert pace.epoch(dataclasses.replace(settings, trainer=trainer)) == Range(26.5, 23.5, 52.5)

@@ -1,0 +1,108 @@
+"""python -m tune_app.plan family=seesaw hardware=rtx3090 gpus=2: what a sweep will take, before anything starts.
+
+Takes the settings of `run`. Times come from the newest earlier sweep of the same shape in results_dir, or, with
+measure=true, from a few steps on this machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from search_spaces import ClassCounts, Space
+from tune_app.command_line import Composed, compose, exit_code
+from tune_app.config import Settings
+from tune_app.errors import require_input
+from tune_app.planning.forecast import Plan, make_plan
+from tune_app.planning.measure import measured_pace
+from tune_app.planning.pace import Pace, earlier_pace
+from tune_app.ray_session import gpu_names, trial_resources, usable_cpus
+from tune_app.run import checked_preset, located, with_exported
+from tune_app.search.arms import planned_arms, searched_space, with_baseline
+
+RAY_START = "Ray's own start, about ten seconds, comes on top."
+
+
+@dataclass(kw_only=True)
+class PlanSettings(Settings):
+    """What `python -m tune_app.plan` takes: the settings of `run`, and these."""
+
+    gpus: int = -1
+    """GPUs to plan for; -1: resources.num_gpus, and where that says nothing those of this machine."""
+    measure: bool = False
+    """Train a few steps here, in as many processes as trials at once, to learn how long they take."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_input(self.gpus >= -1, "gpus", self.gpus, "must not be negative", "Use gpus=2")
+        for name in ("resume", "extend"):
+            given = getattr(self, name)
+            require_input(not given, name, given, "a plan is made for a new sweep", f"Leave {name}= out")
+
+
+def plan(composed: Composed[PlanSettings]) -> Plan:
+    """The plan of the composed settings. Raises InputError for what cannot be run, RunFailed where measuring fails."""
+    asked = composed.settings
+    settings = plain_settings(composed)
+    space = searched_space(settings)
+    trials, exempt = count_trials(settings, space)
+    resources = trial_resources(settings, nodes=[planned_node(settings, asked.gpus)])
+    pace: Pace | None = measured_pace(settings, resources) if asked.measure else earlier_pace(settings, resources)
+    return make_plan(settings, resources, trials=trials, exempt=exempt, pace=pace)
+
+
+def plain_settings(composed: Composed[PlanSettings]) -> Settings:
+    """The settings as `run` would use them."""
+    names = {field.name for field in dataclasses.fields(Settings)}
+    own = {field.name for field in dataclasses.fields(PlanSettings)} - names
+    values: dict[str, Any] = {name: getattr(composed.settings, name) for name in names}
+    overrides = [word for word in composed.overrides if word.lstrip("+~").split("=")[0] not in own]
+    bare = Composed(Settings(**values), overrides)
+    return located(with_exported(bare) if bare.settings.trial else checked_preset(bare))
+
+
+def count_trials(settings: Settings, space: Space) -> tuple[int, int]:
+    """(trials, trials that are never stopped early), without opening the data.
+
+    Class counts are made up: only where an arm is uniform weights by chance of the data does `run` count otherwise.
+    """
+    names = tuple(settings.data.classes)
+    counts = ClassCounts(names, tuple(10**7 // (c + 2) for c in range(len(names))), (10**8,) * len(names), "made up")
+    arms, baseline = with_baseline(settings, planned_arms(settings, space), space, counts, window_voxels=1e6)
+    exempt = int(bool(baseline) and settings.early_stopping)
+    return settings.search.num_samples if space and settings.search.name != "grid" else len(arms), exempt
+
+
+def planned_node(settings: Settings, gpus: int) -> dict[str, float]:
+    """The machine that is planned for, as Ray would describe it."""
+    asked = settings.resources
+    cards = next((n for n in (gpus, asked.num_gpus) if n >= 0), None)
+    return {"CPU": float(asked.num_cpus or usable_cpus()), "GPU": float(len(gpu_names()) if cards is None else cards)}
+
+
+def plan_and_print(composed: Composed[PlanSettings]) -> int:
+    """Print the plan."""
+    settings = composed.settings
+    what = settings.preset or settings.trial or f"family={settings.family}"
+    found = plan(composed)
+    print(f"plan for {what}, up to {settings.trainer.epochs} × {settings.trainer.iterations_per_epoch} iterations")
+    for line in found.lines():
+        print(f"  {line}")
+    if found.wall_hours:
+        print(f"  {RAY_START}")
+    return 0
+
+
+def main() -> None:
+    sys.exit(exit_code(_compose_and_plan))
+
+
+def _compose_and_plan() -> int:
+    composed = compose("plan", PlanSettings, sys.argv[1:])
+    return plan_and_print(composed) if composed else 0
+
+
+if __name__ == "__main__":
+    main()

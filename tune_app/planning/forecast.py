@@ -1,0 +1,164 @@
+"""The plan of a sweep: what it will train, how long that takes, and the space it needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tune_app.config import Settings
+from tune_app.planning.epochs import Range, Work, expected_work, rung_epochs
+from tune_app.planning.pace import Pace
+from tune_app.planning.space import cache_gb, disk_gb, memory_gb, packed_cache, validation_crops
+from tune_app.ray_session import TrialResources
+
+PLAN = "plan.json"
+UNKNOWN = "no earlier sweep of this shape, and nothing measured"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Expected values with ranges. device_hours are GPU-hours, or CPU-hours where trials take no GPU. Times are None
+    where no pace is known; cache_gb is NaN where nothing has been packed yet."""
+
+    trials: int
+    slots: int
+    cpus: float
+    gpus: float
+    epochs: Range
+    epochs_per_trial: int
+    rungs: tuple[int, ...]
+    seconds_per_epoch: Range | None
+    device_hours: Range | None
+    wall_hours: Range | None
+    disk_gb: Range
+    cache_gb: float
+    memory_gb: Range
+    gpu_memory_gb: float
+    basis: str
+
+    @property
+    def device(self) -> str:
+        return "GPU" if self.gpus else "CPU"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for plan.json; NaN is null."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+    def line(self) -> str:
+        """The one-line form that `run` prints."""
+        parts = [f"{about(self.epochs)} epochs"]
+        if self.wall_hours and self.device_hours:
+            parts += [duration(self.wall_hours), f"{hours(self.device_hours)} {self.device}-hours"]
+        else:
+            parts.append(f"time unknown: {self.basis} (python -m tune_app.plan measure=true)")
+        parts += [f"{size(self.disk_gb.expected)} on disk", f"{size(self.memory_gb.expected)} of memory"]
+        return ", ".join(parts)
+
+    def lines(self) -> list[str]:
+        """The plan for a terminal."""
+        most = self.trials * self.epochs_per_trial
+        stops = f"; trials may be stopped at epoch {', '.join(map(str, self.rungs))}" if self.rungs else ""
+        rows = {
+            "trials": f"{self.trials}, {self.slots} at once, each {self.cpus:g} CPU and {self.gpus:g} GPU",
+            "epochs": f"{about(self.epochs)} of at most {most}{stops}" if stops else str(most),
+        }
+        if self.seconds_per_epoch and self.device_hours and self.wall_hours:
+            rows["epoch"] = f"{seconds(self.seconds_per_epoch)}   ({self.basis})"
+            rows[f"{self.device}-hours"] = f"about {hours(self.device_hours)}"
+            rows["clock"] = f"about {duration(self.wall_hours)}"
+        else:
+            rows["time"] = f"unknown: {self.basis}. Measure a few steps: measure=true"
+        packed = f", packed data {size(self.cache_gb)}" if math.isfinite(self.cache_gb) else ", and the packed data"
+        rows["disk"] = f"about {size(self.disk_gb.expected)} in the sweep's folder{packed} in the cache"
+        rows["memory"] = f"about {size(self.memory_gb.expected)} ({span(self.memory_gb, '.2g')} GB) of main memory"
+        if math.isfinite(self.gpu_memory_gb):
+            rows["GPU memory"] = f"{self.gpu_memory_gb:.1f} GB per trial"
+        return [f"{name:<11}{text}" for name, text in rows.items()]
+
+
+def make_plan(settings: Settings, resources: TrialResources, *, trials: int, exempt: int, pace: Pace | None) -> Plan:
+    """The plan of a sweep with these settings. exempt: trials that are never stopped early (the baseline)."""
+    trainer, scheduler = settings.trainer, settings.scheduler
+    rungs: tuple[int, ...] = ()
+    if settings.early_stopping:
+        rungs = rung_epochs(trainer.epochs, settings.grace_period, scheduler.reduction_factor)
+    work = expected_work(
+        trials, trainer.epochs, rungs, scheduler.reduction_factor,
+        improving=settings.search.name == "optuna", exempt=exempt,
+    )  # fmt: skip
+    folder = packed_cache(settings)
+    known = pace.memory_gb if pace else math.nan
+    return Plan(
+        trials=trials, slots=resources.slots, cpus=resources.cpus, gpus=resources.gpus,
+        epochs=work.epochs, epochs_per_trial=trainer.epochs, rungs=rungs,
+        seconds_per_epoch=pace.epoch(settings) if pace else None,
+        device_hours=device_hours(work, settings, resources, pace) if pace else None,
+        wall_hours=wall_hours(work, settings, resources, pace) if pace else None,
+        disk_gb=disk_gb(settings, trials, work.epochs, resources.slots, validation_crops(folder)),
+        cache_gb=cache_gb(folder),
+        memory_gb=memory_gb(settings, min(resources.slots, trials), gpu=bool(resources.gpus), measured=known),
+        gpu_memory_gb=pace.gpu_memory_gb if pace else math.nan,
+        basis=pace.source if pace else UNKNOWN,
+    )  # fmt: skip
+
+
+def device_hours(work: Work, settings: Settings, resources: TrialResources, pace: Pace) -> Range:
+    """Hours of epochs times the devices of a trial."""
+    return work.epochs.times(pace.epoch(settings)).times((resources.gpus or resources.cpus) / 3600)
+
+
+def wall_hours(work: Work, settings: Settings, resources: TrialResources, pace: Pace) -> Range:
+    """Hours from the first worker's start to the last epoch."""
+    rounds = work.rounds(resources.slots).times(pace.epoch(settings))
+    waits = pace.start + pace.between * max(0, math.ceil(work.trials / resources.slots) - 1)
+    return rounds.plus(waits).times(1 / 3600)
+
+
+def from_dict(values: Mapping[str, Any], name: str) -> Range | None:
+    """A range of plan.json; None where it is missing or something else."""
+    found = values.get(name)
+    if not isinstance(found, Mapping) or not all(isinstance(found.get(k), int | float) for k in Range.__annotations__):
+        return None
+    return Range(**{key: float(found[key]) for key in Range.__annotations__})
+
+
+def span(value: Range, form: str) -> str:
+    low, high = format(value.low, form), format(value.high, form)
+    return f"{low} to {high}" if low != high else low
+
+
+def about(value: Range) -> str:
+    """about 76 (54 to 96), or the number where it is known."""
+    certain = value.low == value.high
+    return f"{value.expected:.0f}" if certain else f"about {value.expected:.0f} ({span(value, '.0f')})"
+
+
+def hours(value: Range) -> str:
+    return f"{value.expected:.2g} ({span(value, '.2g')})"
+
+
+def seconds(value: Range) -> str:
+    return f"{value.expected:.3g} s ({span(value, '.3g')})"
+
+
+def duration(value: Range) -> str:
+    """Minutes up to two hours, else hours, else days."""
+    for unit, per_hour, limit in (("minutes", 60, 2.0), ("hours", 1, 72.0), ("days", 1 / 24, math.inf)):
+        if value.expected < limit:
+            scaled = value.times(per_hour)
+            return f"{scaled.expected:.2g} {unit} ({span(scaled, '.2g')})"
+    raise AssertionError("unreachable")
+
+
+def size(gigabytes: float) -> str:
+    return f"{gigabytes * 1000:.0f} MB" if gigabytes < 1 else f"{gigabytes:.1f} GB"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, tuple):
+        return list(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value

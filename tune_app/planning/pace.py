@@ -1,0 +1,173 @@
+"""How fast trials are: seconds per step and per validation batch, and what lies between; from earlier sweeps."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tune_app.config import Settings
+from tune_app.errors import InputError
+from tune_app.manifest import read_manifest
+from tune_app.planning.epochs import Range
+from tune_app.ray_session import TrialResources
+from tune_app.results import Sweep, sweep_folders
+from tune_app.trial import Trial, is_finite
+
+SAME = {
+    "data": ("patch", "voxel_nm", "mirror", "transpose", "rotate_degrees", "sampling"),
+    "model": (),
+    "trainer": ("batch_size", "compile"),
+    "hardware": (),
+}
+"""Settings that two sweeps of one shape share; () stands for all of a section. Classes must be as many."""
+LOOKED_AT = 40
+"""Sweeps, newest first, that are looked at for one of the same shape."""
+ENOUGH_EPOCHS = 4
+DEFAULT_START_S, DEFAULT_BETWEEN_S = 12.0, 1.0
+"""Seconds from a sweep's beginning to its first step, and between two trials of a slot, where no row tells them: what
+two CPU cores took for the default sweep."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds per training step and per validation batch, with as many trials at once as planned.
+
+    start: seconds from the sweep's beginning to its first step. between: seconds between two trials in a slot.
+    per_epoch: seconds between two epochs of a trial (checkpoint, report). memory_gb, gpu_memory_gb: of one trial, NaN
+    where unknown. source: where it comes from.
+    """
+
+    step: Range
+    validation_batch: Range
+    source: str
+    start: float = DEFAULT_START_S
+    between: float = DEFAULT_BETWEEN_S
+    per_epoch: float = 0.0
+    memory_gb: float = float("nan")
+    gpu_memory_gb: float = float("nan")
+
+    def epoch(self, settings: Settings) -> Range:
+        """Seconds of one epoch, its checkpoint included."""
+        trainer = settings.trainer
+        train = self.step.times(trainer.iterations_per_epoch)
+        validate = self.validation_batch.times(trainer.validation_batches)
+        return Range(
+            train.expected + validate.expected, train.low + validate.low, train.high + validate.high
+        ).plus(self.per_epoch)  # fmt: skip
+
+
+def earlier_pace(settings: Settings, resources: TrialResources) -> Pace | None:
+    """The pace of the newest earlier sweep of this shape in results_dir; None where there is none."""
+    for folder in sweep_folders(Path(settings.results_dir).expanduser())[:LOOKED_AT]:
+        if same_shape(read_settings(folder), settings) and same_place(folder, settings):
+            with suppress(InputError, OSError, KeyError, TypeError, ValueError):  # one that is damaged is none
+                found = pace_of(Sweep(folder), resources)
+                if found is not None:
+                    return found
+    return None
+
+
+def read_settings(folder: Path) -> Mapping[str, Any]:
+    """sweep.yaml of a folder; {} where it is missing or damaged."""
+    with suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
+        found = yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8"))
+        return found if isinstance(found, Mapping) else {}
+    return {}
+
+
+def same_shape(stored: Mapping[str, Any], settings: Settings) -> bool:
+    """Whether an epoch of the stored settings is the same work as one of these."""
+    for section, names in SAME.items():
+        old, new = stored.get(section), asdict(getattr(settings, section))
+        if not isinstance(old, Mapping) or any(old.get(name) != new[name] for name in (names or new)):
+            return False
+    return len(stored["data"].get("classes") or ()) == len(settings.data.classes)
+
+
+def same_place(folder: Path, settings: Settings) -> bool:
+    """Whether a sweep ran on this machine, or the hardware was named and is the same (a cluster's nodes differ)."""
+    recorded = read_manifest(folder).get("hardware") or {}
+    return settings.hardware.name not in ("auto", "cpu") or recorded.get("host") == platform.node()
+
+
+def pace_of(sweep: Sweep, resources: TrialResources) -> Pace | None:
+    """The pace of a sweep whose trials had these resources each and were as many at once; None of too few epochs."""
+    trials = [trial for trial in sweep.trials if same_resources(trial, resources)]
+    rows = [row for trial in trials for row in trial.history if is_finite(row.get("seconds_compute"))]
+    if len(rows) < ENOUGH_EPOCHS or most_at_once(trials) not in (0, min(resources.slots, len(trials))):
+        return None
+    trainer = trials[0].config["trainer"]
+    memory = max((row["gpu_memory_mb"] for row in rows if is_finite(row.get("gpu_memory_mb"))), default=float("nan"))
+    return Pace(
+        step=spread(trials, ("seconds_load", "seconds_compute"), trainer["iterations_per_epoch"]),
+        validation_batch=spread(trials, ("seconds_validate",), trainer["validation_batches"]),
+        source=f"sweep {sweep.name}, {len(rows)} epochs",
+        start=start_of(sweep, trials),
+        between=mean(gaps_between_trials(trials, resources.slots), DEFAULT_BETWEEN_S),
+        per_epoch=mean(gaps_between_epochs(trials), 0.0),
+        gpu_memory_gb=memory / 1024,
+    )
+
+
+def same_resources(trial: Trial, resources: TrialResources) -> bool:
+    return all(trial.config.get("resources", {}).get(name) == value for name, value in resources.as_dict().items())
+
+
+def spread(trials: Iterable[Trial], names: Sequence[str], per_epoch: int) -> Range:
+    """Seconds per step: the mean of all epochs; the range is that of the trials' own means, outer tenths left out."""
+    timed = [[row for row in trial.history if all(is_finite(row.get(n)) for n in names)] for trial in trials]
+    per_trial = [[sum(row[n] for n in names) / per_epoch for row in rows] for rows in timed if rows]
+    low, high = np.quantile([np.mean(values) for values in per_trial], [0.1, 0.9])
+    return Range(float(np.mean(np.concatenate(per_trial))), float(low), float(high))
+
+
+def spans(trial: Trial) -> list[tuple[float, float]]:
+    """When each epoch began and ended, seconds since 1970; [] where the rows do not say."""
+    known = [row for row in trial.history if is_finite(row.get("time_started")) and is_finite(row.get("time_ended"))]
+    return [(float(row["time_started"]), float(row["time_ended"])) for row in known]
+
+
+def most_at_once(trials: Iterable[Trial]) -> int:
+    """The most trials that were in an epoch at one time; 0 where the rows do not say."""
+    events = sorted(
+        (t, step) for trial in trials for began, ended in spans(trial) for t, step in ((began, 1), (ended, -1))
+    )
+    return int(max(np.cumsum([step for _, step in events]), default=0))
+
+
+def start_of(sweep: Sweep, trials: Iterable[Trial]) -> float:
+    first = min((began for trial in trials for began, _ in spans(trial)), default=None)
+    with suppress(ValueError, KeyError, TypeError):
+        found = (first or 0.0) - datetime.fromisoformat(sweep.manifest["created"]).timestamp()
+        return found if 0 < found < 600 else DEFAULT_START_S
+    return DEFAULT_START_S
+
+
+def gaps_between_epochs(trials: Iterable[Trial]) -> list[float]:
+    """Seconds between an epoch and the next one of the same trial, pauses left out."""
+    return [
+        later[0] - earlier[1]
+        for trial in trials
+        for earlier, later in zip(spans(trial), spans(trial)[1:])
+        if later[0] - earlier[1] < 60
+    ]
+
+
+def gaps_between_trials(trials: Iterable[Trial], slots: int) -> list[float]:
+    """Seconds from the end of a trial to the first epoch of the one that took its slot, guessed from the order."""
+    whole = [(found[0][0], found[-1][1]) for trial in trials if (found := spans(trial))]
+    begins = sorted(began for began, _ in whole)[slots:]
+    ends = sorted(ended for _, ended in whole)
+    return [began - ended for began, ended in zip(begins, ends) if 0 <= began - ended < 60]
+
+
+def mean(values: Sequence[float], default: float) -> float:
+    return float(np.mean(values)) if values else default

@@ -1,0 +1,115 @@
+"""Memory and disk of a sweep, from the shapes of its tensors.
+
+Shapes: C classes, K validation crops, B logit bins, E epochs, P packed bytes per voxel, M patches shown.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainables.data.expand import packed_bytes
+from trainables.data.packed import cache_folder
+from trainables.data.packing import shaping_settings
+from trainables.metrics import NUM_BINS
+from trainables.models import build as build_model
+from trainables.prediction import MAX_PATCHES
+from tune_app.config import Settings
+from tune_app.planning.epochs import Range
+
+GB = 1e9
+DRIVER_GB, WORKER_GB, CUDA_GB = 0.65, 0.41, 2.5
+"""Resident memory of the driver with Ray's own processes, of a worker before it has a model (both measured, Ray 2.60,
+proportional set size), and of CUDA's host side per worker (a rule of thumb: not measured here)."""
+TYPICAL_CROPS = 20
+"""Validation crops where no cache tells them."""
+LOG_BYTES, LOG_BYTES_PER_CLASS = 6_000, 2_200
+"""history.jsonl, result.json, progress.csv and TensorBoard events, per epoch; measured."""
+
+
+def packed_cache(settings: Settings) -> Path | None:
+    """A packed cache of this shape on this machine; None where there is none yet."""
+    wanted = json.loads(json.dumps(shaping_settings(settings.data)))
+    for index in sorted((cache_folder(settings.data) / "packed").glob("*/index.json")):
+        if _read(index).get("settings") == wanted:
+            return index.parent
+    return None
+
+
+def _read(index: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        found = json.loads(index.read_text())
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def cache_gb(folder: Path | None) -> float:
+    """Size of the packed cache; NaN where there is none yet."""
+    return sum(file.stat().st_size for file in folder.iterdir()) / GB if folder else math.nan
+
+
+def validation_crops(folder: Path | None) -> int:
+    crops = _read(folder / "index.json").get("crops", []) if folder else []
+    return sum(crop.get("side") == "validate" for crop in crops) or TYPICAL_CROPS
+
+
+def model_size(settings: Settings) -> tuple[int, int]:
+    """(parameters, values that a forward pass of one batch puts out, all layers together). Nothing is allocated."""
+    put_out = 0
+
+    def count(module: torch.nn.Module, given: Any, out: torch.Tensor) -> None:
+        nonlocal put_out
+        put_out += out.numel()
+
+    patch = settings.data.patch
+    with torch.device("meta"):
+        model = build_model(settings.model, in_channels=1, num_classes=len(settings.data.classes), patch=patch)
+        for module in model.modules():
+            if not list(module.children()):
+                module.register_forward_hook(count)
+        flat = getattr(model, "spatial_dims", 3) == 2
+        model(torch.empty(settings.trainer.batch_size, 1, *(patch[1:] if flat else patch)))
+    return sum(p.numel() for p in model.parameters()), put_out
+
+
+def memory_gb(settings: Settings, slots: int, *, gpu: bool, measured: float = math.nan) -> Range:
+    """Main memory of driver, Ray and all trials at once.
+
+    A trial without a GPU holds weights, gradients and two moments of the optimiser (16 bytes per parameter) and what
+    the forward pass puts out (4 bytes per value). The packed cache is shared through the page cache: it is not in it.
+    """
+    parameters, put_out = model_size(settings)
+    estimated = WORKER_GB + (CUDA_GB if gpu else (16 * parameters + 4 * put_out) / GB)
+    trial = measured if math.isfinite(measured) else estimated
+    total = DRIVER_GB + slots * trial
+    certain = math.isfinite(measured)
+    return Range(total, total * (0.9 if certain else 0.75), total * (1.2 if certain else 1.5))
+
+
+def disk_gb(settings: Settings, trials: int, epochs: Range, slots: int, crops: int) -> Range:
+    """The sweep folder at its fullest: best weights within their cap, checkpoints of the running trials, logs."""
+    parameters, _ = model_size(settings)
+    weights, caps = 4 * parameters, settings.checkpoints
+    kept = min(trials * weights, caps.max_number * weights, max(caps.max_gb * GB, weights))
+    running = min(slots, trials) * 2 * 3 * weights
+    return epochs.times(log_bytes(settings) / GB).plus(
+        (kept + running + trials * trial_bytes(settings, epochs.expected / max(1, trials), crops)) / GB
+    )
+
+
+def log_bytes(settings: Settings) -> int:
+    return LOG_BYTES + LOG_BYTES_PER_CLASS * len(settings.data.classes)
+
+
+def trial_bytes(settings: Settings, epochs: float, crops: int) -> float:
+    """validation.npz and prediction.npz of one trial."""
+    classes = len(settings.data.classes)
+    validation = crops * classes * 8 * (3 * epochs + 2 * NUM_BINS + 1)
+    patches = min(MAX_PATCHES, settings.trainer.batch_size)
+    side = math.prod(settings.data.patch[1:])
+    return validation + patches * side * (1 + packed_bytes(classes) + math.ceil(classes / 8))

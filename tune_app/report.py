@@ -1,0 +1,147 @@
+"""python -m tune_app.report sweep=latest: one HTML file that shows what a sweep has found, readable without a network.
+
+It works while the sweep runs, after a crash, and on an empty sweep; a section with nothing to show says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tune_app.cautions import notices
+from tune_app.errors import InputError, require_input
+from tune_app.manifest import now, write_text
+from tune_app.reporting.confirmation import confirmation
+from tune_app.reporting.curves import curves
+from tune_app.reporting.families import families
+from tune_app.reporting.findings import Findings, counted, gather
+from tune_app.reporting.leaderboard import classes, leaderboard
+from tune_app.reporting.ledger import ledger
+from tune_app.reporting.page import GENERATOR, Page, Section, render, short
+from tune_app.reporting.parameters import parameters
+from tune_app.reporting.predictions import predictions
+from tune_app.reporting.provenance import diagnoses, manifest
+from tune_app.reporting.reality import plan_and_reality
+from tune_app.reporting.thresholds import thresholds
+from tune_app.results import Sweep, spoken
+from tune_app.user_settings import user_setting
+
+REPORT = "report.html"
+SECTIONS: Sequence[Callable[[Findings], Section]] = (
+    leaderboard, confirmation, classes, curves, families, parameters, thresholds, predictions, ledger,
+    plan_and_reality, diagnoses, manifest,
+)  # fmt: skip
+"""In the order of the page."""
+
+
+@dataclass(kw_only=True)
+class ReportSettings:
+    """What `python -m tune_app.report` takes."""
+
+    sweep: str = "latest"
+    """latest, the name of a sweep in results_dir, or its folder. It may still be running."""
+    results_dir: str = ""
+    """Folder of the sweeps; empty: $TUNE_APP_RESULTS, the user's setting, or results."""
+    out: str = ""
+    """File to write, ending in .html, or a folder for SWEEP.html; empty: report.html in the sweep's folder. An earlier
+    report there is replaced; anything else is left alone."""
+
+    def __post_init__(self) -> None:
+        require_input(bool(self.sweep), "sweep", self.sweep, "a sweep is needed", "Use sweep=latest")
+
+
+def report(settings: ReportSettings) -> Path:
+    """Write the report, whole or not at all; its path. Raises InputError before anything is written."""
+    sweep = Sweep(settings.sweep, settings.results_dir or user_setting("results_dir", "results"))
+    path = target(settings.out, sweep)
+    refuse_to_replace(path)
+    page = render(build(gather(sweep)))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, page)
+    except OSError as error:
+        raise InputError(
+            f"out={settings.out or path}: cannot be written ({error.strerror or error}). Choose another file, for "
+            f"example out=$HOME/{sweep.name}.html."
+        ) from None
+    return path
+
+
+def target(out: str, sweep: Sweep) -> Path:
+    """The file to write."""
+    if not out:
+        return sweep.folder / REPORT
+    path = Path(out).expanduser()
+    if path.is_dir():
+        return path / f"{sweep.name}.html"
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InputError(
+            f"out={out}: neither a folder nor the name of an HTML file. Use out={path.stem or 'report'}.html."
+        )
+    return path
+
+
+def refuse_to_replace(path: Path) -> None:
+    """InputError where `path` holds anything but a report."""
+    if path.is_dir():
+        raise InputError(f"out={path}: is a folder. Choose another name.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(2000)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"out={path}: cannot be read ({error.strerror}). Choose another name.") from None
+    if head and GENERATOR.encode() not in head:
+        raise InputError(f"out={path}: exists and is no report, so it is not replaced. Choose another name.")
+
+
+def build(findings: Findings) -> Page:
+    """All sections of the page."""
+    sweep = findings.sweep
+    return Page(
+        title=f"Sweep {sweep.name}",
+        notices=notices(sweep),
+        facts=facts(findings),
+        sections=[section(findings) for section in SECTIONS],
+        footer=f"Written {now()[:16]} by python -m tune_app.report sweep={spoken(sweep.folder)}. Plots by Plotly.",
+    )
+
+
+def facts(findings: Findings) -> list[tuple[str, str]]:
+    """The sweep in a few figures."""
+    sweep, best = findings.sweep, findings.best
+    by_status = {status: sum(t.status == status for t in sweep.trials) for status in {t.status for t in sweep.trials}}
+    trials = ", ".join(f"{number} {status}" for status, number in sorted(by_status.items()))
+    found = [
+        ("Status", sweep.status),
+        ("Family", str(sweep.manifest.get("family") or "unknown")),
+        ("Trials", f"{len(sweep.trials)}{f' ({trials})' if trials else ''}"),
+        ("Epochs trained", str(sum(trial.epochs for trial in sweep.trials))),
+        ("Data", str((sweep.manifest.get("data") or {}).get("name") or "unknown")),
+        ("Classes", ", ".join(sweep.classes) or "unknown"),
+        ("Begun", str(sweep.manifest.get("created") or "unknown")[:16].replace("T", " ")),
+    ]
+    if best is not None:
+        score = short(float(best.best[sweep.metric]))
+        found.insert(0, ("Best", f"{best.name}: {findings.metric} {score} at epoch {best.best['epoch']}"))
+    return found
+
+
+def report_and_print(settings: ReportSettings) -> int:
+    """Write the report and say where it is."""
+    path = report(settings)
+    size = path.stat().st_size / 1e6
+    print(f"{path}   {size:.1f} MB, {counted(len(SECTIONS), 'section')}; open it in any browser, it needs no network")
+    return 0
+
+
+def main() -> None:
+    from tune_app.command_line import run_verb
+
+    run_verb("report", ReportSettings, report_and_print)
+
+
+if __name__ == "__main__":
+    main()

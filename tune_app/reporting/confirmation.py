@@ -1,0 +1,169 @@
+"""The confirmation of a sweep: who is best over fresh seeds, who cannot be told from the best, and by which margin.
+
+Reads confirmation.json as `tune_app.confirmation.result` describes it. A field that is missing or of another kind (in a
+file of another version) is left out, never guessed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from tune_app.reporting.findings import CONFIRMATION, Findings, counted, listed
+from tune_app.reporting.page import Plot, Section, Table, short
+from tune_app.reporting.plots import BASELINE, INK, QUIET, color, figure
+from tune_app.results import spoken
+from tune_app.trial import is_finite
+
+TITLE = "Confirmation"
+NUMBERS = (
+    "replicates", "mean", "low", "high", "p_best", "difference_to_best", "difference_to_best_low",
+    "difference_to_best_high", "difference_to_baseline", "difference_to_baseline_low", "difference_to_baseline_high",
+    "baseline_p_holm", "search_score", "winners_curse",
+)  # fmt: skip
+SHOWN = {
+    "name": "arm", "replicates": "replicates", "mean": "mean", "low": "low", "high": "high", "p_best": "P(best)",
+    "in_set": "ties with the best", "search_score": "search score", "winners_curse": "winner's curse",
+    "difference_to_baseline": "to baseline", "baseline_p_holm": "p (Holm)",
+}  # fmt: skip
+CLASS_SHOWN = {
+    "arm": "arm", "class_name": "class", "difference": "difference", "low": "low", "high": "high",
+    "p_holm": "p (Holm)", "distinct": "told apart",
+}  # fmt: skip
+MOST_CLASS_ROWS = 30
+
+
+def confirmation(findings: Findings) -> Section:
+    """What replicates say of the best configurations; or how to get it."""
+    found = findings.confirmation
+    arms = arms_of(found)
+    if arms.empty:
+        return Section(key="confirmation", title=TITLE, nothing=why_nothing(findings))
+    parts: list[Plot | Table] = [means(found, arms)]
+    against_baseline = arms.dropna(subset=["difference_to_baseline_low", "difference_to_baseline_high"])
+    if len(against_baseline):
+        parts.append(differences(found, against_baseline))
+    shown = arms[[name for name in SHOWN if name in arms]]
+    parts.append(Table(key="confirmation-table", title="The confirmed arms", frame=shown, data=arms, headers=SHOWN))
+    parts += class_table(found)
+    return Section(key="confirmation", title=TITLE, text=said(found), parts=parts)
+
+
+def why_nothing(findings: Findings) -> str:
+    if (findings.sweep.folder / CONFIRMATION).is_file():
+        return f"Nothing to show: {CONFIRMATION} is damaged, or of another version of this program."
+    if not findings.ranked:
+        return "Nothing to show: no trial has a score yet, so there is nothing to confirm."
+    return (
+        f"Nothing to show: the best configurations have not been trained again on fresh seeds. "
+        f"python -m tune_app.confirm sweep={spoken(findings.sweep.folder)} does it."
+    )
+
+
+def arms_of(found: Mapping[str, Any]) -> pd.DataFrame:
+    """The arms with a name and a mean, best first; numbers that are missing are NaN."""
+    arms = [arm for arm in entries(found, "arms") if arm.get("name") and is_finite(arm.get("mean"))]
+    rows = [
+        {"name": str(arm["name"]), "in_set": bool(arm.get("in_set"))}
+        | {name: float(arm[name]) if is_finite(arm.get(name)) else math.nan for name in NUMBERS}
+        for arm in arms
+    ]
+    frame = pd.DataFrame(rows, columns=["name", *NUMBERS[:5], "in_set", *NUMBERS[5:]])
+    whole = {"replicates": "Int64"} if (frame["replicates"].dropna() % 1 == 0).all() else {}
+    return frame.astype(whole).sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+
+
+def entries(found: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    values = found.get(name)
+    return [one for one in values if isinstance(one, Mapping)] if isinstance(values, list) else []
+
+
+def texts(found: Mapping[str, Any], name: str) -> list[str]:
+    values = found.get(name)
+    return [str(one) for one in values if one] if isinstance(values, list) else []
+
+
+def said(found: Mapping[str, Any]) -> list[str]:
+    """The statement, why, what to take, and what limits it."""
+    choice, reason = found.get("default_choice"), found.get("default_reason")
+    default = [f"Default choice: {choice}, {reason}."] if choice and reason else []
+    statement = [str(found["statement"])] if found.get("statement") else []
+    return [*statement, *texts(found, "reasons"), *default, *texts(found, "cautions")]
+
+
+def means(found: Mapping[str, Any], arms: pd.DataFrame) -> Plot:
+    """Each arm's mean over fresh seeds with its interval, and its score in the search."""
+    upwards = arms.iloc[::-1]
+    traces = [
+        go.Scatter(
+            x=upwards["mean"], y=upwards["name"], mode="markers", name="mean of the replicates, 95 % interval",
+            marker={"size": 11, "color": [shade(found, arm) for arm in upwards.itertuples()],
+                    "symbol": ["diamond" if tied else "diamond-open" for tied in upwards["in_set"]], "line_width": 2},
+            error_x={"type": "data", "symmetric": False, "array": upwards["high"] - upwards["mean"],
+                     "arrayminus": upwards["mean"] - upwards["low"], "thickness": 2, "width": 5, "color": QUIET},
+            hovertemplate="%{y}<br>%{x:.4f}<extra></extra>",
+        ),
+        go.Scatter(
+            x=upwards["search_score"], y=upwards["name"], mode="markers", name="score in the search",
+            marker={"symbol": "line-ns", "size": 13, "line": {"width": 2, "color": INK}},
+            hovertemplate="%{y}, search: %{x:.4f}<extra></extra>",
+        ),
+    ]  # fmt: skip
+    drawn = figure(traces, height=150 + 34 * len(arms), x="score")
+    drawn.update_yaxes(type="category", showgrid=False)
+    first = arms.iloc[0]
+    tied = arms.loc[arms["in_set"], "name"].tolist()
+    curse = arms["winners_curse"].mean()
+    alt = (
+        f"{counted(len(arms), 'arm')}, best first: {first['name']} has a mean of {short(first['mean'])} "
+        f"({short(first['low'])} to {short(first['high'])}), {arms.iloc[-1]['name']} {short(arms.iloc[-1]['mean'])}. "
+        f"Filled marks cannot be told from the best: {listed(tied)}. The baseline is purple. Upright strokes are the "
+        f"scores of the search, on average {short(curse)} above the confirmed means."
+    )
+    return Plot(key="confirmation-means", title="Means over fresh seeds", alt=alt, figure=drawn, data=arms)
+
+
+def shade(found: Mapping[str, Any], arm: Any) -> str:
+    return BASELINE if arm.name == found.get("baseline") else color(0)
+
+
+def differences(found: Mapping[str, Any], arms: pd.DataFrame) -> Plot:
+    """What each arm gains over the baseline, with the interval of that difference."""
+    upwards = arms.iloc[::-1]
+    gain = upwards["difference_to_baseline"]
+    trace = go.Scatter(
+        x=gain, y=upwards["name"], mode="markers", marker={"size": 11, "color": color(0), "symbol": "diamond"},
+        error_x={"type": "data", "symmetric": False, "array": upwards["difference_to_baseline_high"] - gain,
+                 "arrayminus": gain - upwards["difference_to_baseline_low"], "thickness": 2, "width": 5,
+                 "color": QUIET},
+        hovertemplate="%{y}<br>%{x:+.4f}<extra></extra>",
+    )  # fmt: skip
+    drawn = figure([trace], height=120 + 34 * len(arms), x="gain over the untuned baseline")
+    drawn.update_yaxes(type="category", showgrid=False)
+    drawn.add_vline(x=0, line={"color": INK, "width": 1.2, "dash": "dot"})
+    told = [
+        f"{arm.name} {arm.difference_to_baseline:+.4f} ({arm.difference_to_baseline_low:+.4f} to "
+        f"{arm.difference_to_baseline_high:+.4f})"
+        for arm in arms.itertuples()
+    ]
+    alt = (
+        f"Differences to {found.get('baseline') or 'the baseline'} over paired seeds: {'; '.join(told)}. An interval "
+        "that holds 0 shows no difference."
+    )
+    return Plot(key="confirmation-baseline", title="Against the untuned baseline", alt=alt, figure=drawn, data=arms)
+
+
+def class_table(found: Mapping[str, Any]) -> list[Table]:
+    """Differences of the classes, those told apart first."""
+    rows: Sequence[Mapping[str, Any]] = entries(found, "class_differences")
+    if not rows:
+        return []
+    frame = pd.DataFrame([{name: row.get(name) for name in CLASS_SHOWN} for row in rows])
+    frame = frame.sort_values("p_holm", kind="stable", ignore_index=True)
+    title = f"Classes against {found.get('class_reference') or 'the reference'} (Holm's correction over all of them)"
+    return [Table(key="confirmation-classes", title=title, frame=frame.head(MOST_CLASS_ROWS), data=frame,
+                  headers=CLASS_SHOWN)]  # fmt: skip

@@ -1,0 +1,121 @@
+"""What the sections of a report share: the sweep, its rungs, its best trial, its baseline, and fair scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from tune_app.baseline import baseline_trials
+from tune_app.planning.epochs import rung_epochs
+from tune_app.results import Sweep
+from tune_app.trial import Trial, is_finite, read_json
+
+PLAN, CONFIRMATION = "plan.json", "confirmation.json"
+SCALE = {"mean_dice": "mean Dice", "mean_iou": "mean IoU"}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A sweep as the sections see it."""
+
+    sweep: Sweep
+    board: pd.DataFrame
+    """The leaderboard, best first."""
+    plan: Mapping[str, Any]
+    confirmation: Mapping[str, Any]
+
+    @property
+    def metric(self) -> str:
+        """The sweep's metric in words."""
+        return SCALE.get(self.sweep.metric, self.sweep.metric)
+
+    @cached_property
+    def ranked(self) -> list[Trial]:
+        """The trials that have a rank, best first."""
+        by_name = {trial.name: trial for trial in self.sweep.trials}
+        return [by_name[name] for name in self.board.loc[self.board["rank"].notna(), "name"]]
+
+    @property
+    def best(self) -> Trial | None:
+        return self.ranked[0] if self.ranked else None
+
+    @cached_property
+    def baseline(self) -> Trial | None:
+        """The best-ranked run with uniform weights, those at full budget first; None where none has a score."""
+        names = {trial.name for trial in baseline_trials(self.sweep)}
+        runs = [trial for trial in self.ranked if trial.name in names]
+        return next((run for run in runs if run.status == "finished"), runs[0] if runs else None)
+
+    @cached_property
+    def epochs(self) -> int:
+        """Epochs of a trial at full budget; 0 where nothing says."""
+        given = [trial.config.get("trainer", {}).get("epochs", 0) for trial in self.sweep.trials]
+        return max([self.sweep.settings.get("trainer", {}).get("epochs", 0), *given])
+
+    @cached_property
+    def rungs(self) -> tuple[int, ...]:
+        """The epochs at which trials could be stopped early, ascending.
+
+        From the settings; where they say nothing of a scheduler, the epochs at which trials were stopped.
+        """
+        scheduler = self.sweep.settings.get("scheduler")
+        stopped = {trial.epochs for trial in self.sweep.trials if trial.status == "stopped early"}
+        if not isinstance(scheduler, Mapping) or not self.epochs:
+            return tuple(sorted(stopped))
+        if not stopped and not self._stops_early(scheduler):
+            return ()
+        grace = int(scheduler.get("grace_period") or max(1, self.epochs // 10))
+        return rung_epochs(self.epochs, grace, float(scheduler.get("reduction_factor", 3)))
+
+    def _stops_early(self, scheduler: Mapping[str, Any]) -> bool:
+        settings = self.sweep.settings
+        listed = settings.get("family") == "compare" or settings.get("preset") or settings.get("trial")
+        return scheduler.get("name") == "asha" or (scheduler.get("name") == "auto" and not listed)
+
+    @cached_property
+    def comparable(self) -> list[Trial]:
+        """Trials that have been trained and did not fail."""
+        return [trial for trial in self.sweep.trials if not trial.failed and trial.best]
+
+    @cached_property
+    def common_epoch(self) -> int:
+        """The last epoch that all trials which ended without failing have reached; 0 before the first has."""
+        ended = [trial.epochs for trial in self.comparable if trial.status in ("finished", "stopped early")]
+        return min(ended, default=0)
+
+    def score_within(self, trial: Trial, epoch: int) -> float:
+        """The best score of a trial's first `epoch` epochs; NaN where it has trained fewer or has none."""
+        if trial.epochs < epoch:
+            return math.nan
+        values = [row[self.sweep.metric] for row in trial.history[:epoch] if is_finite(row.get(self.sweep.metric))]
+        return max(values, default=math.nan) if self.sweep.mode == "max" else min(values, default=math.nan)
+
+    @property
+    def families(self) -> list[str]:
+        """The families tried, by name: the order in which they take colours."""
+        return sorted({trial.family for trial in self.sweep.trials})
+
+
+def gather(sweep: Sweep) -> Findings:
+    """Read what the sections share."""
+    return Findings(
+        sweep=sweep,
+        board=sweep.leaderboard(),
+        plan=read_json(sweep.folder / PLAN),
+        confirmation=read_json(sweep.folder / CONFIRMATION),
+    )
+
+
+def listed(names: Sequence[str]) -> str:
+    """a, b and c."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "none"
+
+
+def counted(number: int, what: str, plural: str = "") -> str:
+    """1 trial, 2 trials."""
+    return f"{number} {what if number == 1 else plural or what + 's'}"

@@ -1,0 +1,94 @@
+"""The look of all plots: white, quiet, and in colours that colour-blind readers can tell apart.
+
+A colour is never alone: families also differ by the dash of a line and the symbol of a point, configurations by the
+hatching of a bar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D00", "#F0E442")
+"""Okabe & Ito, jfly.uni-koeln.de/color, black left for what stands out; a brown before the yellow, faint on white."""
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "pentagon", "hexagon")
+HATCHES = ("", "/", ".", "x", "-", "\\", "|", "+")
+BEST, BASELINE, INK, QUIET, GRID = "#000000", "#6A3D9A", "#1b1f24", "#8b949e", "#e6e9ed"
+OUTLINE = {"color": INK, "width": 0.6}
+"""Of bars and points: pale colours need an edge."""
+SEQUENTIAL = "Cividis"
+"""Runs from dark blue to yellow; the same to all eyes (Nuñez et al. 2018)."""
+FONT = {"family": 'system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif', "size": 13, "color": INK}
+AXIS = {
+    "gridcolor": GRID,
+    "zeroline": False,
+    "linecolor": "#8b949e",
+    "showline": True,
+    "ticks": "outside",
+    "automargin": True,
+}
+
+
+def figure(traces: Iterable[Any] = (), *, height: int = 400, x: str = "", y: str = "", **layout: Any) -> go.Figure:
+    """An empty figure in our look, with the titles of its axes."""
+    drawn = go.Figure(list(traces))
+    drawn.update_layout(height=height, **layout)
+    if x:
+        drawn.update_xaxes(title_text=x)
+    if y:
+        drawn.update_yaxes(title_text=y)
+    return styled(drawn)
+
+
+def styled(drawn: go.Figure) -> go.Figure:
+    """A figure, ours or Optuna's, in our look. The heading of the picture says what it is: no title inside."""
+    drawn.update_layout(
+        template="none", font=FONT, paper_bgcolor="white", plot_bgcolor="white", title=None,
+        margin={"l": 64, "r": 24, "t": 24, "b": 64}, hoverlabel={"font_size": 12, "namelength": -1},
+    )  # fmt: skip
+    if drawn.layout.legend.orientation is None:
+        drawn.update_layout(legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"})
+    drawn.update_xaxes(**AXIS, title_standoff=10, title_font_size=13)
+    drawn.update_yaxes(**AXIS, title_standoff=10, title_font_size=13)
+    return drawn
+
+
+def color(index: int) -> str:
+    return OKABE_ITO[index % len(OKABE_ITO)]
+
+
+def dash(index: int) -> str:
+    return DASHES[index % len(DASHES)]
+
+
+def symbol(index: int) -> str:
+    return SYMBOLS[index % len(SYMBOLS)]
+
+
+def hatching(index: int) -> dict[str, Any]:
+    """The pattern of a bar over its colour; none for the first."""
+    shape = HATCHES[index % len(HATCHES)]
+    return {"shape": shape, "fillmode": "overlay", "fgcolor": "white", "fgopacity": 0.75, "solidity": 0.25, "size": 7}
+
+
+def joined(curves: Iterable[tuple[Sequence[float], Sequence[float], str]]) -> dict[str, list[Any]]:
+    """x, y and text of many named curves as one trace, with a gap after each: hundreds of traces are slow to draw."""
+    xs: list[Any] = []
+    ys: list[Any] = []
+    names: list[str] = []
+    for x, y, name in curves:
+        xs += [*x, None]
+        ys += [*y, None]
+        names += [name] * (len(x) + 1)
+    return {"x": xs, "y": ys, "text": names}
+
+
+def upright_line(drawn: go.Figure, x: float, name: str, **where: Any) -> None:
+    """A dotted line over the whole height with its name on top."""
+    drawn.add_vline(
+        x=x, line={"color": QUIET, "width": 1, "dash": "dot"}, annotation_text=name, annotation_font_size=11,
+        annotation_font_color="#57606a", **where,
+    )  # fmt: skip

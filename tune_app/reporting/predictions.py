@@ -1,0 +1,228 @@
+"""EM, truth and prediction: of the best trial and of the baseline, and where the worst class goes wrong.
+
+The trials left them behind when they ended (`trainables.prediction`); nothing is predicted here, so the report needs
+neither the data nor the checkpoints.
+
+Legend: M patches, C classes, H W space.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from trainables.data.expand import class_masks
+from trainables.prediction import PREDICTION
+from tune_app.reporting.findings import Findings, counted, listed
+from tune_app.reporting.page import Gallery, Image, Section, short
+from tune_app.reporting.plots import color
+from tune_app.reporting.png import png
+from tune_app.trial import Trial
+
+Masks = NDArray[np.bool_]
+GREY_LEVELS = 16
+"""Grey values of the EM under colours; with more, the images would take twice the space."""
+MAX_SIDE = 256
+"""Voxels of a patch that are shown along each side."""
+RIGHT, FALSE_ALARM, MISSED = (0, 158, 115), (213, 94, 0), (86, 180, 233)
+ERRORS = (("#009E73", "found"), ("#D55E00", "false alarm"), ("#56B4E9", "missed"))
+PATCHES_OF_WORST = 4
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The patches of one trial. em uint8 (M, H, W); present, known, predicted bool (M, C, H, W)."""
+
+    trial: Trial
+    em: NDArray[np.uint8]
+    present: Masks
+    known: Masks
+    predicted: Masks
+    crops: tuple[str, ...]
+    classes: tuple[str, ...]
+
+
+def predictions(findings: Findings) -> Section:
+    """Pictures of the best trial and of the baseline, and of the best trial's worst class."""
+    title = "Predictions"
+    best = read_shown(findings.best) if findings.best else None
+    if best is None:
+        return Section(key="predictions", title=title, nothing=f"Nothing to show: {why_nothing(findings)}.")
+    base = read_shown(findings.baseline) if findings.baseline and findings.baseline.name != best.trial.name else None
+    same = base is not None and base.em.shape == best.em.shape and bool((base.em == best.em).all())
+    others = [base] if base is not None and same else []
+    parts = [overview(best, others)]
+    worst = worst_class(best.trial, best.classes)
+    if worst and best.present[:, best.classes.index(worst)].any():
+        parts.append(errors(best, others, worst))
+    text = [] if others else [f"The baseline is not shown: {why_no_baseline(findings, best)}."]
+    return Section(key="predictions", title=title, text=text, parts=parts)
+
+
+def why_nothing(findings: Findings) -> str:
+    if findings.best is None:
+        return "no trial has a score yet"
+    if findings.best.status in ("running", "interrupted"):
+        return f"the best trial, {findings.best.name}, has not ended, and a trial leaves its pictures at its end"
+    return f"{findings.best.name} left no {PREDICTION}, or it is damaged"
+
+
+def why_no_baseline(findings: Findings, best: Shown) -> str:
+    if findings.baseline is None:
+        return "no run with uniform weights has a score"
+    if findings.baseline.name == best.trial.name:
+        return "it is the best trial"
+    return f"{findings.baseline.name} left no pictures of the same patches"
+
+
+def read_shown(trial: Trial) -> Shown | None:
+    """prediction.npz of a trial; None where it is missing, cut short or something else."""
+    with suppress(OSError, ValueError, KeyError, EOFError, IndexError, BadZipFile):
+        with (trial.folder / PREDICTION).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in ("em", "labels", "predicted", "crops", "classes")}
+        classes = tuple(map(str, found["classes"]))
+        planes = found["labels"][..., :MAX_SIDE, :MAX_SIDE].swapaxes(0, 1)
+        masks = [class_masks(planes, c, len(classes)) for c in range(len(classes))]
+        bits = np.unpackbits(found["predicted"], axis=1, bitorder="little", count=len(classes)).astype(bool)
+        shown = Shown(
+            trial=trial, em=found["em"][..., :MAX_SIDE, :MAX_SIDE], predicted=bits[..., :MAX_SIDE, :MAX_SIDE],
+            present=np.stack([present for present, _ in masks], axis=1),
+            known=np.stack([known for _, known in masks], axis=1),
+            crops=tuple(map(str, found["crops"])), classes=classes,
+        )  # fmt: skip
+        fits = (
+            shown.em.ndim == 3 and shown.em[:, None].shape == shown.predicted[:, :1].shape == shown.known[:, :1].shape
+        )
+        return shown if fits and len(shown.crops) == len(shown.em) else None
+    return None
+
+
+def worst_class(trial: Trial, classes: Sequence[str]) -> str:
+    """The class with the lowest Dice at the best epoch; "" where none has one."""
+    scores = {name: trial.best.get(f"dice/{name}", math.nan) for name in classes}
+    finite = {name: score for name, score in scores.items() if math.isfinite(score)}
+    return min(finite, key=lambda name: finite[name], default="")
+
+
+def overview(best: Shown, others: Sequence[Shown]) -> Gallery:
+    """EM, truth and what each trial predicts; a class a colour, unknown voxels of the truth darkened."""
+    order = shown_classes(best)
+    rows = [
+        ("EM", [Image(png=png(em), alt=f"EM of {name}") for em, name in zip(best.em, best.crops)]),
+        ("truth", images(best, best.present & best.known, order, "truth of", np.asarray(best.known.any(axis=1)))),
+    ]
+    for shown, role in ((best, "best"), *((other, "baseline") for other in others)):
+        rows.append(
+            (f"prediction of the {role}", images(shown, shown.predicted, order, f"prediction of the {role} for"))
+        )
+    legend = [(color(place), best.classes[c]) for place, c in enumerate(order)]
+    left_out = [name for c, name in enumerate(best.classes) if c not in order]
+    names = listed([f"{shown.trial.name} (mean Dice {short(score(shown.trial), 3)})" for shown in (best, *others)])
+    alt = (
+        f"{counted(len(best.em), 'validation patch', 'validation patches')}, the middle slice of each: EM, truth, and "
+        f"the prediction of {names} with its best weights. Where nothing is annotated the truth is dark."
+        + (f" Not in colour: {', '.join(left_out)}." if left_out else "")
+    )
+    return Gallery(key="predictions-patches", title="What they see and what they predict", alt=alt, columns=best.crops,
+                   rows=rows, legend=legend, data=patch_data([best, *others]))  # fmt: skip
+
+
+def score(trial: Trial) -> float:
+    return float(trial.best.get("mean_dice", math.nan))
+
+
+def shown_classes(shown: Shown) -> list[int]:
+    """The classes that take a colour, at most as many as there are, those with most voxels first: they are painted
+    first, so that small things lie on top."""
+    voxels = (shown.present & shown.known).sum(axis=(0, 2, 3))
+    return [int(c) for c in np.argsort(-voxels, kind="stable")[:7]]
+
+
+def images(shown: Shown, masks: Masks, order: Sequence[int], what: str, bright: Masks | None = None) -> list[Image]:
+    """One image per patch; masks (M, C, H, W). bright (M, H, W): what is not darkened."""
+    found = []
+    for m, crop in enumerate(shown.crops):
+        picture = grey(shown.em[m])
+        for place, c in enumerate(order):
+            paint(picture, shown.em[m], masks[m, c], rgb(color(place)))
+        if bright is not None:
+            picture[~bright[m]] //= 3
+        present = [shown.classes[c] for c in order if masks[m, c].any()]
+        found.append(Image(png=png(picture), alt=f"{what} {crop}: {listed(present)}"))
+    return found
+
+
+def grey(em: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """em (H, W) as colours (H, W, 3) of few levels."""
+    step = 256 // GREY_LEVELS
+    return np.repeat((em // step * step)[..., None], 3, axis=-1)
+
+
+def paint(picture: NDArray[np.uint8], em: NDArray[np.uint8], mask: Masks, shade: tuple[int, int, int]) -> None:
+    """Lay a colour over the voxels of a mask (H, W); a third of the grey shows through."""
+    under = grey(em)[mask] // 3
+    picture[mask] = under + (np.array(shade) * 2 // 3).astype(np.uint8)
+
+
+def rgb(name: str) -> tuple[int, int, int]:
+    return int(name[1:3], 16), int(name[3:5], 16), int(name[5:7], 16)
+
+
+def errors(best: Shown, others: Sequence[Shown], name: str) -> Gallery:
+    """Where a class is found, missed and wrongly seen, in the patches that hold most of it."""
+    c = best.classes.index(name)
+    voxels = (best.present & best.known)[:, c].sum(axis=(1, 2))
+    chosen = [int(m) for m in np.argsort(-voxels, kind="stable")[:PATCHES_OF_WORST] if voxels[m]]
+    rows = [("EM", [Image(png=png(best.em[m]), alt=f"EM of {best.crops[m]}") for m in chosen])]
+    for shown, role in ((best, "best"), *((other, "baseline") for other in others)):
+        rows.append((role, [error_image(shown, m, c, role) for m in chosen]))
+    scores = listed([f"{s.trial.name} {short(s.trial.best.get(f'dice/{name}', math.nan), 3)}" for s in (best, *others)])
+    alt = (
+        f"{name} is the class with the lowest Dice of the best trial ({scores}). Green is found, orange a false alarm, "
+        "blue is missed; voxels in which the class is not annotated are dark."
+    )
+    return Gallery(
+        key="predictions-worst", title=f"The worst class, {name}", alt=alt, columns=[best.crops[m] for m in chosen],
+        rows=rows, legend=ERRORS, data=patch_data([best, *others], [name]),
+    )  # fmt: skip
+
+
+def error_image(shown: Shown, m: int, c: int, role: str) -> Image:
+    """One patch: right, false and missed voxels of a class in colour over the EM."""
+    predicted, present, known = shown.predicted[m, c], shown.present[m, c], shown.known[m, c]
+    picture = grey(shown.em[m])
+    counts = []
+    for mask, shade in (
+        (predicted & present, RIGHT),
+        (predicted & ~present, FALSE_ALARM),
+        (~predicted & present, MISSED),
+    ):
+        paint(picture, shown.em[m], mask & known, shade)
+        counts.append(int((mask & known).sum()))
+    picture[~known] //= 3
+    alt = f"{role}, {shown.crops[m]}: {counts[0]} voxels found, {counts[1]} false alarms, {counts[2]} missed"
+    return Image(png=png(picture), alt=alt)
+
+
+def patch_data(all_shown: Sequence[Shown], only: Sequence[str] = ()) -> pd.DataFrame:
+    """Voxels per trial, patch and class: annotated, true positive, false positive, false negative."""
+    rows = []
+    for shown in all_shown:
+        for m, crop in enumerate(shown.crops):
+            for c, name in enumerate(shown.classes):
+                if only and name not in only:
+                    continue
+                known, present, predicted = shown.known[m, c], shown.present[m, c], shown.predicted[m, c]
+                rows.append({
+                    "trial": shown.trial.name, "patch": m, "crop": crop, "class": name, "known": int(known.sum()),
+                    "tp": int((predicted & present & known).sum()), "fp": int((predicted & ~present & known).sum()),
+                    "fn": int((~predicted & present & known).sum()),
+                })  # fmt: skip
+    return pd.DataFrame(rows)

@@ -1,0 +1,78 @@
+"""What went wrong, and where the results came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from tune_app.reporting.findings import Findings, counted
+from tune_app.reporting.page import Section, Table
+from tune_app.trial import Trial
+
+EVIDENCE = ("diagnosis_evidence", "evidence")
+"""Columns of a row in which a trial may say what a diagnosis rests on."""
+
+
+def diagnoses(findings: Findings) -> Section:
+    """Every trial that went wrong, with its code, since when, and why."""
+    title = "Diagnoses"
+    rows = [row for trial in findings.sweep.trials for row in trial_diagnoses(trial)]
+    if not rows:
+        why = "no trial has begun" if not findings.sweep.trials else "no trial failed or was given a diagnosis"
+        return Section(key="diagnoses", title=title, nothing=f"Nothing to show: {why}.")
+    frame = pd.DataFrame(rows)
+    counts = ", ".join(f"{code} ({number})" for code, number in frame["code"].value_counts().items())
+    affected = frame["trial"].nunique()
+    text = f"{counted(affected, 'trial')} of {len(findings.sweep.trials)}: {counts}."
+    return Section(key="diagnoses", title=title, text=[text],
+                   parts=[Table(key="diagnoses-table", title="Trials with a diagnosis", frame=frame)])  # fmt: skip
+
+
+def trial_diagnoses(trial: Trial) -> Iterator[dict[str, Any]]:
+    """A row per code that a trial's history names, and one for a failure that no row names."""
+    seen: dict[str, list[Mapping[str, Any]]] = {}
+    for row in trial.history:
+        for code in str(row.get("diagnosis") or "").replace(",", " ").split():
+            seen.setdefault(code, []).append(row)
+    for code, found in seen.items():
+        said = next((str(found[0][key]) for key in EVIDENCE if found[0].get(key)), "")
+        yield {"trial": trial.name, "status": trial.status, "code": code, "first epoch": found[0]["epoch"],
+               "epochs": len(found), "evidence": said or (trial.reason if trial.failed else "")}  # fmt: skip
+    code = trial.status.partition(": ")[2] or "error"
+    if trial.failed and code not in seen:
+        yield {"trial": trial.name, "status": trial.status, "code": code, "first epoch": trial.epochs + 1,
+               "epochs": 0, "evidence": trial.reason}  # fmt: skip
+
+
+def manifest(findings: Findings) -> Section:
+    """manifest.json and the settings, every key on a line of its own."""
+    title = "Manifest"
+    recorded, settings = findings.sweep.manifest, findings.sweep.settings
+    if not recorded and not settings:
+        return Section(key="manifest", title=title,
+                       nothing="Nothing to show: manifest.json and sweep.yaml are missing or damaged.")  # fmt: skip
+    parts = [
+        Table(key=key, title=name, frame=flat(values), folded=folded)
+        for key, name, values, folded in (
+            ("manifest-table", "Where the results come from", recorded, False),
+            ("manifest-settings", "All settings", settings, True),
+        )
+        if values
+    ]
+    return Section(key="manifest", title=title, parts=parts)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> pd.DataFrame:
+    """key and value of a nested mapping."""
+    return pd.DataFrame(list(leaves(values, prefix)), columns=["key", "value"])
+
+
+def leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, default=str)
