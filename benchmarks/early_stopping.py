@@ -31,6 +31,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import optuna
 
 from benchmarks.harness import Result, main, number
 from benchmarks.learning_curves import Floats, Table, phantom
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Iterator[Result]:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     table = phantom(arguments.table)
     settings = default_settings()
     assert settings.trainer.epochs == table.epochs, "the curves are as long as a trial of the default budget"

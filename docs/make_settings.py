@@ -22,12 +22,16 @@ from tune_app.config import Settings
 from tune_app.data import DataVerbSettings
 from tune_app.export import ExportSettings
 from tune_app.frequencies import FrequenciesSettings
+from tune_app.plan import PlanSettings
+from tune_app.report import ReportSettings
 from tune_app.summary import SummarySettings
 from tune_app.user_settings import ENVIRONMENT
 
 PAGE = Path(__file__).with_name("settings.md")
 OTHER_VERBS = {
     "summary": SummarySettings,
+    "report": ReportSettings,
+    "plan": PlanSettings,
     "export": ExportSettings,
     "frequencies": FrequenciesSettings,
     "data": DataVerbSettings,
@@ -45,6 +49,7 @@ A list is written without spaces, `data.patch=[1,64,64]`; nothing is written `re
 `space.p=0.8` fixes a parameter of the search, `space.p=[0.5,1.2]` narrows it.
 """
 
+TAKES_ALL = "Takes all settings of `run`, too, but `resume=` and `extend=`.\n"
 TAKES_DATA = "Takes `data=` and the `data.…` settings of `run`, too.\n"
 
 
@@ -53,11 +58,18 @@ def settings_page() -> str:
     defaults = default_settings()
     parts = [INTRO, "## `python -m tune_app.run`\n", *sections(Settings, defaults), choices(), environment()]
     for verb, schema in OTHER_VERBS.items():
-        fields = [field for field in dataclasses.fields(schema) if field.name != "data"]
-        rows = [row(field.name, plain(field), docstrings(schema)[field.name]) for field in fields]
-        has_data = len(fields) < len(dataclasses.fields(schema))
-        parts += [f"## `python -m tune_app.{verb}`\n", TAKES_DATA if has_data else "", table(rows)]
+        own = docstrings(schema)
+        fields = [field for field in dataclasses.fields(schema) if field.name in own and field.name != "data"]
+        rows = [row(field.name, plain(field), own[field.name]) for field in fields]
+        parts += [f"## `python -m tune_app.{verb}`\n", also_takes(schema), table(rows)]
     return "\n".join(part for part in parts if part)
+
+
+def also_takes(schema: type) -> str:
+    """What a verb shares with `run`."""
+    if issubclass(schema, Settings):
+        return TAKES_ALL
+    return TAKES_DATA if any(field.name == "data" for field in dataclasses.fields(schema)) else ""
 
 
 def default_settings() -> dict[str, Any]:

@@ -20,6 +20,8 @@ from tune_app.config import Settings
 from tune_app.data import DataVerbSettings
 from tune_app.export import ExportSettings
 from tune_app.frequencies import FrequenciesSettings
+from tune_app.plan import PlanSettings
+from tune_app.report import ReportSettings
 from tune_app.summary import SummarySettings
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +34,8 @@ README = (ROOT / "README.md").read_text()
 SCHEMAS: dict[str, type] = {
     "run": Settings,
     "summary": SummarySettings,
+    "report": ReportSettings,
+    "plan": PlanSettings,
     "export": ExportSettings,
     "frequencies": FrequenciesSettings,
     "data": DataVerbSettings,

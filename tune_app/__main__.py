@@ -5,6 +5,8 @@ import sys
 VERBS = {
     "run": "start, resume or extend a sweep            run family=seesaw · run resume=latest · run preset=NAME",
     "summary": "the leaderboard of a sweep                 summary sweep=latest format=md",
+    "report": "one HTML file of a sweep, offline          report sweep=latest",
+    "plan": "what a sweep will cost, before it starts   plan family=seesaw measure=true",
     "export": "the best configurations, with weights      export sweep=latest top=3 out=best/",
     "frequencies": "exact class counts of the training crops   frequencies data=cellmap data.root=PATH",
     "data": "make the phantom, check a data set         data action=check data=cellmap data.root=PATH",

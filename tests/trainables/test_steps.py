@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 
 import pytest
@@ -11,20 +10,17 @@ import torch
 from trainables.steps import Waiting, prepare_ahead
 
 
-def test_waiting_counts_the_seconds_between_asking_and_getting():
-    def slow():
-        for number in range(3):
-            time.sleep(0.02)
-            yield number
+def test_waiting_counts_the_seconds_between_asking_and_getting(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("trainables.steps.time.perf_counter", lambda: clock[0])
 
-    waiting = Waiting(slow())
-    got = []
-    for number in waiting:
-        got.append(number)
-        time.sleep(0.1)
-    assert got == [0, 1, 2]
-    assert waiting.seconds >= 0.06
-    assert waiting.seconds < 0.3  # not the time of its user
+    def pass_time(seconds: float) -> None:
+        clock[0] += seconds
+
+    waiting = Waiting(pass_time(2) or number for number in range(3))
+    for _ in waiting:
+        pass_time(100)  # its user's
+    assert waiting.seconds == 6
 
 
 def test_waiting_passes_errors_on():
