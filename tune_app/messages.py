@@ -73,6 +73,7 @@ def next_steps(name: str, more: bool) -> list[str]:
     """Commands worth typing after a sweep; more: further trials can be added to it."""
     steps = [
         f"python -m tune_app.export sweep={name} top=3 out=best/",
+        f"python -m tune_app.report sweep={name}",
         f"python -m tune_app.summary sweep={name} reference=published",
     ]
     return [*steps, f"python -m tune_app.run extend={name} search.num_samples=20"] if more else steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import pytest
@@ -89,7 +90,7 @@ def assert_graph_is_up_to_date(engine: Engine, batch: tuple[Tensor, Tensor]) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("device", CPU_AND_CUDA)
-def test_a_captured_graph_sees_weights_and_loss_that_were_replaced_in_place(device: str):
+def test_a_captured_graph_sees_weights_and_loss_that_were_replaced_in_place(device: str, caplog):
     """Real Inductor. Another seed, another family, then a checkpoint: each must show in the graph captured before."""
     engine = make("seesaw", device=device, compiled=True)
     batch = engine._patches(engine.validator.batches[0])
@@ -99,7 +100,7 @@ def test_a_captured_graph_sees_weights_and_loss_that_were_replaced_in_place(devi
     second = assert_graph_is_up_to_date(engine, batch)
     engine.model.load_state_dict(saved)
     third = assert_graph_is_up_to_date(engine, batch)
-    assert engine.evaluation_step.compiled
+    assert engine.evaluation_step.compiled, [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert not torch.allclose(first[1], second[1])
     assert torch.equal(first[1], third[1])
     assert not torch.allclose(first[0], third[0])  # the same weights, but the loss of another family

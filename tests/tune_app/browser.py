@@ -80,12 +80,17 @@ class Browser:
 
     def open(self, path: Path, size: tuple[int, int] = LAPTOP) -> None:
         """Open a file and wait until it has been loaded and its scripts have run."""
-        width, height = size
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.resize(size)
         self._loaded = False
         self.call("Page.navigate", url=path.absolute().as_uri())
         while not self._loaded:
             self._receive()
+
+    def resize(self, size: tuple[int, int]) -> None:
+        """Make the window as large, and wait until the page has been laid out anew."""
+        width, height = size
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.evaluate("new Promise(done => setTimeout(() => requestAnimationFrame(done), 400))")
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page; promises are waited for."""

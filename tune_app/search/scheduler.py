@@ -8,10 +8,9 @@ the sweep folder, and rungs follow from the recorded curves alone.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -64,6 +63,7 @@ class ResumableAsha(AsyncHyperBandScheduler):
         baseline: str = "",
     ) -> None:
         self._recheck, self._baseline = recheck, baseline
+        self._share = (1 - 1 / reduction_factor) * 100 / 100  # as Ray gives it to np.nanpercentile
         self._ascending: dict[float, list[float]] = defaultdict(list)  # the values of each rung
         super().__init__(
             time_attr="epoch",
@@ -106,30 +106,47 @@ class ResumableAsha(AsyncHyperBandScheduler):
         """Whether the trial would be stopped if it came to its last rung now, after all others there."""
         for epoch, values in self._brackets[0]._rungs:
             if name in values:
-                if len(self._ascending[epoch]) != len(values):  # recorded values never change: the rung has grown
-                    self._ascending[epoch] = sorted(values.values())
-                share = 1 - 1 / self._reduction_factor
-                return values[name] < quantile_without(self._ascending[epoch], values[name], share)
+                return values[name] < quantile_without(self._ascending[epoch], values[name], self._share)
         return False
 
     def _record(self, name: str, epoch: int, value: float) -> str:
+        """Ray's decision at the highest rung that the trial has come to, from values that are kept in order: Ray's own
+        goes through the whole rung."""
         if self._baseline and name.partition("_")[2] == self._baseline:
             return TrialScheduler.CONTINUE
         value = value if math.isfinite(value) else WORST
-        return self._brackets[0].on_result(SimpleNamespace(trial_id=name), epoch, value)
+        for milestone, values in self._brackets[0]._rungs:
+            if epoch >= milestone and name not in values:
+                ascending = self._ascending[milestone]
+                is_poor = bool(ascending) and value < quantile(ascending, self._share)
+                values[name] = value
+                insort(ascending, value)
+                return TrialScheduler.STOP if is_poor else TrialScheduler.CONTINUE
+        return TrialScheduler.CONTINUE
+
+
+def quantile(ascending: Sequence[float], share: float) -> float:
+    """np.quantile of values in order, interpolated linearly, to the last bit."""
+    place = share * (len(ascending) - 1)
+    return _between(ascending[int(place)], ascending[min(int(place) + 1, len(ascending) - 1)], place % 1)
 
 
 def quantile_without(ascending: Sequence[float], value: float, share: float) -> float:
-    """The quantile of the values without one that equals `value`, interpolated linearly; −∞ where none is left.
+    """The quantile of the values without one that equals `value`; −∞ where none is left.
 
     In logarithmic time: it is asked for at every epoch of every trial.
     """
     left_out, last = bisect_left(ascending, value), len(ascending) - 2
     if last < 0:
         return -math.inf
-    below = int(share * last)
-    low, high = (ascending[i + (i >= left_out)] for i in (below, min(below + 1, last)))
-    return low + (share * last - below) * (high - low)
+    place = share * last
+    low, high = (ascending[i + (i >= left_out)] for i in (int(place), min(int(place) + 1, last)))
+    return _between(low, high, place % 1)
+
+
+def _between(low: float, high: float, share: float) -> float:
+    """As NumPy interpolates: from the nearer of the two."""
+    return high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share
 
 
 class RunToTheEnd(FIFOScheduler):

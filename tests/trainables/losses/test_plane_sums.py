@@ -169,17 +169,16 @@ def test_inductor_gives_the_same_loss_and_gradient(channels_last: bool) -> None:
 
 @pytest.mark.slow
 @INDUCTOR
-def test_inductor_moves_five_passes_of_bytes(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_inductor_moves_five_passes_of_bytes(caplog: pytest.LogCaptureFixture) -> None:
     """By Inductor's own account of what its kernels read and write: logits and target twice, the gradient once."""
     from torch._functorch import config as autograd_config
     from torch._inductor import compile_fx, config, metrics
 
-    monkeypatch.setattr(config, "fx_graph_cache", False)  # what comes from the cache is not counted
-    monkeypatch.setattr(autograd_config, "enable_autograd_cache", False)
     caplog.set_level("INFO", logger=compile_fx.inductor_metrics_log.name)  # else it does not count
     logits, target, _ = make_batch((4, 3, 64, 64))
     torch._dynamo.reset()
     metrics.reset()
     step = torch.compile(seesaw().with_counts, fullgraph=True, dynamic=False)
-    step(logits.requires_grad_(), target)[0].backward()
+    with config.patch(fx_graph_cache=False), autograd_config.patch(enable_autograd_cache=False):
+        step(logits.requires_grad_(), target)[0].backward()  # what comes from a cache is not counted
     assert 5 * logits.nbytes <= metrics.num_bytes_accessed <= 5.1 * logits.nbytes
