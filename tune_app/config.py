@@ -7,6 +7,7 @@ experiment=). Sources, weakest first: dataclass defaults, conf/, the user's sett
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -45,8 +46,8 @@ class SchedulerSettings:
     name: str = "auto"
     """asha, none, or auto: asha for a search; none for family=compare, preset= and trial=."""
     grace_period: int = 0
-    """Epochs before a trial may be stopped; 0: a tenth of trainer.epochs, at least 1."""
-    reduction_factor: float = 3.0
+    """Epochs before a trial may be stopped; 0: until the learning rate has risen (trainer.pct_start), at least 1."""
+    reduction_factor: float = 4.0
     """η: at each rung the best 1/η go on."""
 
     def __post_init__(self) -> None:
@@ -54,7 +55,7 @@ class SchedulerSettings:
         require(self.grace_period >= 0, "scheduler.grace_period", self.grace_period, "must not be negative", "Use 0")
         require(
             self.reduction_factor > 1,
-            "scheduler.reduction_factor", self.reduction_factor, "must be greater than 1", "Use 3",
+            "scheduler.reduction_factor", self.reduction_factor, "must be greater than 1", "Use 4",
         )  # fmt: skip
 
 
@@ -192,4 +193,5 @@ class Settings:
     @property
     def grace_period(self) -> int:
         """Epochs before ASHA may stop a trial."""
-        return min(self.trainer.epochs, self.scheduler.grace_period or max(1, self.trainer.epochs // 10))
+        risen = math.ceil(self.trainer.pct_start * self.trainer.epochs)
+        return min(self.trainer.epochs, self.scheduler.grace_period or max(1, risen))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from tune_app.planning.record import record_plan
 from tune_app.ray_session import RaySession, TrialResources, dashboard_hint
 from tune_app.results import Sweep
-from tune_app.search.arms import BASELINE, same_arms
+from tune_app.search.arms import BASELINE, planned_arms, same_arms
 from tune_app.sweep import Prepared
 
 
@@ -50,8 +50,11 @@ def _baseline_line(prepared: Prepared) -> str:
 
 
 def _warnings(prepared: Prepared) -> Iterable[str]:
-    for names in same_arms(prepared.arms, prepared.counts, prepared.window_voxels):
-        yield f"note: {', '.join(names)} come out as the same effective weights: one arm, compared as one"
+    settings = prepared.settings
+    for names in same_arms(planned_arms(settings, prepared.space), prepared.counts, prepared.window_voxels):
+        listed = settings.single_arms or settings.search.name == "grid"
+        once = "one arm, compared as one" if listed else "only the first is tried"
+        yield f"note: {', '.join(names)} come out as the same effective weights: {once}"
     for name in classes_without_annotation(prepared):
         yield f"warning: class {name} is annotated in no training crop: its channel learns nothing and has no Dice"
 

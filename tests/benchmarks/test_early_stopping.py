@@ -86,7 +86,19 @@ def test_held_is_the_best_observed_at_what_it_is_worth() -> None:
         Step(0, 0, 0, 3, 0.20),  # no new best, but the trial has gone on
         Step(1, 1, 0, 2, 0.55),
     ]
-    assert list(early_stopping.held_values(steps, values)) == pytest.approx([0.0, 0.2, 0.2, 0.3, 0.5])
+    assert list(early_stopping.held_values(steps, values, 1)) == pytest.approx([0.0, 0.2, 0.2, 0.3, 0.5])
+    assert list(early_stopping.held_values(steps, values, 2)) == pytest.approx([0.0, 0.2, 0.4, 0.4, 0.5])
+
+
+def test_the_first_place_of_the_grid_may_be_luck(wanted: list[dict], tmp_path: Path) -> None:
+    """Two seeds; the best one wins with the first, a lucky one with the second."""
+    best, lucky = PUBLISHED[2], PUBLISHED[5]
+    lines, path = tmp_path / "lines.jsonl", tmp_path / "table.json.gz"
+    finals = {(best, 0): 0.6, (best, 1): 0.6, (lucky, 0): 0.3, (lucky, 1): 0.7}
+    runs = [run_of(c, seed, finals.get((c["name"], seed), 0.2)) for c in wanted for seed in range(2)]
+    lines.write_text("\n".join(json.dumps(run) for run in runs))
+    record_curves.write_table(wanted, 2, lines, path)
+    assert early_stopping.first_places_of_the_grid(phantom(path)) == [True, False]
 
 
 def test_the_target_is_the_best_published_one_less_the_tolerance(wanted: list[dict], tmp_path: Path) -> None:

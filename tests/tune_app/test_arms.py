@@ -8,9 +8,18 @@ import math
 import pytest
 from planned import COUNTS, PAPER_COUNTS, settings_of
 
-from search_spaces import PUBLISHED, ClassCounts, Float, families, get_family, parameters_of
+from search_spaces import (
+    PUBLISHED,
+    ClassCounts,
+    Float,
+    all_presets,
+    effective_signature,
+    families,
+    get_family,
+    parameters_of,
+)
 from tune_app.errors import InputError
-from tune_app.search.arms import Arm, grid, planned_arms, same_arms, searched_space, with_baseline
+from tune_app.search.arms import Arm, distinct, grid, planned_arms, same_arms, searched_space, with_baseline
 
 
 def planned(*words: str) -> list[Arm]:
@@ -30,9 +39,30 @@ def test_a_search_begins_with_the_presets_of_its_family(family):
     assert [arm.preset for arm in arms][: len(published)] == published
 
 
+def test_families_take_turns():
+    order = [arm.family for arm in planned("family=all")]
+    assert order[: len(families())] == list(dict.fromkeys(order)), "each once before any comes again"
+    assert sorted(order) == sorted(preset.family for preset in all_presets().values())
+    of_each = {family: [a.preset for a in planned("family=all") if a.family == family] for family in families()}
+    assert of_each == {family: labels(f"family={family}") for family in families()}, "within a family in its own order"
+
+
 def test_presets_can_be_left_out_and_are_cut_to_the_number_of_trials():
     assert planned("family=seesaw", "search.presets_first=false") == []
-    assert labels("family=seesaw", "search.num_samples=2") == ["seesaw_default", "seesaw_strong_mitigate"]
+    arms, _ = planned_with_baseline("family=seesaw", "search.num_samples=2", "search.baseline=false")
+    assert [arm.label for arm in arms] == ["seesaw_default", "seesaw_strong_mitigate"]
+
+
+@pytest.mark.parametrize("search", ["optuna", "random"])
+def test_a_search_trains_the_same_weights_once(search):
+    words = ("family=all", f"search={search}", "search.num_samples=99")
+    arms, _ = planned_with_baseline(*words, counts=PAPER_COUNTS)
+    signatures = [effective_signature(arm.loss_config(PAPER_COUNTS), PAPER_COUNTS, window_voxels=1e9) for arm in arms]
+    every = planned(*words)
+    assert len(set(signatures)) == len(signatures) < len(every)
+    assert set(signatures) == {
+        effective_signature(arm.loss_config(PAPER_COUNTS), PAPER_COUNTS, window_voxels=1e9) for arm in every
+    }
 
 
 def test_narrowing_drops_the_presets_outside():
@@ -158,6 +188,7 @@ def test_a_search_begins_with_the_untuned_baseline(family, search):
     assert [arm.label for arm in arms].count("weight_uniform") == 1
     assert baseline == "weight_uniform"
     others = planned(f"family={family}", f"search={search}", "search.grid_points=2")
+    others = others if search == "grid" else distinct(others, COUNTS, 1e9)
     kept = [arm for arm in others if arm.label != "weight_uniform"]
     assert arms[1:] == (kept if search == "grid" else kept[: len(arms) - 1])
 
@@ -173,7 +204,7 @@ def test_a_search_begins_with_the_untuned_baseline(family, search):
 def test_an_arm_that_comes_out_as_uniform_weights_is_the_baseline(words, label, counts):
     arms, baseline = planned_with_baseline(*words.split(), counts=counts)
     assert (arms[0].label, baseline) == (label, label)
-    assert sorted(arm.label for arm in arms) == sorted(labels(*words.split()))
+    assert {arm.label for arm in arms} <= set(labels(*words.split()))
 
 
 def test_the_sampler_learns_from_the_baseline_where_it_lies_in_the_space():

@@ -234,15 +234,16 @@ def test_a_preset_brings_its_family():
 @pytest.mark.parametrize(
     ("words", "trials", "grace"),
     [
-        (["family=compare"], 15, 3),
-        (["family=compare", "seeds=3", "trainer=published"], 45, 6),
-        (["preset=seesaw_default", "seeds=2"], 2, 3),
-        (["family=seesaw", "search.num_samples=7"], 7, 3),
+        (["family=compare"], 15, 5),
+        (["family=compare", "seeds=3", "trainer=published"], 45, 3),
+        (["family=compare", "experiment=class_weighting"], 15, 6),
+        (["preset=seesaw_default", "seeds=2"], 2, 5),
+        (["family=seesaw", "search.num_samples=7"], 7, 5),
         (["family=seesaw", "search.num_samples=2", "scheduler.grace_period=99"], 2, 9),
         (
             ["family=seesaw", "search=grid", "search.grid_points=3"],
             1 + 3 + 9 - 1,
-            3,
+            5,
         ),  # baseline; one preset on the grid
     ],
 )

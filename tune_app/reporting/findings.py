@@ -70,7 +70,7 @@ class Findings:
         if not stopped and not self._stops_early(scheduler):
             return ()
         grace = int(scheduler.get("grace_period") or max(1, self.epochs // 10))
-        return rung_epochs(self.epochs, grace, float(scheduler.get("reduction_factor", 3)))
+        return rung_epochs(self.epochs, grace, float(scheduler.get("reduction_factor", 4)))
 
     def _stops_early(self, scheduler: Mapping[str, Any]) -> bool:
         settings = self.sweep.settings

@@ -73,7 +73,10 @@ def searched_space(settings: Settings) -> Space:
 
 
 def planned_arms(settings: Settings, space: Space) -> list[Arm]:
-    """The arms that are fixed beforehand, in order: presets first, then the grid of a grid search."""
+    """The arms that are fixed beforehand, in order: presets first, then the grid of a grid search.
+
+    As they are written, before `with_baseline` knows the data: it leaves out repeats and what is too many.
+    """
     seeds = range(settings.seed, settings.seed + settings.seeds)
     if settings.trial:
         return [exported_arm(Path(settings.trial), seed, own=settings.seed == 0) for seed in seeds]
@@ -85,23 +88,35 @@ def planned_arms(settings: Settings, space: Space) -> list[Arm]:
             f"seeds={settings.seeds}: a search has no fixed arms to repeat; family=compare, preset= and trial= have. "
             "Leave seeds= out, or give one of these"
         )
-    arms = list(_presets_of(settings, space)) if settings.search.presets_first else []
+    arms = in_turn(_presets_of(settings, space)) if settings.search.presets_first else []
     if settings.search.name != "grid":
-        return arms[: settings.search.num_samples]
+        return arms
     tried = [dict(arm.searched) for arm in arms]
     points = [point for point in grid(space, settings.search.grid_points) if point not in tried]
     return arms + [Arm(family=settings.family, point=p, seed=settings.seed, searched=p) for p in points]
 
 
+def in_turn(arms: Iterable[Arm]) -> list[Arm]:
+    """One of each family, then the second of each, and so on: whatever a search is stopped at, it has seen them all."""
+    families: dict[str, list[Arm]] = {}
+    for arm in arms:
+        families.setdefault(arm.family, []).append(arm)
+    rounds = itertools.zip_longest(*families.values())
+    return [arm for one_of_each in rounds for arm in one_of_each if arm is not None]
+
+
 def with_baseline(
     settings: Settings, arms: list[Arm], space: Space, counts: ClassCounts, window_voxels: float
 ) -> tuple[list[Arm], str]:
-    """The planned arms with the untuned baseline among them, first where there is a search, and the baseline's label.
+    """The arms that are tried: the planned ones with the untuned baseline among them, and the baseline's label.
 
-    An arm that comes out as uniform weights is the baseline, whatever its name, and no other is added. "" and the arms
-    as they are where `search.baseline` wants none.
+    A search trains what comes out as the same effective weights once, begins with the baseline, and has no more arms
+    than trials; a list (compare, preset=, trial=, a grid) stays as it is written. An arm that comes out as uniform
+    weights is the baseline, whatever its name, and no other is added. "" where `search.baseline` wants none.
     """
-
+    listed = settings.single_arms or settings.search.name == "grid"
+    if not listed:
+        arms = distinct(arms, counts, window_voxels)[: settings.search.num_samples]
     uniform = _preset_arm(get_preset(BASELINE), settings.seed, _searched_baseline(settings, space))
     signatures = [
         effective_signature(arm.loss_config(counts), counts, window_voxels=window_voxels) for arm in (uniform, *arms)
@@ -114,7 +129,7 @@ def with_baseline(
         seeds = [] if same else dict.fromkeys(arm.seed for arm in arms)
         return arms + [replace(uniform, seed=seed) for seed in seeds], first.label
     ordered = [first, *(arm for arm in arms if arm is not first)]
-    return ordered if settings.search.name == "grid" else ordered[: settings.search.num_samples], first.label
+    return ordered if listed else ordered[: settings.search.num_samples], first.label
 
 
 def _wants_baseline(settings: Settings, *, there: bool) -> bool:
@@ -204,6 +219,14 @@ def read_exported(path: Path) -> dict[str, Any]:
             f"trial={path}: no exported configuration, it lacks {', '.join(missing) or 'loss.params'}. {make_one}"
         )
     return config
+
+
+def distinct(arms: Iterable[Arm], counts: ClassCounts, window_voxels: float) -> list[Arm]:
+    """The arms without those that come out as the same effective weights as an earlier one."""
+    first: dict[str, Arm] = {}
+    for arm in arms:
+        first.setdefault(effective_signature(arm.loss_config(counts), counts, window_voxels=window_voxels), arm)
+    return list(first.values())
 
 
 def same_arms(arms: Iterable[Arm], counts: ClassCounts, window_voxels: float | None = None) -> list[list[str]]:
