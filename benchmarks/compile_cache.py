@@ -1,4 +1,4 @@
-"""What compiling costs a sweep: python -m benchmarks.compile_cache (… minutes on two cores).
+"""What compiling costs a sweep: python -m benchmarks.compile_cache (5 minutes on two cores).
 
 **Cache.** Seconds that Dynamo and Inductor take in a process that finds the graphs of another one on disk ÷ in the one
 that compiled them, both from their first training step through their first validation batch (Dynamo's own callbacks, so

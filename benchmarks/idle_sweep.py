@@ -126,6 +126,7 @@ def with_ray(folder: Path, trials: int, family: str, clock: Clock) -> Cost:
         from tune_app.display import Display
         from tune_app.driver_memory import nothing_read_back
         from tune_app.search.study import open_study
+        from tune_app.search.watch import Watch
         from tune_app.sweep import _progress, _quiet
         from tune_app.tuner import build_tuner
 
@@ -142,7 +143,8 @@ def with_ray(folder: Path, trials: int, family: str, clock: Clock) -> Cost:
                 if self.progress.ended.total() == trials:
                     last_ended()
 
-        display = Counting(_progress(prepared, resources, study), stream=Nowhere())
+        watch = Watch(prepared.settings.diagnosis, folder / "trials")
+        display = Counting(_progress(prepared, resources, study), stream=Nowhere(), watch=watch)
         tuner = build_tuner(prepared, resources, study, display, trainable=IdleTrial)
         with _quiet(0), nothing_read_back(), measured(cost, clock) as last_ended:
             tuner.fit()
@@ -168,12 +170,13 @@ def alone(folder: Path, trials: int, family: str, clock: Clock) -> Cost:
     """Searcher, scheduler and study only."""
     from tune_app.ray_session import TrialResources
     from tune_app.search.study import open_study
+    from tune_app.search.watch import Watch
     from tune_app.tuner import build_scheduler, build_searcher
 
     prepared, cost = prepared_sweep(folder, trials, family), Cost(trials=trials)
     study = open_study(folder, "sweep")
     searcher = build_searcher(prepared, TrialResources(cpus=1, gpus=0, slots=SLOTS), study)
-    scheduler = build_scheduler(prepared, study)
+    scheduler = build_scheduler(prepared, study, Watch(prepared.settings.diagnosis, folder / "trials"))
     with measured(cost, clock) as last_ended:
         cost.results = drive(searcher, scheduler)
         last_ended()

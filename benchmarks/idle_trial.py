@@ -10,10 +10,11 @@ from ray import tune
 CLASSES = ("nuc", "mito_mem", "er_mem", "pm", "golgi_mem")
 PER_CLASS = (
     "dice/{}", "iou/{}", "precision/{}", "recall/{}", "support/{}", "fg_pred/{}", "fg_true/{}", "loss/{}", "weight/{}",
-    "shift/{}", "sigmoid/{}/min", "sigmoid/{}/max", "sigmoid/{}/mean", "sigmoid/{}/above_half",
+    "shift/{}", "sigmoid/{}/min", "sigmoid/{}/max", "sigmoid/{}/mean", "sigmoid/{}/sd", "sigmoid/{}/above_half",
 )  # fmt: skip
 SCALARS = (
-    "mean_iou", "val_loss", "loss", "grad_norm", "lr", "seconds_load", "seconds_compute", "seconds_validate",
+    "mean_iou", "val_loss", "loss", "grad_norm", "skipped_share", "grad_scale", "weight_growth", "lr",
+    "seconds_load", "seconds_compute", "seconds_validate",
     "seconds_epoch", "patches_per_s",
 )  # fmt: skip
 KEYS = (*SCALARS, *(key.format(name) for key in PER_CLASS for name in CLASSES))

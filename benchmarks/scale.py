@@ -1,7 +1,7 @@
 """What the driver of a sweep costs, for 250, 1 000 and 4 000 trials of a trainable that does nothing.
 
 Every sweep runs in a process of its own, with a real Ray and all of ours round it: the study's journal in a folder,
-TPE, ASHA, the loggers, the keeper of checkpoints and the display. A trial reports its 85 figures up to three times;
+TPE, ASHA, the loggers, the keeper of checkpoints and the display. A trial reports its 93 figures up to three times;
 ASHA stops two thirds of them after the first. Compared is the processor time of the driver, all its threads, which a
 shared machine disturbs less than wall time; waiting for the disk is not in it, and would be linear. The same is done
 without Ray, several times: searcher, scheduler and study in one process, which is where a cost could grow.

@@ -67,7 +67,8 @@ def efficiency(
     slots = usable_cpus()
     measured = []
     for repetition in range(repetitions):
-        sweep, command = run_sweep(folder, f"{what.replace(' ', '_')}_{repetition}", *words, cache=cache)
+        name = f"{what.replace(',', '').replace(' ', '_')}_{repetition}"
+        sweep, command = run_sweep(folder, name, *words, cache=cache)
         measured.append((times_of_sweep(sweep), command))
     return Result(
         claim=f"seconds in steps ÷ (slots × wall), {what}",

@@ -124,6 +124,7 @@ class Engine:
         self.settings.trainer, self.seed, self.epoch = trainer, seed, 0
         torch.manual_seed(seed)
         self.model.load_state_dict(self._new_model().state_dict())  # drawn on the CPU: the same on every device
+        self._first_weight_norm = self._weight_norm()
         self._new_optimizer()
         self.sampler = PatchSampler(self.dataset, side="train", batch_size=trainer.batch_size, seed=seed)
         self.record.reset()
@@ -149,7 +150,12 @@ class Engine:
         return self.record.arrays()
 
     def run_epoch(self) -> Row:
-        """Train one epoch and validate: the flat row of metrics. NaN in loss or weights makes `diagnosis` "nan"."""
+        """Train one epoch and validate: the flat row of metrics. NaN in loss or weights makes `diagnosis` "nan".
+
+        What else may have gone wrong is for the reader of the rows to say: skipped_share is that of steps whose
+        gradient was not finite, grad_scale is 0 where gradients are not scaled, weight_growth is the norm of all
+        weights ÷ that before the first step.
+        """
         started = self._now()
         seconds_load = self._train_epoch()
         training, finite = self.sums.read(), self._weights_are_finite()  # the host waits here, for the first time
@@ -214,13 +220,22 @@ class Engine:
         tensors = [t for t in self.model.state_dict().values() if t.is_floating_point()]
         return bool(torch.stack([t.isfinite().all() for t in tensors]).all())
 
+    def _weight_norm(self) -> float:
+        """√Σ w² over all parameters; one sync."""
+        return float(torch.stack(torch._foreach_norm([p.detach() for p in self.parameters])).norm())
+
     def _training_metrics(self, training: dict[str, Any]) -> Row:
         per_class = {
             "loss": training["per_class"],
             "weight": self.loss.weight.tolist(),
             "shift": self.loss.shift.tolist(),
         }
-        row = {"loss": training["loss"], "grad_norm": training["grad_norm"], "lr": self.optimizer.param_groups[0]["lr"]}
+        row = {name: training[name] for name in ("loss", "grad_norm", "skipped_share")}
+        row |= {
+            "grad_scale": self.scaler.get_scale() if self.scaler.is_enabled() else 0.0,
+            "weight_growth": self._weight_norm() / self._first_weight_norm,
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
         for name, values in per_class.items():
             row |= {f"{name}/{c}": v for c, v in zip(self.classes, values)}
         return row

@@ -13,7 +13,10 @@ from torch import Tensor
 
 
 class TrainingSums:
-    """Loss, loss per class and gradient norm of an epoch. Adding never waits for the device."""
+    """Loss, loss per class and gradient norm of an epoch, and the share of steps without a finite gradient.
+
+    Adding never waits for the device.
+    """
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
         # loss, batches | per-class losses | per-class batches | gradient norms, batches with a finite one
@@ -47,6 +50,7 @@ class TrainingSums:
             "loss": _mean(*loss),
             "per_class": [_mean(total, count) for total, count in zip(losses, batches)],
             "grad_norm": _mean(*norm),
+            "skipped_share": 1 - norm[1] / loss[1] if loss[1] else math.nan,
         }
 
 

@@ -41,7 +41,7 @@ class Validator:
 
     @torch.no_grad()
     def run(self, step: Step) -> dict[str, Any]:
-        """One pass, read once at its end: counts and histograms (numpy, int64), `val_loss` and `sigmoid` (C, 4).
+        """One pass, read once at its end: counts and histograms (numpy, int64), `val_loss` and `sigmoid` (C, 5).
 
         step: (em, labels) → (loss 0-d, logits (N, C, *S) as thresholded, target (N, C, *S)).
         """
@@ -81,10 +81,10 @@ class Batches(Sequence[PackedBatch]):
 
 
 def sigmoid_statistics(logits: Tensor) -> Tensor:
-    """min, max, mean of σ(z) and the share of voxels above ½, per class: (C, 4). logits: (N, C, *S)."""
+    """min, max, mean, standard deviation of σ(z) and the share above ½, per class: (C, 5). logits: (N, C, *S)."""
     flat = logits.transpose(0, 1).flatten(1)
     p = torch.sigmoid(flat)
-    return torch.stack([p.amin(1), p.amax(1), p.mean(1), (flat > 0).float().mean(1)], dim=1)
+    return torch.stack([p.amin(1), p.amax(1), p.mean(1), p.std(1), (flat > 0).float().mean(1)], dim=1)
 
 
 def scores(result: Mapping[str, Any], classes: Sequence[str]) -> dict[str, float]:
@@ -104,7 +104,7 @@ def scores(result: Mapping[str, Any], classes: Sequence[str]) -> dict[str, float
     row["val_loss"] = result["val_loss"]
     for name, values in per_class.items():
         row |= {f"{name}/{c}": v for c, v in zip(classes, values.tolist())}
-    for index, name in enumerate(("min", "max", "mean", "above_half")):
+    for index, name in enumerate(("min", "max", "mean", "sd", "above_half")):
         row |= {f"sigmoid/{c}/{name}": float(v) for c, v in zip(classes, result["sigmoid"][:, index])}
     return row
 

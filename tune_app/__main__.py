@@ -5,6 +5,7 @@ import sys
 VERBS = {
     "run": "start, resume or extend a sweep            run family=seesaw · run resume=latest · run preset=NAME",
     "summary": "the leaderboard of a sweep                 summary sweep=latest format=md",
+    "confirm": "replicates: is the winner a winner?        confirm sweep=latest top=4 replicates=5",
     "report": "one HTML file of a sweep, offline          report sweep=latest",
     "plan": "what a sweep will cost, before it starts   plan family=seesaw measure=true",
     "export": "the best configurations, with weights      export sweep=latest top=3 out=best/",

@@ -7,13 +7,13 @@ import math
 import pandas as pd
 
 from tune_app.baseline import baseline_trials, verdicts
-from tune_app.results import Sweep
+from tune_app.results import ARMS, Sweep, resume_command, spoken
 
 PHANTOM = "PHANTOM DATA: generated volumes. These scores say nothing about real electron microscopy."
 
 
 def notices(sweep: Sweep) -> list[str]:
-    go_on = f"go on with: python -m tune_app.run resume={sweep.folder}"
+    go_on = f"go on with: {resume_command(sweep.folder)}"
     state = {
         "running": ["the sweep is still running: the ranks are not final"],
         "crashed": [f"the driver ended without finishing the sweep; {go_on}"],
@@ -22,11 +22,14 @@ def notices(sweep: Sweep) -> list[str]:
     return [*([PHANTOM] if sweep.phantom else []), *state, *sweep.notices]
 
 
-def cautions(sweep: Sweep, board: pd.DataFrame) -> list[str]:
+def cautions(sweep: Sweep, board: pd.DataFrame, *, confirmed: bool = False) -> list[str]:
+    """How far a leaderboard can be trusted. confirmed: replicates have already said what can be told apart."""
     ranked = board[board["rank"].notna()]
     if ranked.empty:
         return ["No trial has a score yet.", *([] if baseline_trials(sweep) else verdicts(sweep))]
-    found = ["A row is one run: a screening score, not a result. Repeat the best with seeds= before choosing."]
+    found = ["A row of the leaderboard is one run: a screening score, not a result."]
+    if not confirmed and not (sweep.folder / ARMS).is_file():
+        found[0] += f" Before choosing: python -m tune_app.confirm sweep={spoken(sweep.folder)}"
     noise = sweep.noise()
     if noise is not None:
         found.append(

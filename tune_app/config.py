@@ -123,6 +123,46 @@ class CheckpointSettings:
 
 
 @dataclass(kw_only=True)
+class DiagnosisSettings:
+    """When something has gone wrong in a trial, see `tune_app.diagnosis` and docs/diagnoses.md."""
+
+    stop_hopeless: bool = True
+    """End trials that have diverged or collapsed: nothing better is to come."""
+    diverged_growth: float = 100.0
+    """diverged: the norm of all weights is this many times that before the first step, …"""
+    diverged_loss: float = 1.5
+    """… or the training loss, for two epochs, this many times that of the first epoch."""
+    collapsed_sd: float = 1e-4
+    """collapsed: σ(logit) varies by less than this (standard deviation over voxels) in every class, …"""
+    collapsed_band: float = 100.0
+    """… or no class has between 1/100 and 100 times its true foreground; …"""
+    collapsed_epochs: int = 3
+    """… for so many epochs."""
+    overflow_share: float = 0.1
+    """amp_overflow: more than this share of the steps was skipped in each of two epochs after the first."""
+    dead_epochs: int = 5
+    """dead_class: no voxel of a class that is there was predicted for so many epochs."""
+    degraded_epochs: int = 5
+    """late_degradation: the best epoch is so many epochs past, …"""
+    degraded_dice: float = 0.1
+    """… and its mean Dice is above that of so many last epochs by this much."""
+    plateau_epochs: int = 10
+    """plateau: in so many epochs, at more than a tenth of the highest learning rate, …"""
+    plateau_dice: float = 0.002
+    """… mean Dice has gained less than this."""
+
+    def __post_init__(self) -> None:
+        for name in ("collapsed_epochs", "dead_epochs", "degraded_epochs", "plateau_epochs"):
+            require(getattr(self, name) >= 1, f"diagnosis.{name}", getattr(self, name), "must be at least 1", "Use 5")
+        for name in ("diverged_growth", "diverged_loss", "collapsed_band"):
+            require(getattr(self, name) > 1, f"diagnosis.{name}", getattr(self, name), "must be above 1", "Use 100")
+        for name in ("collapsed_sd", "degraded_dice", "plateau_dice"):
+            require(getattr(self, name) >= 0, f"diagnosis.{name}", getattr(self, name), "must be ≥ 0", "Use 0.01")
+        share = self.overflow_share
+        require(0 <= share < 1, "diagnosis.overflow_share", share, "must lie in [0, 1)", "Use 0.1")
+
+
+@dataclass(kw_only=True)
 class Settings:
     """Everything `python -m tune_app.run` takes."""
 
@@ -163,6 +203,7 @@ class Settings:
     resources: ResourceSettings = field(default_factory=ResourceSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
+    diagnosis: DiagnosisSettings = field(default_factory=DiagnosisSettings)
 
     def __post_init__(self) -> None:
         require(self.seeds >= 1, "seeds", self.seeds, "must be at least 1", "Use seeds=3 to repeat each arm")

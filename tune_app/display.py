@@ -16,6 +16,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tune_app.search.watch import Watch
+
 HEARTBEAT_S = 30.0
 MAX_ROWS = 8
 
@@ -123,10 +125,10 @@ def clock(seconds: float) -> str:
 
 
 class Display(Callback):
-    """Tune callback that keeps `progress` and draws it."""
+    """Tune callback that keeps `progress` and draws it; the watch, where there is one, says why trials were stopped."""
 
-    def __init__(self, progress: Progress, stream: TextIO | None = None) -> None:
-        self.progress = progress
+    def __init__(self, progress: Progress, stream: TextIO | None = None, watch: Watch | None = None) -> None:
+        self.progress, self.watch = progress, watch
         self._stream = stream or sys.stdout
         self._live: Live | None = None
         self._last_line = time.monotonic()
@@ -146,7 +148,9 @@ class Display(Callback):
         self._draw()
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._end(trial, _end_state(trial.last_result or {}, self.progress))
+        verdict = self.watch.verdicts.get(trial.config["run"]["name"], "") if self.watch else ""
+        state = _end_state(trial.last_result or {}, self.progress)
+        self._end(trial, f"{state}: {verdict}" if verdict and state == "stopped early" else state)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._end(trial, "failed: error")

@@ -22,6 +22,15 @@ import pandas as pd
 import yaml
 
 from tune_app.cautions import PHANTOM
+from tune_app.confirmed import (
+    arm_of_trial,
+    confirmed_order,
+    default_choice,
+    entries,
+    members_of,
+    read_confirmation,
+    texts,
+)
 from tune_app.errors import InputError, require_input
 from tune_app.manifest import MANIFEST, file_sha256, git_revision, now, package_versions, read_manifest
 from tune_app.operating_point import metadata, operating_point
@@ -80,15 +89,19 @@ def export(settings: ExportSettings, *, tell: Tell = to_stderr) -> list[Path]:
 
 
 def _choose(sweep: Sweep, top: int, tell: Tell) -> list[tuple[int, Trial]]:
-    """(rank, trial) of the first `top` rows that have a rank, that is, a finite score and no failure."""
+    """(position, trial) of the first `top` rows that have a rank, that is, a finite score and no failure.
+
+    What a confirmation has found comes before the search: its winner, or in a tie its default choice, then the other
+    confirmed arms by their means, each once.
+    """
     board = sweep.leaderboard()
-    ranked = board[board["rank"].notna()].head(top)
+    ranked = in_confirmed_order(sweep, board[board["rank"].notna()], tell).head(top)
     if ranked.empty:
         raise InputError(f"sweep={sweep.name}: no trial has a finite score yet, there is nothing to export. "
                          f"See python -m tune_app.summary sweep={sweep.folder}")  # fmt: skip
     if len(ranked) < top:
         tell(f"only {len(ranked)} of the top={top} asked for: no other trial has a finite score")
-    chosen = [(int(rank), sweep.trial(name)) for rank, name in zip(ranked["rank"], ranked["name"])]
+    chosen = list(enumerate(map(sweep.trial, ranked["name"]), start=1))
     for rank, trial in chosen:
         if not all(section in trial.config for section in SECTIONS[:-1]):
             raise InputError(
@@ -99,10 +112,26 @@ def _choose(sweep: Sweep, top: int, tell: Tell) -> list[tuple[int, Trial]]:
     return chosen
 
 
+def in_confirmed_order(sweep: Sweep, ranked: pd.DataFrame, tell: Tell) -> pd.DataFrame:
+    """The ranked rows, those of confirmed arms first; as they are without a confirmation."""
+    found = read_confirmation(sweep.folder)
+    if not found:
+        return ranked
+    told = [*texts(found, "reasons"), *default_choice(found)] if not found.get("winner") else []
+    tell(" ".join([f"confirmed: {found.get('statement')}", *told]))
+    members = members_of(found)
+    first = [next((n for n in ranked["name"] if n in members[arm]), "") for arm in confirmed_order(found)]
+    missing = [arm for arm, name in zip(confirmed_order(found), first) if not name]
+    if missing:
+        tell(f"{', '.join(missing)}: confirmed, but not in the search itself, so not exported from it")
+    first = [name for name in first if name]
+    return pd.concat([ranked.set_index("name").loc[first].reset_index(), ranked[~ranked["name"].isin(first)]])
+
+
 def _tell_repeats(ranked: pd.DataFrame, tell: Tell) -> None:
-    for arm, rows in ranked.groupby("arm", sort=False):
+    for arm, rows in ranked.assign(position=range(1, len(ranked) + 1)).groupby("arm", sort=False):
         if len(rows) > 1:
-            tell(f"ranks {', '.join(map(str, rows['rank']))} are runs of one configuration, {arm}")
+            tell(f"ranks {', '.join(map(str, rows['position']))} are runs of one configuration, {arm}")
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
@@ -246,6 +275,7 @@ def _provenance(sweep: Sweep, trial: Trial, rank: int) -> dict[str, Any]:
     return {
         "kind": KIND,
         "rank": rank,
+        "confirmation": confirmation_of(sweep, trial),
         "trials_ranked": int(sweep.leaderboard()["rank"].notna().sum()),
         "sweep": sweep.name,
         "sweep_status": sweep.status,
@@ -269,6 +299,18 @@ def _provenance(sweep: Sweep, trial: Trial, rank: int) -> dict[str, Any]:
         "packages": source.get("packages"),
         "exported": {"at": now(), "git": git_revision(), "packages": package_versions()},
     }
+
+
+def confirmation_of(sweep: Sweep, trial: Trial) -> dict[str, Any] | None:
+    """What replicates say of an exported configuration; None where it was not confirmed."""
+    found = read_confirmation(sweep.folder)
+    name = arm_of_trial(found, trial)
+    arm = next((one for one in entries(found, "arms") if one.get("name") == name), None) if name else None
+    if arm is None:
+        return None
+    shown = ("name", "replicates", "mean", "low", "high", "in_set", "winners_curse")
+    whole = ("statement", "winner", "equivalence_set", "default_choice", "default_reason")
+    return {key: arm.get(key) for key in shown} | {key: found.get(key) for key in whole}
 
 
 def export_and_print(settings: ExportSettings) -> int:

@@ -11,6 +11,9 @@ from tune_app.results import Sweep
 from tune_app.search.arms import BASELINE, planned_arms, same_arms
 from tune_app.sweep import Prepared
 
+INTERRUPTED = 130
+"""Exit code of a run that a person ended."""
+
 
 def announce(prepared: Prepared, session: RaySession, resources: TrialResources) -> None:
     """What a person wants to know before the first trial."""
@@ -33,14 +36,20 @@ def announce(prepared: Prepared, session: RaySession, resources: TrialResources)
     )
     if prepared.baseline:
         print(f"baseline   {_baseline_line(prepared)}")
-    print(f"plan       {record_plan(prepared, resources)}")
-    print(f"resources  {resources.slots} trials at once, each {resources.cpus:g} CPU and {resources.gpus:g} GPU")
-    print(f"dashboard  {dashboard_hint(session)}")
-    print(f"tensorboard --logdir {prepared.folder / 'trials'}")
-    print(f"optuna-dashboard {prepared.folder / 'study.journal'}")
-    for line in _warnings(prepared):
+    for line in [*announcement(prepared, session, resources), *_warnings(prepared)]:
         print(line)
     sys.stdout.flush()
+
+
+def announcement(prepared: Prepared, session: RaySession, resources: TrialResources) -> list[str]:
+    """What it will take, and where to watch it."""
+    return [
+        f"plan       {record_plan(prepared, resources)}",
+        f"resources  {resources.slots} trials at once, each {resources.cpus:g} CPU and {resources.gpus:g} GPU",
+        f"dashboard  {dashboard_hint(session)}",
+        f"tensorboard --logdir {prepared.folder / 'trials'}",
+        f"optuna-dashboard {prepared.folder / 'study.journal'}",
+    ]
 
 
 def _baseline_line(prepared: Prepared) -> str:
@@ -75,6 +84,7 @@ def best_line(sweep: Sweep, name: str) -> str:
 def next_steps(name: str, more: bool) -> list[str]:
     """Commands worth typing after a sweep; more: further trials can be added to it."""
     steps = [
+        f"python -m tune_app.confirm sweep={name} top=4 replicates=5",
         f"python -m tune_app.export sweep={name} top=3 out=best/",
         f"python -m tune_app.report sweep={name}",
         f"python -m tune_app.summary sweep={name} reference=published",

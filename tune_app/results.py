@@ -24,6 +24,8 @@ import pandas as pd
 import yaml
 from optuna.trial import FrozenTrial
 
+from trainables.errors import TrainablesError
+from tune_app.config import DiagnosisSettings
 from tune_app.errors import InputError
 from tune_app.manifest import MANIFEST, read_manifest
 from tune_app.repeats import Noise, arm_labels, arms_frame, is_baseline, pooled_noise
@@ -32,7 +34,8 @@ from tune_app.thresholds import CALIBRATED, GAP, score_keys
 from tune_app.trial import Trial, read_trial
 from tune_app.user_settings import user_setting
 
-LOCK = "sweep.lock"
+LOCK, ARMS = "sweep.lock", "arms.json"
+"""ARMS lies in the folder of a confirmation, see `tune_app.confirming`."""
 START_ONE = "python -m tune_app.run family=seesaw"
 
 
@@ -53,6 +56,7 @@ class Sweep:
         self.metric = str(self.manifest.get("metric") or "mean_dice")
         self.mode = str(self.manifest.get("mode") or "max")
         self.notices: list[str] = []
+        self._judged_by = _diagnosis_settings(self.settings.get("diagnosis"))
         driver_runs = lock_is_held(self.folder / LOCK)
         self.trials: tuple[Trial, ...] = self._read_trials(driver_runs)
         self.status = self._status(driver_runs)
@@ -81,8 +85,8 @@ class Sweep:
 
     def leaderboard(self, by: str = "") -> pd.DataFrame:
         """One row per trial, best first: rank, number, name, family, preset, the metric, calibrated_mean_dice,
-        threshold_gap and dice/<class> at the best epoch, best_epoch, epochs, minutes, status, reason, seed, arm,
-        arm_trials, baseline, calibrated/<class>, threshold/<class>, calibration, and param/<name> of the search.
+        threshold_gap and dice/<class> at the best epoch, best_epoch, epochs, minutes, status, reason, diagnoses, seed,
+        arm, arm_trials, baseline, calibrated/<class>, threshold/<class>, calibration, and param/<name> of the search.
 
         The best epoch is that of the sweep's metric whatever `by` says. `by`: the metric (default), mean_iou,
         dice/<class>, iou/<class>, a class's name, calibrated_mean_dice or calibrated/<class>. Failed trials and those
@@ -123,6 +127,11 @@ class Sweep:
     def noise(self) -> Noise | None:
         """Standard deviation between repeated runs; None where no arm has two finished runs with different seeds."""
         return pooled_noise(self.arms())
+
+    def diagnoses(self) -> pd.DataFrame:
+        """What went wrong: one row per trial and code, name, status, code, since (epoch) and evidence."""
+        rows = [(t.name, t.status, one.code, one.epoch, one.evidence) for t in self.trials for one in t.diagnoses]
+        return pd.DataFrame(rows, columns=["name", "status", "code", "since", "evidence"])
 
     def families(self) -> pd.DataFrame:
         """One row per family, arms merged: family, trials, arms, runs, mean (of the arms' means), best, best_arm."""
@@ -180,6 +189,7 @@ class Sweep:
             metric=self.metric,
             mode=self.mode,
             driver_runs=driver_runs,
+            judged_by=self._judged_by,
         )
 
     @staticmethod
@@ -200,7 +210,8 @@ class Sweep:
 
 _FIRST = ("rank", "number", "name", "family", "preset")
 _LAST = (
-    "best_epoch", "epochs", "minutes", "status", "reason", "seed", "arm", "arm_trials", "baseline", "calibration",
+    "best_epoch", "epochs", "minutes", "status", "reason", "diagnoses", "seed", "arm", "arm_trials", "baseline",
+    "calibration",
 )  # fmt: skip
 
 
@@ -213,7 +224,9 @@ def _leaderboard_row(
         **{key: getattr(trial, key) for key in _FIRST[1:]},
         **{key: trial.score(key) for key in shown},
         "best_epoch": trial.best.get("epoch"),
-        **{key: getattr(trial, key) for key in ("epochs", "minutes", "status", "reason", "seed")},
+        **{key: getattr(trial, key) for key in ("epochs", "minutes", "status", "reason")},
+        "diagnoses": ", ".join(one.code for one in trial.diagnoses),
+        "seed": trial.seed,
         "arm": arm,
         "arm_trials": arm_trials,
         "baseline": is_baseline(trial),
@@ -256,6 +269,13 @@ def spoken(folder: Path) -> str:
     return folder.name if folder.resolve().parent == default else str(folder)
 
 
+def resume_command(folder: Path) -> str:
+    """What to type to go on with an unfinished sweep."""
+    if (folder / ARMS).is_file():
+        return f"python -m tune_app.confirm resume={spoken(folder.parent)}"
+    return f"python -m tune_app.run resume={spoken(folder)}"
+
+
 def sweep_folders(results_dir: str | Path = "results") -> list[Path]:
     """The sweeps in a results folder, newest first by the `created` of their manifests."""
     with suppress(OSError):
@@ -284,6 +304,13 @@ def find_sweep(sweep: str | Path, results_dir: str | Path = "results", *, key: s
     names = ", ".join(folder.name for folder in found)
     choices = f"Sweeps in {results_dir}, newest first: {names}" if names else f"None in {results_dir} yet: {START_ONE}"
     raise InputError(f"{key}={sweep}: {missing} (a sweep folder has {MANIFEST}, {JOURNAL} and trials/). {choices}")
+
+
+def _diagnosis_settings(values: Any) -> DiagnosisSettings:
+    """Those of the sweep; the defaults where it has none of ours."""
+    with suppress(TypeError, ValueError, TrainablesError):
+        return DiagnosisSettings(**values)
+    return DiagnosisSettings()
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

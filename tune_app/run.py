@@ -23,8 +23,8 @@ from tune_app.command_line import Composed, compose, exit_code
 from tune_app.config import Settings
 from tune_app.errors import InputError
 from tune_app.manifest import read_manifest
-from tune_app.messages import announce, best_line, next_steps
-from tune_app.results import LOCK, Sweep, find_sweep, lock_is_held, spoken
+from tune_app.messages import INTERRUPTED, announce, best_line, next_steps
+from tune_app.results import ARMS, LOCK, Sweep, find_sweep, lock_is_held, resume_command, spoken
 from tune_app.search.arms import read_exported
 from tune_app.summary import SummarySettings, summarise
 from tune_app.sweep import TRIAL, Outcome, Prepared, in_use, new_folder, prepare, run_sweep
@@ -36,13 +36,12 @@ MAY_CHANGE_ON_RESUME = (
 """The data may have moved: that they are the same is checked by their fingerprint."""
 NUM_SAMPLES, BASELINE = "search.num_samples", "search.baseline"
 EXPORTED_SECTIONS = ("data", "model", "trainer", "hardware")
-INTERRUPTED = 130
 
 
 def run(composed: Composed[Settings]) -> int:
     """Act on composed settings; the exit code."""
     settings = composed.settings
-    require_wandb(settings)
+    require_wandb(settings.wandb_project)
     if settings.resume or settings.extend:
         prepared = take_up(composed)
     else:
@@ -109,16 +108,28 @@ def take_up(composed: Composed[Settings]) -> Prepared:
     """The sweep of resume= or extend=, with its own settings. Raises InputError where those given contradict them."""
     asked = composed.settings
     folder = find_sweep(asked.resume or asked.extend, asked.results_dir, key="resume" if asked.resume else "extend")
+    refuse_confirmation(folder, extend=bool(asked.extend))
     stored = stored_settings(folder)
     refuse_changes(composed, stored, folder)
     if lock_is_held(folder / LOCK):
         raise in_use(folder)
-    settings = _with_allowed(stored, composed)
+    settings = with_allowed(stored, composed)
     if asked.extend:
         settings = extended(settings, folder, composed)
     prepared = prepare(settings, folder, resumed=True, extended=bool(asked.extend))
-    refuse_other_data(prepared)
+    refuse_other_data(prepared, folder)
     return prepared
+
+
+def refuse_confirmation(folder: Path, *, extend: bool) -> None:
+    """Raise InputError for the folder of a confirmation: its runs are planned by `confirm`."""
+    if (folder / ARMS).is_file():
+        fix = (
+            f"A larger one is a new one: python -m tune_app.confirm sweep={spoken(folder.parent)} replicates=…"
+            if extend
+            else f"Go on with it: {resume_command(folder)}"
+        )
+        raise InputError(f"{spoken(folder)}: is the confirmation of {folder.parent.name}, not a search. {fix}")
 
 
 def stored_settings(folder: Path) -> Settings:
@@ -165,7 +176,7 @@ def refuse_changes(composed: Composed[Settings], stored: Settings, folder: Path)
         )
 
 
-def given_leaves(composed: Composed[Settings], leaves: Iterable[str]) -> list[str]:
+def given_leaves(composed: Composed[Any], leaves: Iterable[str]) -> list[str]:
     """The single settings that the command line gives, by itself or through a group (model=, experiment=)."""
     given = ["experiment_name" if key == "experiment" else key for key in composed.given_keys]
     return [leaf for leaf in leaves if any(leaf == key or leaf.startswith(f"{key}.") for key in given)]
@@ -175,7 +186,7 @@ def _may_change(key: str) -> bool:
     return any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE_ON_RESUME)
 
 
-def _with_allowed(stored: Settings, composed: Composed[Settings]) -> Settings:
+def with_allowed(stored: Settings, composed: Composed[Any]) -> Settings:
     """The stored settings with what may change: where it runs, what is shown and kept."""
     new, values = flatten(composed.settings.as_dict()), stored.as_dict()
     changed = [key for key in given_leaves(composed, new) if _may_change(key)]
@@ -184,7 +195,7 @@ def _with_allowed(stored: Settings, composed: Composed[Settings]) -> Settings:
         OmegaConf.update(merged, key, new[key])
     plain = OmegaConf.to_container(merged)
     assert isinstance(plain, dict)
-    return _merged({}, {**plain, "resume": "", "extend": ""}, [], source="the command line")
+    return located(_merged({}, {**plain, "resume": "", "extend": ""}, [], source="the command line"))
 
 
 def extended(settings: Settings, folder: Path, composed: Composed[Settings]) -> Settings:
@@ -231,21 +242,21 @@ def extendable(settings: Settings) -> bool:
     return not settings.single_arms and settings.search.name != "grid"
 
 
-def refuse_other_data(prepared: Prepared) -> None:
-    """Trials on other volumes or another split would not be comparable with those there."""
-    recorded = (read_manifest(prepared.folder).get("data") or {}).get("fingerprint")
+def refuse_other_data(prepared: Prepared, sweep: Path) -> None:
+    """Trials on other volumes or another split would not be comparable with those of the sweep."""
+    recorded = (read_manifest(sweep).get("data") or {}).get("fingerprint")
     if recorded and recorded != prepared.dataset.fingerprint:
         raise InputError(
-            f"{prepared.folder.name}: the data under {prepared.settings.data.root or 'the cache'} changed since the "
+            f"{sweep.name}: the data under {prepared.settings.data.root or 'the cache'} changed since the "
             "sweep began (volumes, split, or cache settings), so new trials would not be comparable. Start a new sweep"
         )
 
 
-def require_wandb(settings: Settings) -> None:
+def require_wandb(project: str) -> None:
     """Raise InputError where Weights & Biases is asked for and not installed."""
-    if settings.wandb_project and importlib.util.find_spec("wandb") is None:
+    if project and importlib.util.find_spec("wandb") is None:
         raise InputError(
-            f"wandb_project={settings.wandb_project}: the package wandb is not installed. "
+            f"wandb_project={project}: the package wandb is not installed. "
             "Install it with: pip install -e .[wandb], or leave wandb_project out"
         )
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from tune_app.baseline import NOT_RUN, add_command, baseline_trials, gains, with_baseline_row
 from tune_app.cautions import cautions, notices
+from tune_app.confirmed import confirmed_table, read_confirmation, what_is_confirmed
 from tune_app.errors import InputError, require_input
 from tune_app.reference import NOT_COMPARABLE, PUBLISHED_CAUTION, read_reference
 from tune_app.render import fit, markdown, records, text_table, to_plain
@@ -74,18 +75,22 @@ class Report:
     best_per_class: pd.DataFrame
     repeated: pd.DataFrame
     failed: pd.DataFrame
+    diagnoses: pd.DataFrame
     cautions: list[str]
+    confirmation: Mapping[str, Any]
+    """What `confirm` found, {} where it was not run."""
 
     def titled_tables(self) -> list[tuple[str, pd.DataFrame]]:
         """The tables after the leaderboard; empty ones are left out."""
         noted = self.thresholds["note"].astype(bool).any()
         thresholds = self.thresholds if noted else self.thresholds.drop(columns="note")
         tables = [
+            ("Confirmed on fresh seeds", confirmed_table(self.confirmation)),
             (f"Reference: {NOT_COMPARABLE}", _shown(self.reference)),
             ("Best configuration per class", self.best_per_class.drop(columns=["arm"])),
             ("Thresholds per class: the first row's and the baseline's", thresholds),
             ("Configurations run more than once, or under several names", self.repeated),
-            ("Failed trials", self.failed),
+            ("What went wrong", self.diagnoses),
         ]
         return [(title, frame) for title, frame in tables if len(frame)]
 
@@ -113,6 +118,9 @@ def build_report(settings: SummarySettings) -> Report:
     board = with_baseline_row(sweep.leaderboard(by), sweep)
     arms = sweep.arms()
     reference = read_reference(settings.reference, sweep.classes) if settings.reference else pd.DataFrame()
+    found = read_confirmation(sweep.folder)
+    first = board.loc[board["rank"].notna(), "name"].head(1)
+    confirmed = what_is_confirmed(sweep, found, sweep.trial(first.iloc[0]) if len(first) else None)
     return Report(
         sweep=sweep,
         notices=notices(sweep),
@@ -123,7 +131,13 @@ def build_report(settings: SummarySettings) -> Report:
         best_per_class=sweep.best_per_class(),
         repeated=arms[arms["trials"] > 1][["arm", "names", "trials", "runs", "mean", "sd", "min", "max"]],
         failed=board.loc[board["status"].astype(str).str.startswith("failed"), ["name", "status", "epochs", "reason"]],
-        cautions=cautions(sweep, board) + [PUBLISHED_CAUTION] * (settings.reference == "published"),
+        diagnoses=sweep.diagnoses(),
+        confirmation=found,
+        cautions=[
+            *confirmed,
+            *cautions(sweep, board, confirmed=bool(found)),
+            *[PUBLISHED_CAUTION] * (settings.reference == "published"),
+        ],
     )
 
 
@@ -167,7 +181,7 @@ def _shown(frame: pd.DataFrame) -> pd.DataFrame:
             name=frame["name"].where(~baseline, frame["name"].astype(str) + " (baseline)"),
         )
         run, tuned = frame[frame["status"] != NOT_RUN], frame[~baseline]
-    unsaid = ("preset", "reason", "arm_trials", "baseline", "calibration")
+    unsaid = ("preset", "reason", "diagnoses", "arm_trials", "baseline", "calibration")
     hidden = [c for c in frame.columns if c in unsaid or str(c).startswith(("param/", "threshold/", "calibrated/"))]
     hidden += [c for c in (CALIBRATED, GAP) if c in frame and frame[c].isna().all()]
     constant = [c for c in ("arm", "seed", "minutes") if c in run and run[c].nunique(dropna=False) <= 1]
@@ -243,6 +257,8 @@ def as_json(report: Report) -> str:
         "families": records(sweep.families()),
         "noise": noise and {"sd": noise.sd, "dof": noise.dof, "arms": noise.arms, "difference": noise.difference},
         "failed": records(report.failed),
+        "diagnoses": records(report.diagnoses),
+        "confirmation": report.confirmation or None,
         "cautions": report.cautions,
     }
     return json.dumps(to_plain(found), indent=2, allow_nan=False)

@@ -14,7 +14,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -35,7 +35,7 @@ from tune_app.errors import InputError, RunFailed
 from tune_app.interrupt import interrupts
 from tune_app.manifest import build_manifest, set_status, write_manifest, write_text
 from tune_app.ray_session import RaySession, TrialResources, ray_session, trial_resources
-from tune_app.results import LOCK, spoken
+from tune_app.results import LOCK, resume_command, spoken
 from tune_app.search.arms import Arm, planned_arms, read_exported, searched_space, with_baseline
 from tune_app.search.study import UNFINISHED, open_study
 
@@ -92,13 +92,21 @@ class Outcome:
     """False where it was interrupted: trials are left to run."""
 
 
-def prepare(settings: Settings, folder: Path, *, resumed: bool = False, extended: bool = False) -> Prepared:
+def prepare(
+    settings: Settings,
+    folder: Path,
+    *,
+    resumed: bool = False,
+    extended: bool = False,
+    chosen: Sequence[Arm] | None = None,
+) -> Prepared:
     """Open the data, count the classes, lay out the arms. Writes nothing into the sweep folder.
 
-    Raises SettingsError, DataError, SearchSpaceError or InputError for anything that a person can mend.
+    chosen: the arms, where the settings do not say which (a confirmation). Raises SettingsError, DataError,
+    SearchSpaceError or InputError for anything that a person can mend.
     """
     space = searched_space(settings)
-    arms = planned_arms(settings, space)
+    arms = planned_arms(settings, space) if chosen is None else list(chosen)
     with torch.device("meta"):  # nothing is allocated: is there such a model, and does it take the patch
         build_model(settings.model, in_channels=1, num_classes=len(settings.data.classes), patch=settings.data.patch)
     dataset = open_packed(settings.data)
@@ -247,13 +255,13 @@ def _search_until_done(prepared: Prepared, resources: TrialResources) -> bool:
                 raise
             raise RunFailed(
                 f"cannot write in {prepared.folder}: {error.strerror}. Free some space or mend it; nothing recorded "
-                f"is lost: python -m tune_app.run resume={spoken(prepared.folder)}"
+                f"is lost: {resume_command(prepared.folder)}"
             ) from None
         except (RayError, TuneError) as error:
             if attempt == DRIVER_RESTARTS:
                 raise RunFailed(
                     f"the search broke {attempt + 1} times, last with {type(error).__name__}: {error}. "
-                    f"Nothing recorded is lost: python -m tune_app.run resume={spoken(prepared.folder)}"
+                    f"Nothing recorded is lost: {resume_command(prepared.folder)}"
                 ) from error
             cause = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             print(f"warning: the search broke ({cause[0]}); it goes on from its folder", file=sys.stderr)
@@ -266,11 +274,13 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
     from tune_app.display import Display
     from tune_app.driver_memory import nothing_read_back
     from tune_app.search.recovery import reconcile
+    from tune_app.search.watch import Watch
     from tune_app.tuner import build_tuner
 
     study = open_study(prepared.folder, prepared.folder.name)
     reconcile(study, prepared.folder, METRIC, prepared.settings.trainer.epochs)
-    display = Display(_progress(prepared, resources, study))
+    watch = Watch(prepared.settings.diagnosis, prepared.folder / "trials")
+    display = Display(_progress(prepared, resources, study), watch=watch)
     tuner: tune.Tuner = build_tuner(prepared, resources, study, display)
     with interrupts(), nothing_read_back():
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +19,8 @@ from zipfile import BadZipFile
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from tune_app.config import DiagnosisSettings
+from tune_app.diagnosis import Diagnosis, diagnose, hopeless, of_error
 from tune_app.thresholds import ARRAYS, Calibration, calibrate
 
 STATUSES = (
@@ -55,6 +57,15 @@ class Trial:
     history: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     metric: str = "mean_dice"
     mode: str = "max"
+    judged_by: DiagnosisSettings = field(default_factory=DiagnosisSettings, repr=False)
+    error: str = field(default="", repr=False)
+    """The text of its last error; a trial that went on after it has one too."""
+
+    @cached_property
+    def diagnoses(self) -> tuple[Diagnosis, ...]:
+        """Everything that went wrong in it, by name."""
+        epochs = int(self.config.get("trainer", {}).get("epochs") or self.epochs)
+        return tuple(diagnose(self.history, self.judged_by, epochs=epochs, error=self.error))
 
     @property
     def label(self) -> str:
@@ -108,6 +119,17 @@ class Trial:
         return {}
 
 
+def devices_of(trial: Trial) -> float:
+    """GPUs of a trial, or its CPUs where it has none."""
+    resources = trial.config.get("resources", {})
+    return float(resources.get("gpus_per_trial") or resources.get("cpus_per_trial") or 1)
+
+
+def device_hours(trial: Trial) -> float:
+    """Hours of training and validation times the trial's devices; 0 where no epoch said how long it took."""
+    return (trial.minutes if math.isfinite(trial.minutes) else 0.0) / 60 * devices_of(trial)
+
+
 def is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -146,9 +168,17 @@ def _history_row(line: str) -> dict[str, Any] | None:
 
 
 def read_trial(
-    folder: Path, frozen: FrozenTrial | None, *, number: int, metric: str, mode: str, driver_runs: bool
+    folder: Path,
+    frozen: FrozenTrial | None,
+    *,
+    number: int,
+    metric: str,
+    mode: str,
+    driver_runs: bool,
+    judged_by: DiagnosisSettings | None = None,
 ) -> Trial:
     """One trial from its folder (which may not exist yet) and its record in the study (which may be lost)."""
+    judged_by, error = judged_by or DiagnosisSettings(), _read_text(folder / "error.txt")
     attrs = frozen.user_attrs if frozen else {}
     config = read_json(folder / "config.json") or read_json(folder / "params.json")
     history = next(filter(None, (read_history(folder / name) for name in HISTORIES)), _study_curve(frozen, metric))
@@ -161,7 +191,7 @@ def read_trial(
         number=number,
         folder=folder,
         status=status,
-        reason=_reason(status, folder, attrs, history),
+        reason=_reason(status, error, attrs, history, judged_by),
         family=str(attrs.get("family") or config.get("family") or loss.get("name") or ""),
         preset=str(attrs.get("preset") or config.get("preset") or ""),
         seed=attrs.get("seed", config.get("seed")),
@@ -172,6 +202,8 @@ def read_trial(
         history=history,
         metric=metric,
         mode=mode,
+        judged_by=judged_by,
+        error=error,
     )
 
 
@@ -206,16 +238,32 @@ def _folder_status(folder: Path, config: Mapping[str, Any], history: Iterable[Ma
     return "waiting" if last is None and not config else "running"
 
 
-def _reason(status: str, folder: Path, attrs: Mapping[str, Any], history: tuple[Mapping[str, Any], ...]) -> str:
-    """Why a trial failed, in one line; "" for any other. Ray's error.txt outlives a recovery, so status decides."""
+def _reason(
+    status: str,
+    error: str,
+    attrs: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    judged_by: DiagnosisSettings,
+) -> str:
+    """Why a trial failed, or was stopped as hopeless, in one line; "" for any other.
+
+    Ray's error.txt outlives a recovery, so status decides.
+    """
+    if status == "stopped early":
+        found = hopeless(history, judged_by) if history else None
+        return str(found) if found else ""
     if not status.startswith("failed"):
         return ""
     if status == "failed: nan":
-        return f"the loss or a metric was NaN at epoch {history[-1]['epoch']}" if history else "the loss was NaN"
-    lines: list[str] = []
+        named = diagnose(history[-1:], judged_by, epochs=len(history))
+        return str(named[0]) if named else "nan: the loss was no number"
+    return str(of_error(error, len(history))) if error.strip() else str(attrs.get("reason") or "error")
+
+
+def _read_text(path: Path) -> str:
     with suppress(OSError):
-        lines = [line for line in (folder / "error.txt").read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else str(attrs.get("reason") or "error")
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 def _signature(attrs: Mapping[str, Any], loss: Mapping[str, Any], name: str) -> str:

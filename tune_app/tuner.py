@@ -22,6 +22,7 @@ from tune_app.ray_session import TrialResources
 from tune_app.search.recovery import recorded_curves
 from tune_app.search.scheduler import ResumableAsha, RunToTheEnd, trial_name
 from tune_app.search.searcher import Budget, StudySearcher
+from tune_app.search.watch import Watch
 from tune_app.sweep import METRIC, Prepared
 
 
@@ -41,7 +42,7 @@ def build_tuner(
         trainable,
         tune_config=TuneConfig(
             search_alg=build_searcher(prepared, resources, study),
-            scheduler=build_scheduler(prepared, study),
+            scheduler=build_scheduler(prepared, study, display.watch),
             num_samples=-1,  # the searcher knows when it is finished
             max_concurrent_trials=_concurrent(settings, resources),
             reuse_actors=True,
@@ -96,11 +97,11 @@ def build_searcher(prepared: Prepared, resources: TrialResources, study: optuna.
     )
 
 
-def build_scheduler(prepared: Prepared, study: optuna.Study) -> TrialScheduler:
+def build_scheduler(prepared: Prepared, study: optuna.Study, watch: Watch | None = None) -> TrialScheduler:
     """ASHA with the rungs of the sweep so far, or none."""
     settings = prepared.settings
     if not settings.early_stopping:
-        return RunToTheEnd(metric=METRIC)
+        return RunToTheEnd(metric=METRIC, watch=watch)
     return ResumableAsha(
         metric=METRIC,
         max_epochs=settings.trainer.epochs,
@@ -108,6 +109,7 @@ def build_scheduler(prepared: Prepared, study: optuna.Study) -> TrialScheduler:
         reduction_factor=settings.scheduler.reduction_factor,
         curves=recorded_curves(study),
         baseline=prepared.baseline,
+        watch=watch,
     )
 
 

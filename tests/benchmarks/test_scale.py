@@ -52,7 +52,7 @@ def test_a_third_of_the_trials_is_better_than_the_others_however_many_there_are(
 
 def test_a_row_has_as_many_figures_as_that_of_five_classes() -> None:
     row = idle_row(7, 2)
-    assert len(row) == len(KEYS) + 5 == 85
+    assert len(row) == len(KEYS) + 5 == 93
     assert all(0 <= row[key] < 1 for key in KEYS)
 
 

@@ -71,12 +71,13 @@ def test_learning_rate_of_short_runs_is_finite_and_falls(total):
 
 def test_an_epoch_reports_everything():
     row = make().run_epoch()
-    scalars = {"epoch", "mean_dice", "mean_iou", "loss", "val_loss", "lr", "grad_norm", "best_mean_dice", "best_epoch",
+    scalars = {"epoch", "mean_dice", "mean_iou", "loss", "val_loss", "lr", "grad_norm", "skipped_share", "grad_scale",
+               "weight_growth", "best_mean_dice", "best_epoch",
                "seconds_load", "seconds_compute", "seconds_validate", "seconds_compile", "seconds_epoch",
                "patches_per_s", "compiled_graphs", "diagnosis"}  # fmt: skip
     per_class = ("dice", "iou", "precision", "recall", "support", "fg_pred", "fg_true", "loss", "weight", "shift")
     expected = scalars | {f"{m}/{c}" for m in per_class for c in CLASSES}
-    expected |= {f"sigmoid/{c}/{s}" for c in CLASSES for s in ("min", "max", "mean", "above_half")}
+    expected |= {f"sigmoid/{c}/{s}" for c in CLASSES for s in ("min", "max", "mean", "sd", "above_half")}
     assert set(row) == expected
     assert all(isinstance(v, int | float | str) for v in row.values())
     assert row["epoch"] == 1

@@ -47,6 +47,8 @@ class WrittenTrial:
     preset: str | None = None
     seed: int = 0
     params: Mapping[str, float] = field(default_factory=dict)
+    loss: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters of the loss where they are not those of the search."""
     signature: str = ""
     weights: bool = True
     folder: bool = True
@@ -110,7 +112,7 @@ def add_to_study(study: optuna.Study, name: str, trial: WrittenTrial) -> None:
 
 
 def loss_of(trial: WrittenTrial) -> dict[str, Any]:
-    return {"name": trial.family, "params": dict(trial.params)}
+    return {"name": trial.family, "params": dict(trial.loss or trial.params)}
 
 
 def trial_config(folder: Path, number: int, trial: WrittenTrial, classes: Sequence[str]) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def test_means_over_seeds_are_compared_and_need_less(tmp_path: Path) -> None:
     [
         ({"status": "running"}, "has not finished"),
         ({"status": "stopped early"}, "was stopped at epoch 1 of 3: its row is not a fair one"),
-        ({"status": "failed: error"}, "failed (RuntimeError: out of memory)"),
+        ({"status": "failed: error"}, "failed (out_of_memory: RuntimeError: out of memory)"),
     ],
 )
 def test_a_baseline_that_did_not_finish_compares_with_nothing(tmp_path: Path, change: dict, expected: str) -> None:

@@ -14,9 +14,10 @@ from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search_spaces import Space, space_of
+from tune_app.search import tpe
 from tune_app.search.history import History
 from tune_app.search.study import distribution, propose, suggest_point, trial_of
-from tune_app.search.tpe import HistoryTPE
+from tune_app.search.tpe import HistoryTPE, thinned
 
 STARTUP = 8
 
@@ -86,8 +87,9 @@ def test_the_proposals_are_those_of_optuna_on_the_whole_study(family, seed):
         assert ours(history, number, space) == optunas_own(study, number, space)
 
 
-def test_the_proposals_are_optunas_after_thousands_of_trials():
-    """Where Optuna computes with other approximations than for a few."""
+def test_the_proposals_are_optunas_after_thousands_of_trials(monkeypatch):
+    """Where Optuna computes with other approximations than for a few, and nothing is left out."""
+    monkeypatch.setattr(tpe, "MOST_OTHERS", 10**9)
     space, draw = space_of("seesaw", {}), random.Random(0)
     trials = [ended_trial(number, draw) for number in range(2500)]
     study = optuna.create_study(direction="maximize")
@@ -154,3 +156,28 @@ def test_what_has_ended_does_not_change():
     history.take(trial(0, TrialState.COMPLETE, 0.9))
     assert history.num_scored == 1
     assert np.array_equal(history.split(5)[0], [0])
+
+
+def test_of_many_others_an_even_selection_counts() -> None:
+    numbers = np.arange(0, 3000, 3)
+    assert thinned(numbers, 1000) is numbers
+    few = thinned(numbers, 7)
+    assert (few[0], few[-1], len(few)) == (0, 2997, 7)
+    assert np.ptp(np.diff(few)) <= 3
+    assert len(set(thinned(np.arange(501), 500).tolist())) == 500
+
+
+def test_with_fewer_others_it_still_goes_where_the_best_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """p near 1.5 is best: so say most of its proposals, with all others and with a tenth of them."""
+    space = space_of("seesaw")
+    history, draw = History(), np.random.default_rng(0)
+    study = optuna.create_study(direction="maximize")
+    for number in range(200):
+        point = {"p": float(draw.uniform(0.05, 2)), "q": float(draw.uniform(0, 3))}
+        begin(study, space, point)
+        study.tell(number, 1 - abs(point["p"] - 1.5))
+        history.take(trial_of(study, number))
+    for most in (500, 20):
+        monkeypatch.setattr(tpe, "MOST_OTHERS", most)
+        found = [ours(history, seed, space)["p"] for seed in range(20)]
+        assert np.mean(np.abs(np.array(found) - 1.5) < 0.3) > 0.7

@@ -11,7 +11,7 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
-from tune_app.search.scheduler import ResumableAsha, RunToTheEnd, is_hopeless, quantile_without, trial_name
+from tune_app.search.scheduler import ResumableAsha, RunToTheEnd, has_no_score, quantile_without, trial_name
 
 MAX_EPOCHS, GRACE = 27, 2
 Event = tuple[str, int, float]
@@ -219,9 +219,9 @@ def set_of(trials: dict[int, Any]) -> list[Any]:
     return [trials[number] for number in sorted(trials, key=lambda number: -number)]
 
 
-def test_a_row_without_the_metric_is_hopeless():
-    assert is_hopeless({"epoch": 1}, "mean_dice")
-    assert not is_hopeless(row(1, 0.0), "mean_dice")
+def test_a_row_without_the_metric_has_no_score():
+    assert has_no_score({"epoch": 1}, "mean_dice")
+    assert not has_no_score(row(1, 0.0), "mean_dice")
     assert trial_name(named("0003_x")) == "0003_x"
 
 

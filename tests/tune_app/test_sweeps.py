@@ -356,6 +356,8 @@ def test_a_trial_whose_worker_died_goes_on_from_its_last_epoch(place):
     assert "Going on after epoch" in log
     assert log.count("epoch 2/9") == 1, "no epoch is trained twice that a checkpoint holds"
     assert exactly_once(sweep)
+    (trial,) = Sweep(sweep).trials
+    assert (trial.status, [one.code for one in trial.diagnoses]) == ("finished", ["lost_worker"])
 
 
 @pytest.mark.slow
@@ -369,4 +371,60 @@ def test_a_trial_that_may_not_be_restarted_is_failed(place):
     assert "no trial ended with a score" in run.output()
     assert "failed: error" in run.output()
     assert list(states(sweep).values()) == ["FAIL"]
+    assert Sweep(sweep).trials[0].reason.startswith("lost_worker: ")
     assert steady(rows(sweep / "trials" / next(iter(states(sweep))) / "result.json")[-1])["epoch"] >= 2
+
+
+# Trials that go wrong.
+
+
+@pytest.mark.slow
+def test_a_hopeless_trial_is_stopped_and_named(place):
+    """A learning rate of ten: the weights grow beyond all bounds within an epoch or two."""
+    output = place.run(
+        "run", *TINY, "family=seesaw", "name=hopeless", "trainer.lr=10", "trainer.epochs=9", "search.num_samples=2",
+        "diagnosis.diverged_growth=20",
+    )  # fmt: skip
+    found = Sweep(place.sweep("hopeless"))
+    assert [trial.status for trial in found.trials] == ["stopped early"] * 2, "the baseline too: hopeless is hopeless"
+    assert all(trial.reason.startswith("diverged: ") and trial.epochs < 9 for trial in found.trials)
+    assert "stopped early: diverged" in output
+    assert set(states(found.folder).values()) == {"PRUNED"}, "the searcher learns that it is bad there"
+    assert found.leaderboard()["diagnoses"].str.contains("diverged").all()
+
+
+# Confirmations.
+
+
+@pytest.mark.slow
+def test_a_killed_confirmation_ends_as_one_that_was_left_alone(place):
+    """kill -9 in the middle; resumed, it has trained every arm on every seed once, and each as from scratch."""
+    words = (*TINY, "family=seesaw", "search.num_samples=3", "scheduler.name=none")
+    place.run("run", *words, "name=searched")
+    sweep = place.sweep("searched")
+    confirmation = sweep / "confirmation"
+    arguments = ("sweep=searched", "top=1", "replicates=2")
+    run = place.start("confirm", *arguments)
+    run.until(lambda: confirmation.is_dir() and ended_and_begun(confirmation, epochs=4, ended=1))
+    before = killed(run, confirmation)
+    assert not (sweep / "confirmation.json").exists()
+    refused = place.run("confirm", *arguments, code=2)
+    assert "python -m tune_app.confirm resume=searched" in refused
+    assert "tune_app.confirm resume=searched" in place.run("run", f"resume={confirmation}", code=2)
+    output = place.run("confirm", "resume=searched")
+    assert "arms" in output or "No winner" in output
+    assert untouched(before, confirmation)
+    assert exactly_once(confirmation)
+    runs = Sweep(confirmation).trials
+    assert sorted({trial.seed for trial in runs}) == [1, 2]
+    assert len(runs) == len({(trial.label, trial.seed) for trial in runs}) == 4
+    assert all(trial.status == "finished" and trial.epochs == 4 for trial in runs)
+    assert (sweep / "confirmation.json").read_text() == (confirmation / "confirmation.json").read_text()
+    again = place.run("confirm", "resume=searched")
+    assert "No winner" in again or "is the best of" in again
+    alone = ("preset=weight_uniform", "seed=1", "name=alone", "frequencies=" + str(sweep / "class_frequencies.json"))
+    place.run("run", *TINY, *alone)
+    (single,) = Sweep(place.sweep("alone")).trials
+    twin = next(trial for trial in runs if trial.label == "weight_uniform" and trial.seed == 1)
+    assert [steady(row) for row in single.history] == [steady(row) for row in twin.history]
+    assert "Confirmed on fresh seeds" in place.run("summary", "sweep=searched")

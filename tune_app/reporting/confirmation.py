@@ -1,35 +1,20 @@
-"""The confirmation of a sweep: who is best over fresh seeds, who cannot be told from the best, and by which margin.
-
-Reads confirmation.json as `tune_app.confirmation.result` describes it. A field that is missing or of another kind (in a
-file of another version) is left out, never guessed.
-"""
+"""The confirmation of a sweep: who is best over fresh seeds, who cannot be told from the best, and by which margin."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from tune_app.reporting.findings import CONFIRMATION, Findings, counted, listed
+from tune_app.confirmed import CONFIRMATION, SHOWN, arms_of, entries, said
+from tune_app.reporting.findings import Findings, counted, listed
 from tune_app.reporting.page import Plot, Section, Table, short
 from tune_app.reporting.plots import BASELINE, INK, QUIET, color, figure
 from tune_app.results import spoken
-from tune_app.trial import is_finite
 
 TITLE = "Confirmation"
-NUMBERS = (
-    "replicates", "mean", "low", "high", "p_best", "difference_to_best", "difference_to_best_low",
-    "difference_to_best_high", "difference_to_baseline", "difference_to_baseline_low", "difference_to_baseline_high",
-    "baseline_p_holm", "search_score", "winners_curse",
-)  # fmt: skip
-SHOWN = {
-    "name": "arm", "replicates": "replicates", "mean": "mean", "low": "low", "high": "high", "p_best": "P(best)",
-    "in_set": "ties with the best", "search_score": "search score", "winners_curse": "winner's curse",
-    "difference_to_baseline": "to baseline", "baseline_p_holm": "p (Holm)",
-}  # fmt: skip
 CLASS_SHOWN = {
     "arm": "arm", "class_name": "class", "difference": "difference", "low": "low", "high": "high",
     "p_holm": "p (Holm)", "distinct": "told apart",
@@ -62,37 +47,6 @@ def why_nothing(findings: Findings) -> str:
         f"Nothing to show: the best configurations have not been trained again on fresh seeds. "
         f"python -m tune_app.confirm sweep={spoken(findings.sweep.folder)} does it."
     )
-
-
-def arms_of(found: Mapping[str, Any]) -> pd.DataFrame:
-    """The arms with a name and a mean, best first; numbers that are missing are NaN."""
-    arms = [arm for arm in entries(found, "arms") if arm.get("name") and is_finite(arm.get("mean"))]
-    rows = [
-        {"name": str(arm["name"]), "in_set": bool(arm.get("in_set"))}
-        | {name: float(arm[name]) if is_finite(arm.get(name)) else math.nan for name in NUMBERS}
-        for arm in arms
-    ]
-    frame = pd.DataFrame(rows, columns=["name", *NUMBERS[:5], "in_set", *NUMBERS[5:]])
-    whole = {"replicates": "Int64"} if (frame["replicates"].dropna() % 1 == 0).all() else {}
-    return frame.astype(whole).sort_values("mean", ascending=False, kind="stable", ignore_index=True)
-
-
-def entries(found: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    values = found.get(name)
-    return [one for one in values if isinstance(one, Mapping)] if isinstance(values, list) else []
-
-
-def texts(found: Mapping[str, Any], name: str) -> list[str]:
-    values = found.get(name)
-    return [str(one) for one in values if one] if isinstance(values, list) else []
-
-
-def said(found: Mapping[str, Any]) -> list[str]:
-    """The statement, why, what to take, and what limits it."""
-    choice, reason = found.get("default_choice"), found.get("default_reason")
-    default = [f"Default choice: {choice}, {reason}."] if choice and reason else []
-    statement = [str(found["statement"])] if found.get("statement") else []
-    return [*statement, *texts(found, "reasons"), *default, *texts(found, "cautions")]
 
 
 def means(found: Mapping[str, Any], arms: pd.DataFrame) -> Plot:

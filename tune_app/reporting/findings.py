@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 
 from tune_app.baseline import baseline_trials
+from tune_app.confirmed import read_confirmation
 from tune_app.planning.epochs import rung_epochs
 from tune_app.results import Sweep
 from tune_app.trial import Trial, is_finite, read_json
 
-PLAN, CONFIRMATION = "plan.json", "confirmation.json"
+PLAN = "plan.json"
 SCALE = {"mean_dice": "mean Dice", "mean_iou": "mean IoU"}
 
 
@@ -69,7 +70,8 @@ class Findings:
             return tuple(sorted(stopped))
         if not stopped and not self._stops_early(scheduler):
             return ()
-        grace = int(scheduler.get("grace_period") or max(1, self.epochs // 10))
+        risen = math.ceil(self.epochs * self.sweep.settings.get("trainer", {}).get("pct_start", 0.05))
+        grace = int(scheduler.get("grace_period") or max(1, risen))
         return rung_epochs(self.epochs, grace, float(scheduler.get("reduction_factor", 4)))
 
     def _stops_early(self, scheduler: Mapping[str, Any]) -> bool:
@@ -107,7 +109,7 @@ def gather(sweep: Sweep) -> Findings:
         sweep=sweep,
         board=sweep.leaderboard(),
         plan=read_json(sweep.folder / PLAN),
-        confirmation=read_json(sweep.folder / CONFIRMATION),
+        confirmation=read_confirmation(sweep.folder),
     )
 
 

@@ -16,7 +16,7 @@ from tune_app.render import MISSING
 from tune_app.reporting.findings import Findings
 from tune_app.reporting.page import Plot, Section, Table
 from tune_app.reporting.plots import INK, OUTLINE, color, figure
-from tune_app.trial import Trial, is_finite, read_history
+from tune_app.trial import Trial, devices_of, is_finite, read_history
 
 TRAINED, FAILED, REPEATED, SAVED = (
     "trained",
@@ -97,12 +97,6 @@ def segments(findings: Findings) -> Any:
         return f"{first}–{last}" if first < last else str(last)
 
     return name
-
-
-def devices_of(trial: Trial) -> float:
-    """GPUs of a trial, or its CPUs where it has none."""
-    resources = trial.config.get("resources", {})
-    return float(resources.get("gpus_per_trial") or resources.get("cpus_per_trial") or 1)
 
 
 def uses_gpu(findings: Findings) -> bool:

@@ -10,41 +10,20 @@ import pandas as pd
 
 from tune_app.reporting.findings import Findings, counted
 from tune_app.reporting.page import Section, Table
-from tune_app.trial import Trial
-
-EVIDENCE = ("diagnosis_evidence", "evidence")
-"""Columns of a row in which a trial may say what a diagnosis rests on."""
 
 
 def diagnoses(findings: Findings) -> Section:
     """Every trial that went wrong, with its code, since when, and why."""
     title = "Diagnoses"
-    rows = [row for trial in findings.sweep.trials for row in trial_diagnoses(trial)]
-    if not rows:
+    frame = findings.sweep.diagnoses()
+    if frame.empty:
         why = "no trial has begun" if not findings.sweep.trials else "no trial failed or was given a diagnosis"
         return Section(key="diagnoses", title=title, nothing=f"Nothing to show: {why}.")
-    frame = pd.DataFrame(rows)
     counts = ", ".join(f"{code} ({number})" for code, number in frame["code"].value_counts().items())
-    affected = frame["trial"].nunique()
+    affected = frame["name"].nunique()
     text = f"{counted(affected, 'trial')} of {len(findings.sweep.trials)}: {counts}."
     return Section(key="diagnoses", title=title, text=[text],
                    parts=[Table(key="diagnoses-table", title="Trials with a diagnosis", frame=frame)])  # fmt: skip
-
-
-def trial_diagnoses(trial: Trial) -> Iterator[dict[str, Any]]:
-    """A row per code that a trial's history names, and one for a failure that no row names."""
-    seen: dict[str, list[Mapping[str, Any]]] = {}
-    for row in trial.history:
-        for code in str(row.get("diagnosis") or "").replace(",", " ").split():
-            seen.setdefault(code, []).append(row)
-    for code, found in seen.items():
-        said = next((str(found[0][key]) for key in EVIDENCE if found[0].get(key)), "")
-        yield {"trial": trial.name, "status": trial.status, "code": code, "first epoch": found[0]["epoch"],
-               "epochs": len(found), "evidence": said or (trial.reason if trial.failed else "")}  # fmt: skip
-    code = trial.status.partition(": ")[2] or "error"
-    if trial.failed and code not in seen:
-        yield {"trial": trial.name, "status": trial.status, "code": code, "first epoch": trial.epochs + 1,
-               "epochs": 0, "evidence": trial.reason}  # fmt: skip
 
 
 def manifest(findings: Findings) -> Section:

@@ -42,13 +42,15 @@ class Arm:
     searched: Mapping[str, Any] = field(default_factory=dict)
     """The point in the coordinates of the searched space, for the sampler to learn from; empty where it has none."""
     loss: Mapping[str, Any] | None = None
-    """The ready-made loss of an exported configuration."""
+    """The ready-made loss of a configuration that was trained before."""
+    name: str = ""
+    """What it was called then."""
 
     @property
     def label(self) -> str:
         """Short name for folders and tables, for example seesaw_p0.8_q2."""
-        if self.preset:
-            return self.preset
+        if self.name or self.preset:
+            return self.name or self.preset
         family = str(self.point.get("family", self.family))
         parts = [f"{name.rsplit('.', 1)[-1]}{_word(v)}" for name, v in sorted(self.point.items()) if name != "family"]
         return "_".join([family, *parts])[:80]

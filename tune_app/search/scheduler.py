@@ -16,6 +16,8 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
+from tune_app.search.watch import Watch
+
 Curve = Sequence[tuple[int, float]]
 """[(epoch, metric value)], epochs ascending."""
 
@@ -28,7 +30,7 @@ def trial_name(trial: Any) -> str:
     return trial.config["run"]["name"]
 
 
-def is_hopeless(result: Mapping[str, Any], metric: str) -> bool:
+def has_no_score(result: Mapping[str, Any], metric: str) -> bool:
     """True where the metric is not finite: nothing later can rank this trial."""
     value = result.get(metric)
     return value is None or not math.isfinite(value)
@@ -41,6 +43,18 @@ def next_to_run(tune_controller: Any) -> Any:
     return min(waiting, key=lambda t: (t.status != Trial.PENDING, t.config["run"]["number"]), default=None)
 
 
+def unless_hopeless(watch: Watch | None, trial: Any, result: Mapping[str, Any], decision: str) -> str:
+    """The decision; STOP where the watch finds the trial hopeless. It forgets what ends."""
+    if watch is None:
+        return decision
+    name = trial_name(trial)
+    if watch.is_hopeless(name, result):
+        decision = TrialScheduler.STOP
+    if decision == TrialScheduler.STOP:
+        watch.forget(name)
+    return decision
+
+
 class ResumableAsha(AsyncHyperBandScheduler):
     """Asynchronous successive halving (Li et al. 2018, arXiv:1810.05934), stop type, one bracket.
 
@@ -49,6 +63,7 @@ class ResumableAsha(AsyncHyperBandScheduler):
     trains to the end (docs/decisions/search-defaults.md).
     curves: recorded curves by trial name, of a sweep that goes on; they fill the rungs as they were.
     baseline: label of trials that run to the end and that no other is judged by; empty for none.
+    watch: says which trials are hopeless; they are stopped whatever their rank.
     """
 
     def __init__(
@@ -61,7 +76,9 @@ class ResumableAsha(AsyncHyperBandScheduler):
         recheck: bool = True,
         curves: Mapping[str, Curve] | None = None,
         baseline: str = "",
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch
         self._recheck, self._baseline = recheck, baseline
         self._share = (1 - 1 / reduction_factor) * 100 / 100  # as Ray gives it to np.nanpercentile
         self._ascending: dict[float, list[float]] = defaultdict(list)  # the values of each rung
@@ -88,15 +105,17 @@ class ResumableAsha(AsyncHyperBandScheduler):
         """Nothing to do: there is one bracket, and trials are known by name."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if is_hopeless(result, self._metric):
+        if has_no_score(result, self._metric):
             self._record(trial_name(trial), result["epoch"], WORST)
             return TrialScheduler.STOP
         decision = self._record(trial_name(trial), result["epoch"], result[self._metric])
         overtaken = self._recheck and self._is_overtaken(trial_name(trial))
-        return TrialScheduler.STOP if overtaken else decision
+        return unless_hopeless(self._watch, trial, result, TrialScheduler.STOP if overtaken else decision)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        if "epoch" in result and not is_hopeless(result, self._metric):
+        if self._watch:
+            self._watch.forget(trial_name(trial))
+        if "epoch" in result and not has_no_score(result, self._metric):
             self._record(trial_name(trial), result["epoch"], result[self._metric])
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
@@ -150,14 +169,19 @@ def _between(low: float, high: float, share: float) -> float:
 
 
 class RunToTheEnd(FIFOScheduler):
-    """No early stopping, but a trial whose metric is no number is stopped."""
+    """No early stopping, but a trial whose metric is no number is stopped, and one that the watch finds hopeless."""
 
-    def __init__(self, *, metric: str) -> None:
+    def __init__(self, *, metric: str, watch: Watch | None = None) -> None:
         super().__init__()
-        self._watched = metric
+        self._watched, self._watch = metric, watch
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         return next_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        return TrialScheduler.STOP if is_hopeless(result, self._watched) else TrialScheduler.CONTINUE
+        decision = TrialScheduler.STOP if has_no_score(result, self._watched) else TrialScheduler.CONTINUE
+        return unless_hopeless(self._watch, trial, result, decision)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        if self._watch:
+            self._watch.forget(trial_name(trial))

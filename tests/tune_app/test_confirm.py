@@ -1,0 +1,445 @@
+"""Confirmations without Ray: which arms, which seeds, what is refused, what is written, and who reads it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import yaml
+from filelock import FileLock
+from planned import dataset_in_memory, settings_of
+from sweep_folder import UNIFORM, WrittenTrial, add_to_study, open_study, write_sweep, write_trial
+
+from search_spaces import ClassCounts
+from tune_app import confirm as confirm_module
+from tune_app import run as run_module
+from tune_app.command_line import Composed, compose
+from tune_app.confirm import ConfirmSettings, begin, confirm, take_up
+from tune_app.confirmed import confirmed_order, read_confirmation
+from tune_app.confirming.arms import Plan, choose_arms, fresh_seed, make_plan, read_plan
+from tune_app.confirming.runs import replicates_of, runs_to_train
+from tune_app.errors import InputError
+from tune_app.export import ExportSettings, export
+from tune_app.report import ReportSettings, report
+from tune_app.results import ARMS, Sweep
+from tune_app.search.arms import Arm
+from tune_app.summary import SummarySettings, summarise
+from tune_app.sweep import FREQUENCIES, Outcome, Prepared
+
+CLASSES = ("nuc", "pm")
+COUNTS = ClassCounts(CLASSES, (90_000, 5_000), (1_000_000,) * 2, "test")
+NAN = math.nan
+BEST = WrittenTrial(
+    label="seesaw_p0.8", params={"p": 0.8, "q": 2.0}, dice=[(0.5, 0.5), (0.8, 0.8), (0.7, 0.7)], signature="best"
+)
+TWIN = replace(BEST, label="seesaw_p0.80", dice=[(0.6, 0.6)] * 3)
+SECOND = WrittenTrial(
+    label="tversky_0.3_0.7", family="tversky", preset="tversky_0.3_0.7", loss={"fp_weight": 0.3, "fn_weight": 0.7},
+    dice=[(0.65, 0.65)] * 3, seed=3,
+)  # fmt: skip
+STOPPED = WrittenTrial(label="seesaw_p1.9", dice=[(0.4, 0.4)], status="stopped early", params={"p": 1.9, "q": 1.0})
+BASELINE = WrittenTrial(
+    label="weight_uniform", family="static", preset="weight_uniform", dice=[(0.3, 0.3), (0.5, 0.5), (0.5, 0.5)],
+    loss={"weights": [1.0, 1.0]}, signature=UNIFORM,
+)  # fmt: skip
+BROKEN = WrittenTrial(label="seesaw_p1.1", dice=[(0.9, 0.9), (NAN, NAN)], status="failed: nan")
+
+
+Runs = list[tuple[str, int]]
+
+
+@pytest.fixture
+def swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Makes the sweep results/mine with these trials, all of one class."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TUNE_APP_RESULTS", raising=False)
+    monkeypatch.setattr("tune_app.sweep.open_packed", dataset_in_memory)
+
+    def sweep(*trials: WrittenTrial, status: str = "finished", words: tuple[str, ...] = ()) -> Path:
+        chosen = trials or (SECOND, BEST, TWIN, STOPPED, BASELINE, BROKEN)
+        folder = write_sweep(tmp_path / "results" / "mine", chosen, status=status, classes=CLASSES)
+        settings = settings_of("family=all", "trainer.epochs=3", "resources.gpus_per_trial=0.25", *words).as_dict()
+        settings["data"]["classes"] = list(CLASSES)
+        (folder / FREQUENCIES).write_text(json.dumps(asdict(COUNTS)))
+        (folder / "sweep.yaml").write_text(yaml.safe_dump(settings))
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["data"]["fingerprint"] = ""
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        return folder
+
+    return sweep
+
+
+def composed(*words: str) -> Composed[ConfirmSettings]:
+    made = compose("confirm", ConfirmSettings, words)
+    assert made is not None
+    return made
+
+
+def fixed_plan(folder: Path, **more: int) -> Plan:
+    return make_plan(Sweep(folder), COUNTS, 1e9, **{"top": 2, "rounds": 2, "budget": 0.0, "device": "CPU"} | more)
+
+
+# Which arms, which seeds.
+
+
+def test_the_first_configurations_and_the_baseline_are_chosen_each_once(swept) -> None:
+    arms = choose_arms(Sweep(swept()), COUNTS, top=2)
+    assert [arm.name for arm in arms] == ["seesaw_p0.8", "tversky_0.3_0.7", "weight_uniform"]
+    best, second, baseline = arms
+    assert best.trials == ("0001_seesaw_p0.8", "0002_seesaw_p0.80"), "two names of one configuration"
+    assert best.loss == {"name": "seesaw", "params": {"p": 0.8, "q": 2.0}}
+    assert best.search_score == pytest.approx(0.8)
+    assert second.preset == "tversky_0.3_0.7"
+    assert baseline.trials == ("0004_weight_uniform",)
+    assert [arm.simplicity for arm in arms] == [2.5, 1.0, 0.0]
+
+
+def test_more_than_there_are_is_all_there_are_and_failures_are_not_among_them(swept) -> None:
+    names = [arm.name for arm in choose_arms(Sweep(swept()), COUNTS, top=99)]
+    assert names == ["seesaw_p0.8", "tversky_0.3_0.7", "seesaw_p1.9", "weight_uniform"]
+
+
+def test_a_sweep_without_the_baseline_gets_it(swept) -> None:
+    baseline = choose_arms(Sweep(swept(BEST)), COUNTS, top=1)[-1]
+    assert (baseline.name, baseline.trials, math.isnan(baseline.search_score)) == ("weight_uniform", (), True)
+    assert baseline.loss["name"] == "static"
+
+
+def test_a_run_costs_the_mean_epoch_times_the_budget(swept) -> None:
+    """Thirty seconds per epoch, three epochs, one CPU."""
+    for arm in choose_arms(Sweep(swept()), COUNTS, 2):
+        assert arm.cost == pytest.approx(3 * 30 / 3600)
+
+
+def test_seeds_are_fresh_and_the_same_for_all_arms(swept) -> None:
+    folder = swept()
+    plan = fixed_plan(folder)
+    runs = plan.first_runs()
+    assert [(run.label, run.seed) for run in runs] == [
+        (name, seed) for seed in (4, 5) for name in ("seesaw_p0.8", "tversky_0.3_0.7", "weight_uniform")
+    ]  # fmt: skip
+    plan.write(write_confirmation(folder / "confirmation", plan, {}))
+    assert fresh_seed(Sweep(folder)) == 7, "neither those of the sweep nor those planned for an earlier confirmation"
+
+
+def test_a_sweep_of_nothing_but_the_baseline_is_refused(swept) -> None:
+    with pytest.raises(InputError, match="nothing to compare it with"):
+        fixed_plan(swept(BASELINE))
+
+
+def test_a_sweep_without_a_score_is_refused(swept) -> None:
+    with pytest.raises(InputError, match="no trial has a score"):
+        fixed_plan(swept(replace(BROKEN, dice=[(NAN, NAN)])))
+
+
+@pytest.mark.parametrize("more", [{}, {"rounds": 0, "budget": 1.0}])
+def test_a_plan_is_read_back_as_it_was_written(swept, tmp_path, more) -> None:
+    plan = fixed_plan(swept(SECOND, BEST, BASELINE), **more)
+    assert (plan.design is None) == (not more)
+    plan.write(tmp_path)
+    assert read_plan(tmp_path) == plan
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"arms": 3}', '{"sweep": "a", "arms": [{"name": "x"}]}'])
+def test_a_damaged_plan(tmp_path, text) -> None:
+    (tmp_path / ARMS).write_text(text)
+    with pytest.raises(InputError, match="damaged"):
+        read_plan(tmp_path)
+
+
+# Their runs.
+
+
+def write_confirmation(
+    folder: Path, plan: Plan, scores: Mapping[tuple[str, int], float | None], *, status: str = "finished"
+) -> Path:
+    """A confirmation's folder; scores: (arm, seed) → Dice, None for a run that failed, NaN for one still running."""
+    if not folder.exists():
+        write_sweep(folder, [], status=status, classes=CLASSES)
+        (folder / "sweep.yaml").write_text((folder.parent / "sweep.yaml").read_text())
+        plan.write(folder)
+    begun = len(Sweep(folder).trials)
+    study = open_study(folder)
+    for number, ((name, seed), score) in enumerate(scores.items(), start=begun):
+        trial = written_run(plan, name, seed, score)
+        add_to_study(study, f"{number:04d}_{name}", trial)
+        write_trial(folder / "trials" / f"{number:04d}_{name}", number, trial, CLASSES)
+    return folder
+
+
+def written_run(plan: Plan, name: str, seed: int, score: float | None) -> WrittenTrial:
+    arm = plan.named(name)
+    run = WrittenTrial(label=name, family=arm.family, seed=seed, params={})
+    if score is None:
+        return replace(run, status="failed: error")
+    if math.isnan(score):
+        return replace(run, status="running", dice=[(0.1, 0.1)])
+    return replace(run, dice=[(0.1, 0.1), (score, score), (score / 2, score / 2)])
+
+
+def test_scores_stand_by_arm_and_seed(swept) -> None:
+    folder = swept()
+    plan = fixed_plan(folder)
+    made = write_confirmation(
+        folder / "confirmation", plan,
+        {("weight_uniform", 5): 0.5, ("seesaw_p0.8", 4): 0.7, ("tversky_0.3_0.7", 4): None, ("seesaw_p0.8", 5): NAN},
+    )  # fmt: skip
+    runs = replicates_of(plan, Sweep(made))
+    np.testing.assert_allclose(runs.scores, [[0.7, NAN], [NAN, NAN], [NAN, 0.5]])
+    assert np.asarray(runs.attempted).tolist() == [[True, False], [True, False], [False, True]]
+    assert runs.class_scores is not None
+    np.testing.assert_allclose(runs.class_scores[..., 0], runs.scores)
+    assert runs.counts is not None
+    np.testing.assert_array_equal(runs.counts[0][0, 0, :, 0], [4.0, 6.0], err_msg="of the second epoch, the best")
+    assert np.isnan(runs.counts[0][1]).all()
+
+
+def test_a_fixed_number_of_rounds_is_trained_and_then_nothing(swept) -> None:
+    folder = swept()
+    plan = fixed_plan(folder)
+    assert len(runs_to_train(plan, None)[0]) == 6
+    names = [arm.name for arm in plan.arms]
+    done = {(name, seed): 0.5 for seed in (4, 5) for name in names}
+    made = write_confirmation(folder / "confirmation", plan, dict(list(done.items())[:-1]))
+    assert len(runs_to_train(plan, Sweep(made))[0]) == 6, "the searcher knows which of them were begun"
+    write_confirmation(made, plan, dict(list(done.items())[-1:]))
+    assert runs_to_train(plan, Sweep(made))[0] == []
+
+
+def trained_by(
+    scores: Callable[[str, int], float | None], stages: list[list[tuple[str, int]]], *, stop_after: int = 99
+):
+    """A stand-in for run_sweep: writes what each run would have scored, and notes the runs of each call."""
+
+    def run(prepared: Prepared, announce: object) -> Outcome:
+        folder = prepared.folder
+        begun = {(t.label, t.seed) for t in Sweep(folder).trials} if folder.exists() else set()
+        new = [(arm.label, arm.seed) for arm in prepared.arms if (arm.label, arm.seed) not in begun]
+        stages.append(new)
+        kept = new[:stop_after]
+        plan = PLANS[-1]
+        write_confirmation(folder, plan, {(name, seed): scores(name, seed) for name, seed in kept})
+        return Outcome(folder=folder, complete=len(kept) == len(new))
+
+    return run
+
+
+PLANS: list[Plan] = []
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+    """Every plan that is made or read."""
+    PLANS.clear()
+    for name in ("make_plan", "read_plan"):
+        real = getattr(confirm_module, name)
+
+        def noted(*args, real=real, **more):
+            PLANS.append(real(*args, **more))
+            return PLANS[-1]
+
+        monkeypatch.setattr(confirm_module, name, noted)
+    return PLANS
+
+
+def noisy(means: Mapping[str, float], sd: float = 0.005) -> Callable[[str, int], float]:
+    return lambda name, seed: means[name] + sd * float(np.random.default_rng([seed, len(name)]).standard_normal())
+
+
+CLEAR = {"seesaw_p0.8": 0.7, "tversky_0.3_0.7": 0.6, "weight_uniform": 0.5, "seesaw_p1.9": 0.4}
+TIED = dict.fromkeys(CLEAR, 0.6)
+
+
+def test_a_clear_winner_is_named_where_summary_export_and_report_look(swept, planned, monkeypatch, capsys) -> None:
+    folder = swept()
+    stages: list[Runs] = []
+    monkeypatch.setattr(confirm_module, "run_sweep", trained_by(noisy(CLEAR), stages))
+    assert confirm(composed("sweep=mine", "top=2", "replicates=4")) == 0
+    printed = capsys.readouterr().out
+    assert "seesaw_p0.8 is the best of 3 arms." in printed
+    assert "python -m tune_app.export sweep=mine" in printed
+    assert [len(runs) for runs in stages] == [12]
+    found = read_confirmation(folder)
+    assert found == read_confirmation(folder / "confirmation")
+    assert (found["winner"], found["baseline"], found["equivalence_set"]) == (
+        "seesaw_p0.8", "weight_uniform", ["seesaw_p0.8"],
+    )  # fmt: skip
+    assert found["source"]["seeds"] == [4, 5, 6, 7]
+    best = found["arms"][0]
+    assert best["winners_curse"] == pytest.approx(0.8 - best["mean"])
+    assert best["trials"] == ["0001_seesaw_p0.8", "0002_seesaw_p0.80"]
+
+    text = summarise(SummarySettings(sweep="mine"))
+    assert "Confirmed on fresh seeds" in text
+    assert "seesaw_p0.8 is the best of 3 arms." in text
+    assert "tune_app.confirm" not in text, "nothing is left to confirm"
+    assert (
+        json.loads(summarise(SummarySettings(sweep="mine", format="json")))["confirmation"]["winner"] == "seesaw_p0.8"
+    )
+    page = report(ReportSettings(sweep="mine")).read_text()
+    assert "seesaw_p0.8 is the best of 3 arms." in page
+    assert "not finished" not in summarise(SummarySettings(sweep=str(folder / "confirmation")))
+
+
+def test_a_tie_is_told_and_the_default_choice_is_exported_first(swept, planned, monkeypatch, tmp_path) -> None:
+    folder = swept()
+    monkeypatch.setattr(confirm_module, "run_sweep", trained_by(noisy(TIED), []))
+    assert confirm(composed("sweep=mine", "top=2", "replicates=3")) == 0
+    found = read_confirmation(folder)
+    assert found["winner"] is None
+    assert len(found["equivalence_set"]) == 3
+    assert found["default_choice"] == "weight_uniform"
+    notices: list[str] = []
+    folders = export(ExportSettings(sweep="mine", top=4, out=str(tmp_path / "best")), tell=notices.append)
+    manifests = [json.loads((one / "manifest.json").read_text()) for one in folders]
+    assert manifests[0]["trial"] == "0004_weight_uniform"
+    assert "cannot be told apart" in notices[0]
+    assert "Default choice: weight_uniform" in notices[0]
+    names = [manifest["trial"] for manifest in manifests]
+    assert {names[1], names[2]} == {"0001_seesaw_p0.8", "0000_tversky_0.3_0.7"}
+    assert manifests[0]["confirmation"]["equivalence_set"] == found["equivalence_set"]
+    assert manifests[3]["confirmation"] is None or manifests[3]["trial"] == "0002_seesaw_p0.80"
+    assert confirmed_order(found)[0] == "weight_uniform"
+
+
+def test_a_later_leader_is_said_to_be_unconfirmed(swept, planned, monkeypatch) -> None:
+    folder = swept(SECOND, BASELINE)
+    monkeypatch.setattr(confirm_module, "run_sweep", trained_by(noisy(CLEAR), []))
+    confirm(composed("sweep=mine", "replicates=2"))
+    add_to_study(open_study(folder), "0002_seesaw_p0.8", BEST)
+    write_trial(folder / "trials" / "0002_seesaw_p0.8", 2, BEST, CLASSES)
+    assert "0002_seesaw_p0.8, was not among the confirmed arms" in summarise(SummarySettings(sweep="mine"))
+
+
+def test_auto_spends_its_budget_in_stages_on_those_that_are_close(swept, planned, monkeypatch) -> None:
+    """Two lead by far: the others meet in the first stage alone."""
+    swept()
+    means = {"seesaw_p0.8": 0.7, "tversky_0.3_0.7": 0.699, "seesaw_p1.9": 0.4, "weight_uniform": 0.3}
+    stages: list[Runs] = []
+    monkeypatch.setattr(confirm_module, "run_sweep", trained_by(noisy(means, sd=0.01), stages))
+    cost = 3 * 30 / 3600
+    assert confirm(composed("sweep=mine", "top=3", "replicates=auto", f"budget_gpu_hours={24 * cost}")) == 0
+    assert [name for name, _ in stages[0]].count("weight_uniform") == 3
+    assert len(stages) > 1
+    later = {name for stage in stages[1:] for name, _ in stage}
+    assert later == {"seesaw_p0.8", "tversky_0.3_0.7"}
+    assert sum(map(len, stages)) <= 24
+    assert read_confirmation(Path("results/mine"))["stages"]["done"]
+
+
+def test_an_interrupted_confirmation_goes_on_with_the_runs_that_are_missing(swept, planned, monkeypatch, capsys):
+    swept()
+    for words in (("replicates=3",), ("replicates=auto", "budget_gpu_hours=1")):
+        stages: list[Runs] = []
+        monkeypatch.setattr(confirm_module, "run_sweep", trained_by(noisy(CLEAR), stages, stop_after=4))
+        assert confirm(composed("sweep=mine", "top=2", *words)) == 130
+        assert "python -m tune_app.confirm resume=mine" in capsys.readouterr().out
+        assert not (Path("results/mine") / "confirmation.json").exists()
+        set_unfinished()
+        again = composed("sweep=mine")
+        with pytest.raises(InputError, match="resume=mine"):
+            begin(again)
+        monkeypatch.setattr(confirm_module, "run_sweep", trained_by(noisy(CLEAR), stages))
+        assert confirm(composed("resume=mine")) == 0
+        assert stages[1] == stages[0][4:], "none twice, none left out"
+        found = Path("results/mine/confirmation.json")
+        assert json.loads(found.read_text())["winner"] == "seesaw_p0.8"
+        found.unlink()
+        set_unfinished("finished")
+
+
+def set_unfinished(status: str = "interrupted") -> None:
+    folder = sorted(Path("results/mine").glob("confirmation*/"))[-1]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "status": status}))
+
+
+def test_a_confirmation_whose_runs_all_fail_ends_with_an_error(swept, planned, monkeypatch, capsys) -> None:
+    swept()
+    monkeypatch.setattr(confirm_module, "run_sweep", trained_by(lambda name, seed: None, []))
+    assert confirm(composed("sweep=mine", "top=2", "replicates=2")) == 1
+    assert "no run ended with a score" in capsys.readouterr().err
+    assert not Path("results/mine/confirmation.json").exists()
+
+
+# What is given to the runs, and what is refused.
+
+
+def test_runs_are_those_of_the_sweep_but_fresh_and_to_the_end(swept) -> None:
+    folder = swept(words=("trainer.lr=0.003", "scheduler.name=asha"))
+    plan, prepared = begin(composed("sweep=latest", "top=1", "replicates=2", "resources.max_concurrent=1"))
+    settings = prepared.settings
+    assert settings.trainer.lr == 0.003
+    assert (settings.early_stopping, settings.single_arms) == (False, True)
+    assert (settings.resources.max_concurrent, settings.resources.gpus_per_trial) == (1, 0.25)
+    assert prepared.counts.positive == COUNTS.positive
+    assert (settings.seed, settings.seeds) == (plan.first_seed, 2)
+    assert prepared.folder == folder / "confirmation"
+    assert not prepared.folder.exists(), "nothing is written yet"
+    assert all(isinstance(run, Arm) and run.loss for run in plan.first_runs())
+
+
+def refused(*words: str) -> None:
+    made = composed(*words)
+    take_up(made) if made.settings.resume else begin(made)
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        (["replicates=1"], "replicates=1"),
+        (["replicates=many"], "a number from 2"),
+        (["replicates=auto"], "needs a budget"),
+        (["budget_gpu_hours=3"], "replicates=5 says how many"),
+        (["top=0"], "top=0"),
+        (["sweep=other"], "sweep=other"),
+        (["family=seesaw"], "family"),
+        (["replicates=auto", "budget_gpu_hours=0.01"], "budget_gpu_hours=0.01"),
+        (["resume=mine"], "has no confirmation"),
+        (["resume=mine", "top=3"], "keeps its plan"),
+    ],
+)
+def test_bad_words_are_refused_in_a_sentence(swept, words, fragment) -> None:
+    folder = swept()
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(InputError) as caught:
+        refused(*words)
+    assert fragment in str(caught.value)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_running_sweep_is_waited_for(swept) -> None:
+    folder = swept()
+    with FileLock(folder / "sweep.lock"), pytest.raises(InputError, match="still running"):
+        begin(composed("sweep=mine"))
+
+
+def test_a_confirmation_is_no_search(swept) -> None:
+    folder = swept()
+    made = write_confirmation(folder / "confirmation", fixed_plan(folder), {("seesaw_p0.8", 4): 0.5})
+    with pytest.raises(InputError, match="itself a confirmation"):
+        begin(composed(f"sweep={made}"))
+    for verb, fix in (("resume", "confirm resume=mine"), ("extend", "confirm sweep=mine")):
+        words = compose("run", type(settings_of()), [f"{verb}={made}"])
+        assert words is not None
+        with pytest.raises(InputError, match=fix):
+            run_module.take_up(words)
+
+
+def test_other_data_are_refused(swept) -> None:
+    folder = swept()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["data"]["fingerprint"] = "other"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="the data under"):
+        begin(composed("sweep=mine"))
+
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -1,0 +1,248 @@
+"""python -m tune_app.confirm sweep=latest top=4 replicates=5: is the winner a winner?
+
+Trains the first configurations of a sweep and the untuned baseline again, at full budget and on fresh seeds, the same
+for all of them, and says which can be told apart. A sweep of its own in the sweep's folder: watched, interrupted,
+resumed and read like any other. See docs/confirm.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tune_app.command_line import Composed, compose, exit_code
+from tune_app.config import CheckpointSettings, ClusterSettings, ResourceSettings, SearchSettings, Settings
+from tune_app.confirmed import confirmed_table, said
+from tune_app.confirming.arms import Plan, confirmations, make_plan, new_folder, read_plan
+from tune_app.confirming.runs import conclude, replicates_of, runs_to_train
+from tune_app.errors import InputError, require_input
+from tune_app.messages import INTERRUPTED, announcement
+from tune_app.ray_session import RaySession, TrialResources
+from tune_app.render import text_table
+from tune_app.results import ARMS, LOCK, Sweep, find_sweep, lock_is_held, resume_command, spoken
+from tune_app.run import refuse_other_data, require_wandb, stored_settings, with_allowed
+from tune_app.sweep import FREQUENCIES, Outcome, Prepared, in_use, prepare, require_writable, run_sweep
+from tune_app.user_settings import user_setting
+
+AUTO = "auto"
+
+
+@dataclass(kw_only=True)
+class DataPlace:
+    """Where the data are now, should they have moved since the sweep; that they are the same is checked."""
+
+    root: str = ""
+    split_file: str = ""
+    cache_dir: str = ""
+
+
+@dataclass(kw_only=True)
+class ConfirmSettings:
+    """What `python -m tune_app.confirm` takes. Everything else is as the sweep was run."""
+
+    sweep: str = "latest"
+    """latest, the name of a sweep in results_dir, or its folder."""
+    resume: str = ""
+    """Go on with the unfinished confirmation of this sweep."""
+    results_dir: str = ""
+    """Folder of the sweeps; empty: $TUNE_APP_RESULTS, the user's setting, or results."""
+    top: int = 4
+    """How many configurations, the first of the leaderboard; the untuned baseline comes besides."""
+    replicates: str = "5"
+    """Runs of each, on fresh seeds; or auto: where they decide most, within budget_gpu_hours."""
+    budget_gpu_hours: float = 0.0
+    """With replicates=auto: GPU-hours for all runs together; CPU-hours where trials have no GPU."""
+    resources: ResourceSettings = field(default_factory=ResourceSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
+    data: DataPlace = field(default_factory=DataPlace)
+    wandb_project: str = ""
+    """Weights & Biases project; empty: none."""
+    verbose: int = 0
+    """Ray Tune's own verbosity, 0 to 3."""
+
+    def __post_init__(self) -> None:
+        require_input(bool(self.sweep), "sweep", self.sweep, "a sweep is needed", "Use sweep=latest")
+        require_input(self.top >= 1, "top", self.top, "must be at least 1", "Use top=4")
+        number = self.replicates.isdecimal() and int(self.replicates) >= 2
+        require_input(
+            number or self.is_auto, "replicates", self.replicates,
+            "a number from 2 (one run tells no noise), or auto", "Use replicates=5",
+        )  # fmt: skip
+        require_input(
+            not self.is_auto or self.budget_gpu_hours > 0, "budget_gpu_hours", self.budget_gpu_hours,
+            "replicates=auto needs a budget", "Give budget_gpu_hours=10",
+        )  # fmt: skip
+        require_input(
+            self.is_auto or not self.budget_gpu_hours, "budget_gpu_hours", self.budget_gpu_hours,
+            f"replicates={self.replicates} says how many runs there are", "Leave it out, or give replicates=auto",
+        )  # fmt: skip
+
+    @property
+    def is_auto(self) -> bool:
+        return self.replicates == AUTO
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def confirm(composed: Composed[ConfirmSettings]) -> int:
+    """Act on composed settings; the exit code."""
+    require_wandb(composed.settings.wandb_project)
+    plan, prepared = take_up(composed) if composed.settings.resume else begin(composed)
+    outcome = train(plan, prepared)
+    if not outcome.complete:
+        print(f"\ninterrupted; nothing recorded is lost. Go on with: {resume_command(outcome.folder)}")
+        return INTERRUPTED
+    return finish(plan, outcome.folder)
+
+
+def begin(composed: Composed[ConfirmSettings]) -> tuple[Plan, Prepared]:
+    """A new confirmation. Raises InputError before anything is written."""
+    asked = composed.settings
+    sweep = Sweep(asked.sweep, asked.results_dir or user_setting("results_dir", "results"))
+    refuse_unready(sweep)
+    folder = new_folder(sweep.folder)
+    require_writable(sweep.folder)
+    settings = settings_of(sweep.folder, composed)
+    prepared = prepare(settings, folder, chosen=())
+    refuse_other_data(prepared, sweep.folder)
+    plan = make_plan(
+        sweep, prepared.counts, prepared.window_voxels, top=asked.top,
+        rounds=0 if asked.is_auto else int(asked.replicates), budget=asked.budget_gpu_hours,
+        device=device_of(sweep),
+    )  # fmt: skip
+    return plan, replace(prepared, settings=replace(settings, seed=plan.first_seed, seeds=max(1, plan.rounds)))
+
+
+def refuse_unready(sweep: Sweep) -> None:
+    """Raise InputError for a sweep that cannot be confirmed now."""
+    if (sweep.folder / ARMS).is_file():
+        raise InputError(
+            f"sweep={sweep.folder}: is itself a confirmation. Give the sweep it confirms: {sweep.folder.parent}"
+        )
+    if sweep.status == "running":
+        raise InputError(
+            f"sweep={sweep.name}: is still running, so its best are not known yet. Wait for its end, or end it with "
+            "Ctrl-C and resume it later"
+        )
+    unfinished = [folder for folder in confirmations(sweep.folder) if Sweep(folder).status != "finished"]
+    if unfinished:
+        raise InputError(
+            f"sweep={sweep.name}: its confirmation {unfinished[-1].name} is not finished. Go on with it: "
+            f"{resume_command(unfinished[-1])}, or remove {unfinished[-1]}"
+        )
+
+
+def settings_of(sweep: Path, composed: Composed[ConfirmSettings]) -> Settings:
+    """The sweep's settings, for runs to the end of a fixed list."""
+    stored = with_allowed(stored_settings(sweep), composed)
+    counts = sweep / FREQUENCIES
+    return replace(
+        stored,
+        family="compare", preset="", trial="", space={},
+        search=SearchSettings(),
+        scheduler=replace(stored.scheduler, name="none"),
+        frequencies=str(counts) if counts.is_file() else stored.frequencies,
+    )  # fmt: skip
+
+
+def device_of(sweep: Sweep) -> str:
+    return "GPU" if any(trial.config.get("resources", {}).get("gpus_per_trial") for trial in sweep.trials) else "CPU"
+
+
+def take_up(composed: Composed[ConfirmSettings]) -> tuple[Plan, Prepared]:
+    """The unfinished confirmation of resume=, with its own plan and settings."""
+    asked = composed.settings
+    fixed = [key for key in ("sweep", "top", "replicates", "budget_gpu_hours") if key in composed.given_keys]
+    if fixed:
+        raise InputError(
+            f"{fixed[0]}={getattr(asked, fixed[0])}: a confirmation that goes on keeps its plan. Leave {fixed[0]} out"
+        )
+    given = find_sweep(asked.resume, asked.results_dir or user_setting("results_dir", "results"), key="resume")
+    folder = given if (given / ARMS).is_file() else next(iter(confirmations(given)[::-1]), None)
+    if folder is None:
+        raise InputError(
+            f"resume={asked.resume}: {given.name} has no confirmation. Begin one: python -m tune_app.confirm "
+            f"sweep={spoken(given)}"
+        )
+    if lock_is_held(folder / LOCK):
+        raise in_use(folder)
+    plan = read_plan(folder)
+    prepared = prepare(with_allowed(stored_settings(folder), composed), folder, resumed=True, chosen=())
+    refuse_other_data(prepared, folder)
+    return plan, prepared
+
+
+def train(plan: Plan, prepared: Prepared) -> Outcome:
+    """Train what the plan asks for, stage after stage where it has stages."""
+
+    def announce(now: Prepared, session: RaySession, resources: TrialResources) -> None:
+        if not (now.folder / ARMS).is_file():
+            plan.write(now.folder)
+        tell(plan, now, session, resources)
+
+    while True:
+        sweep = Sweep(prepared.folder) if prepared.resumed else None
+        runs, _ = runs_to_train(plan, sweep)
+        if not runs:
+            return Outcome(folder=prepared.folder, complete=True)
+        outcome = run_sweep(replace(prepared, arms=runs, baseline=plan.baseline), announce)
+        if not outcome.complete:
+            return outcome
+        prepared = replace(prepared, resumed=True)
+
+
+def tell(plan: Plan, prepared: Prepared, session: RaySession, resources: TrialResources) -> None:
+    """What a person wants to know before the first run of a stage."""
+    runs, why = runs_to_train(plan, Sweep(prepared.folder))
+    seeds = sorted({run.seed for run in prepared.arms})
+    names = ", ".join(arm.name for arm in plan.arms if arm.name != plan.baseline)
+    if prepared.phantom:
+        print("*** PHANTOM DATA: generated volumes, for trying things out ***")
+    print(f"confirming {plan.sweep}: {names}, and {plan.baseline}, the untuned baseline")
+    print(f"runs       {len(runs)}, seeds {seeds[0]} to {seeds[-1]}; {why}; none is stopped early")
+    if plan.design is not None:
+        print(f"budget     {plan.design.budget:g} {plan.device}-hours, in {plan.design.looks} stages at most")
+    for line in announcement(prepared, session, resources):
+        print(line)
+    sys.stdout.flush()
+
+
+def finish(plan: Plan, folder: Path) -> int:
+    """The finding, where it lies, and what to type next."""
+    if not (replicates_of(plan, Sweep(folder)).scores > -1).any():
+        print(f"error: no run ended with a score. See why: python -m tune_app.summary sweep={folder}", file=sys.stderr)
+        return 1
+    found = conclude(plan, folder)
+    console = Console()
+    print()
+    print(finding_text(found, console.width if console.is_terminal else None))
+    name = spoken(folder.parent)
+    print(f"\nconfirmation   {folder}")
+    print(f"next           python -m tune_app.export sweep={name} top=3 out=best/")
+    print(f"               python -m tune_app.report sweep={name}")
+    return 0
+
+
+def finding_text(found: Mapping[str, Any], width: int | None) -> str:
+    """The arms as a table, and what follows from it."""
+    return "\n\n".join([text_table(confirmed_table(found), width), "\n".join(said(found))])
+
+
+def main() -> None:
+    sys.exit(exit_code(_compose_and_confirm))
+
+
+def _compose_and_confirm() -> int:
+    composed = compose("confirm", ConfirmSettings, sys.argv[1:])
+    return confirm(composed) if composed else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""What `confirm` found, read back from a sweep's confirmation.json: for summary, export and report.
+
+The file is as `tune_app.confirmation.result` describes it. A field that is missing or of another kind (in a file of
+another version) is left out, never guessed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tune_app.results import Sweep, spoken
+from tune_app.trial import Trial, is_finite, read_json
+
+CONFIRMATION = "confirmation.json"
+NUMBERS = (
+    "replicates", "mean", "low", "high", "p_best", "difference_to_best", "difference_to_best_low",
+    "difference_to_best_high", "difference_to_baseline", "difference_to_baseline_low", "difference_to_baseline_high",
+    "baseline_p_holm", "search_score", "winners_curse",
+)  # fmt: skip
+SHOWN = {
+    "name": "arm", "replicates": "replicates", "mean": "mean", "low": "low", "high": "high", "p_best": "P(best)",
+    "in_set": "ties with the best", "search_score": "search score", "winners_curse": "winner's curse",
+    "difference_to_baseline": "to baseline", "baseline_p_holm": "p (Holm)",
+}  # fmt: skip
+"""Columns of `arms_of` for the eye, and their headings."""
+
+
+def read_confirmation(folder: Path) -> dict[str, Any]:
+    """The finding in a sweep's folder; {} where there is none."""
+    return read_json(folder / CONFIRMATION)
+
+
+def arms_of(found: Mapping[str, Any]) -> pd.DataFrame:
+    """The arms with a name and a mean, best first; numbers that are missing are NaN."""
+    arms = [arm for arm in entries(found, "arms") if arm.get("name") and is_finite(arm.get("mean"))]
+    rows = [
+        {"name": str(arm["name"]), "in_set": bool(arm.get("in_set"))}
+        | {name: float(arm[name]) if is_finite(arm.get(name)) else math.nan for name in NUMBERS}
+        for arm in arms
+    ]
+    frame = pd.DataFrame(rows, columns=["name", *NUMBERS[:5], "in_set", *NUMBERS[5:]])
+    whole = {"replicates": "Int64"} if (frame["replicates"].dropna() % 1 == 0).all() else {}
+    return frame.astype(whole).sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+
+
+def entries(found: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    values = found.get(name)
+    return [one for one in values if isinstance(one, Mapping)] if isinstance(values, list) else []
+
+
+def texts(found: Mapping[str, Any], name: str) -> list[str]:
+    values = found.get(name)
+    return [str(one) for one in values if one] if isinstance(values, list) else []
+
+
+def said(found: Mapping[str, Any]) -> list[str]:
+    """The statement, why, what to take, and what limits it."""
+    statement = [str(found["statement"])] if found.get("statement") else []
+    return [*statement, *texts(found, "reasons"), *default_choice(found), *texts(found, "cautions")]
+
+
+def default_choice(found: Mapping[str, Any]) -> list[str]:
+    """What to take, and why, in a sentence."""
+    choice, reason = found.get("default_choice"), found.get("default_reason")
+    return [f"Default choice: {choice}, {reason}."] if choice and reason else []
+
+
+def confirmed_table(found: Mapping[str, Any]) -> pd.DataFrame:
+    """The arms for the eye, best first; empty without a finding."""
+    arms = arms_of(found)
+    return arms[[name for name in SHOWN if name in arms]].rename(columns=SHOWN)
+
+
+def confirmed_order(found: Mapping[str, Any]) -> list[str]:
+    """Arms in the order of trust: the winner or the default choice, the rest of its equivalence set, the others."""
+    names = arms_of(found)["name"].tolist()
+    first = [str(found.get("default_choice") or ""), *texts(found, "equivalence_set")]
+    return list(dict.fromkeys(name for name in [*first, *names] if name in names))
+
+
+def members_of(found: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Arm → names of the trials of the sweep that are this configuration."""
+    return {str(arm["name"]): texts(arm, "trials") for arm in entries(found, "arms") if arm.get("name")}
+
+
+def arm_of_trial(found: Mapping[str, Any], trial: Trial) -> str:
+    """The confirmed arm that a trial is a run of; "" for none."""
+    return next((arm for arm, trials in members_of(found).items() if trial.name in trials), "")
+
+
+def what_is_confirmed(sweep: Sweep, found: Mapping[str, Any], leader: Trial | None) -> list[str]:
+    """What the finding says, in sentences; leader: the first of the leaderboard."""
+    if not found:
+        return []
+    told = said(found)
+    if leader is not None and not arm_of_trial(found, leader):
+        told.append(
+            f"The first of the leaderboard, {leader.name}, was not among the confirmed arms. Confirm again: python -m "
+            f"tune_app.confirm sweep={spoken(sweep.folder)}"
+        )
+    return told
