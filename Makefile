@@ -32,7 +32,7 @@ run: install
 
 # One process per core, a file of tests to each: two files share neither a Ray nor a module's fixtures.
 test: check
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # BENCH="loss memory" for some of them; --write puts the table into docs/performance.md.
 bench: install-dev

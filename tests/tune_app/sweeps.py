@@ -15,11 +15,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 
+from tune_app.results import Sweep
+from tune_app.search.recovery import recorded_curves
+from tune_app.search.scheduler import ResumableAsha
 from tune_app.search.study import open_study
 
 ROOT = Path(__file__).parents[2]
@@ -210,3 +214,70 @@ def place_in(folder: Path, cache: Path) -> Iterator[Place]:
         yield place
     finally:
         place.close()
+
+
+@dataclass
+class Cut:
+    """What a sweep looked like after it had been killed."""
+
+    output: str
+    states: dict[str, str]
+    files: dict[str, dict[str, tuple[int, bytes]]]
+    """Of the trials that had ended."""
+    rungs: dict[int, dict[str, float]]
+
+
+def rungs_of(sweep: Path) -> dict[int, dict[str, float]]:
+    """The rungs of a sweep of nine epochs, as a driver that takes it up rebuilds them."""
+    curves = recorded_curves(open_study(sweep, sweep.name))
+    return ResumableAsha(metric="mean_dice", max_epochs=9, grace_period=1, reduction_factor=3.0, curves=curves).rungs()
+
+
+def look_at(sweep: Path, output: str = "") -> Cut:
+    found = states(sweep)
+    ended = [name for name, state in found.items() if state != "RUNNING"]
+    files = {name: fingerprints(sweep / "trials" / name) for name in ended}
+    return Cut(output, found, files, rungs_of(sweep))
+
+
+def killed(run: Run, sweep: Path) -> Cut:
+    """kill -9 of the driver and of all that it started."""
+    pids = run.kill_all()
+    assert len(pids) >= 5, "driver, GCS, raylet, agents, workers"
+    assert not any(map(is_alive, pids))
+    assert Sweep(sweep).status == "crashed"
+    return look_at(sweep, run.output())
+
+
+def running_with_rows(sweep: Path) -> list[str]:
+    """Trials that have reported and not ended."""
+    if not (sweep / "study.journal").is_file():
+        return []
+    reporting = reported_names(sweep)
+    return [trial.name for trial in Sweep(sweep).trials if trial.status == "running" and trial.name in reporting]
+
+
+def reported_names(sweep: Path) -> set[str]:
+    return {path.parent.name for path in sweep.glob("trials/*/result.json") if b"\n" in path.read_bytes()}
+
+
+def ended_and_begun(sweep: Path, *, epochs: int, ended: int) -> bool:
+    """Whether so many trials have reported all epochs, and another one some."""
+    lengths = [path.read_bytes().count(b"\n") for path in sweep.glob("trials/*/result.json")]
+    return sum(length == epochs for length in lengths) >= ended and any(0 < length < epochs for length in lengths)
+
+
+def untouched(before: Cut, sweep: Path) -> bool:
+    """Every trial that had ended has the files it had."""
+    return all(fingerprints(sweep / "trials" / name) == files for name, files in before.files.items())
+
+
+def exactly_once(sweep: Path) -> bool:
+    """Every trial's rows lie in result.json once, in order, and agree with its history and the study's curve."""
+    for trial in trials_of(sweep):
+        folder = sweep / "trials" / trial.user_attrs["name"]
+        logged = {row["epoch"]: row["mean_dice"] for row in rows(folder / "result.json")}
+        assert list(logged) == list(range(1, len(logged) + 1)) == reported_epochs(sweep)[folder.name]
+        assert logged == {row["epoch"]: row["mean_dice"] for row in rows(folder / "history.jsonl")}
+        assert logged == trial.intermediate_values
+    return True

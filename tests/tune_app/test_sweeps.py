@@ -5,31 +5,32 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from sweeps import (
     TINY,
+    Cut,
     Place,
-    Run,
-    fingerprints,
+    ended_and_begun,
+    exactly_once,
     histories,
-    is_alive,
+    killed,
+    look_at,
     place_in,
     reported,
     reported_epochs,
     rows,
+    rungs_of,
+    running_with_rows,
     states,
     steady,
     trial_workers,
     trials_of,
+    untouched,
 )
 
 from tune_app.results import Sweep
-from tune_app.search.recovery import recorded_curves
-from tune_app.search.scheduler import ResumableAsha
-from tune_app.search.study import open_study
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
@@ -48,73 +49,6 @@ def place(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Itera
 def nothing_left_running(place: Place) -> Iterator[None]:
     yield
     place.stop_all()
-
-
-@dataclass
-class Cut:
-    """What a sweep looked like after it had been killed."""
-
-    output: str
-    states: dict[str, str]
-    files: dict[str, dict[str, tuple[int, bytes]]]
-    """Of the trials that had ended."""
-    rungs: dict[int, dict[str, float]]
-
-
-def rungs_of(sweep: Path) -> dict[int, dict[str, float]]:
-    """The rungs of a sweep of nine epochs, as a driver that takes it up rebuilds them."""
-    curves = recorded_curves(open_study(sweep, sweep.name))
-    return ResumableAsha(metric="mean_dice", max_epochs=9, grace_period=1, reduction_factor=3.0, curves=curves).rungs()
-
-
-def look_at(sweep: Path, output: str = "") -> Cut:
-    found = states(sweep)
-    ended = [name for name, state in found.items() if state != "RUNNING"]
-    files = {name: fingerprints(sweep / "trials" / name) for name in ended}
-    return Cut(output, found, files, rungs_of(sweep))
-
-
-def killed(run: Run, sweep: Path) -> Cut:
-    """kill -9 of the driver and of all that it started."""
-    pids = run.kill_all()
-    assert len(pids) >= 5, "driver, GCS, raylet, agents, workers"
-    assert not any(map(is_alive, pids))
-    assert Sweep(sweep).status == "crashed"
-    return look_at(sweep, run.output())
-
-
-def running_with_rows(sweep: Path) -> list[str]:
-    """Trials that have reported and not ended."""
-    if not (sweep / "study.journal").is_file():
-        return []
-    reporting = reported_names(sweep)
-    return [trial.name for trial in Sweep(sweep).trials if trial.status == "running" and trial.name in reporting]
-
-
-def reported_names(sweep: Path) -> set[str]:
-    return {path.parent.name for path in sweep.glob("trials/*/result.json") if b"\n" in path.read_bytes()}
-
-
-def ended_and_begun(sweep: Path, *, epochs: int, ended: int) -> bool:
-    """Whether so many trials have reported all epochs, and another one some."""
-    lengths = [path.read_bytes().count(b"\n") for path in sweep.glob("trials/*/result.json")]
-    return sum(length == epochs for length in lengths) >= ended and any(0 < length < epochs for length in lengths)
-
-
-def untouched(before: Cut, sweep: Path) -> bool:
-    """Every trial that had ended has the files it had."""
-    return all(fingerprints(sweep / "trials" / name) == files for name, files in before.files.items())
-
-
-def exactly_once(sweep: Path) -> bool:
-    """Every trial's rows lie in result.json once, in order, and agree with its history and the study's curve."""
-    for trial in trials_of(sweep):
-        folder = sweep / "trials" / trial.user_attrs["name"]
-        logged = {row["epoch"]: row["mean_dice"] for row in rows(folder / "result.json")}
-        assert list(logged) == list(range(1, len(logged) + 1)) == reported_epochs(sweep)[folder.name]
-        assert logged == {row["epoch"]: row["mean_dice"] for row in rows(folder / "history.jsonl")}
-        assert logged == trial.intermediate_values
-    return True
 
 
 # Fixed arms without early stopping: a killed sweep ends as an unkilled one.
@@ -391,40 +325,3 @@ def test_a_hopeless_trial_is_stopped_and_named(place):
     assert "stopped early: diverged" in output
     assert set(states(found.folder).values()) == {"PRUNED"}, "the searcher learns that it is bad there"
     assert found.leaderboard()["diagnoses"].str.contains("diverged").all()
-
-
-# Confirmations.
-
-
-@pytest.mark.slow
-def test_a_killed_confirmation_ends_as_one_that_was_left_alone(place):
-    """kill -9 in the middle; resumed, it has trained every arm on every seed once, and each as from scratch."""
-    words = (*TINY, "family=seesaw", "search.num_samples=3", "scheduler.name=none")
-    place.run("run", *words, "name=searched")
-    sweep = place.sweep("searched")
-    confirmation = sweep / "confirmation"
-    arguments = ("sweep=searched", "top=1", "replicates=2")
-    run = place.start("confirm", *arguments)
-    run.until(lambda: confirmation.is_dir() and ended_and_begun(confirmation, epochs=4, ended=1))
-    before = killed(run, confirmation)
-    assert not (sweep / "confirmation.json").exists()
-    refused = place.run("confirm", *arguments, code=2)
-    assert "python -m tune_app.confirm resume=searched" in refused
-    assert "tune_app.confirm resume=searched" in place.run("run", f"resume={confirmation}", code=2)
-    output = place.run("confirm", "resume=searched")
-    assert "arms" in output or "No winner" in output
-    assert untouched(before, confirmation)
-    assert exactly_once(confirmation)
-    runs = Sweep(confirmation).trials
-    assert sorted({trial.seed for trial in runs}) == [1, 2]
-    assert len(runs) == len({(trial.label, trial.seed) for trial in runs}) == 4
-    assert all(trial.status == "finished" and trial.epochs == 4 for trial in runs)
-    assert (sweep / "confirmation.json").read_text() == (confirmation / "confirmation.json").read_text()
-    again = place.run("confirm", "resume=searched")
-    assert "No winner" in again or "is the best of" in again
-    alone = ("preset=weight_uniform", "seed=1", "name=alone", "frequencies=" + str(sweep / "class_frequencies.json"))
-    place.run("run", *TINY, *alone)
-    (single,) = Sweep(place.sweep("alone")).trials
-    twin = next(trial for trial in runs if trial.label == "weight_uniform" and trial.seed == 1)
-    assert [steady(row) for row in single.history] == [steady(row) for row in twin.history]
-    assert "Confirmed on fresh seeds" in place.run("summary", "sweep=searched")
