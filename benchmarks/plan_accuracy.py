@@ -1,8 +1,8 @@
 """The plan against what came of it: python -m benchmarks.plan_accuracy (4 minutes on two cores).
 
 `python -m tune_app.plan measure=true`, then the default sweep of `make run`, in an empty results folder: nothing is
-known but a few measured steps. The number is the larger of plan ÷ reality and reality ÷ plan, for the epochs under early
-stopping and for the hours on the clock, which is what the report shows as "Plan and reality".
+known but a few measured steps. The number is the larger of plan ÷ reality and reality ÷ plan, for the epochs under
+early stopping and for the hours on the clock, which is what the report shows as "Plan and reality".
 """
 
 from __future__ import annotations
