@@ -1,11 +1,11 @@
-"""What a sweep spends its time on: python -m benchmarks.sweep_efficiency (8 minutes on two cores, --full 45).
+"""What a sweep spends its time on: python -m benchmarks.sweep_efficiency (11 minutes on two cores, --full 45).
 
 **Efficiency.** Seconds inside training and validation steps ÷ (slots × wall time from the first setup to the last
 result) of the default sweep of `make run`: 12 trials, Optuna, ASHA, two slots on two cores. Steps alone count: neither
 waiting for patches nor compiling nor writing nor a slot that stands idle while the last trial of another one ends. A
 sweep on a CPU does not compile (docs/decisions/compile-on-cpu.md): warm and cold then differ by the data in the cache
-and the files in the page cache. With --full also a cold one, and both with trainer.compile=true; there cold means an
-empty cache of compiled graphs.
+and the files in the page cache. With --full also both with trainer.compile=true; there cold means an empty cache of
+compiled graphs.
 
 **Against a bare loop.** The same configurations, early stopping off, trained by benchmarks.bare_loop: no Ray, no
 search, no files. Both sides are timed from the first setup to the last result; what a person waits for besides (Ray's
@@ -53,8 +53,8 @@ def run(arguments: argparse.Namespace) -> Iterator[Result]:
 
 def efficiencies(folder: Path, arguments: argparse.Namespace) -> Iterator[Result]:
     yield efficiency(folder, "default sweep, warm", WARM, arguments.sweeps)
+    yield efficiency(folder, "default sweep, empty cache", COLD, 1, cache=folder / "cold")
     if arguments.full:
-        yield efficiency(folder, "default sweep, empty cache", COLD, 1, cache=folder / "cold")
         cache = folder / "compiled"
         yield efficiency(folder, "compiled, empty cache", COLD, 1, *COMPILED, cache=cache)
         yield efficiency(folder, "compiled, warm cache", WARM, 1, *COMPILED, cache=cache)

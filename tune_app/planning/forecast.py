@@ -86,7 +86,7 @@ def make_plan(settings: Settings, resources: TrialResources, *, trials: int, exe
         rungs = rung_epochs(trainer.epochs, settings.grace_period, scheduler.reduction_factor)
     work = expected_work(
         trials, trainer.epochs, rungs, scheduler.reduction_factor,
-        improving=settings.search.name == "optuna", exempt=exempt,
+        improving=settings.search.name == "optuna" and not settings.single_arms, exempt=exempt,
     )  # fmt: skip
     folder = packed_cache(settings)
     known = pace.memory_gb if pace else math.nan
