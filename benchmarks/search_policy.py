@@ -26,6 +26,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
@@ -108,7 +109,8 @@ def replay_all(paths: Sequence[Path], seeds: int, processes: int) -> Regrets:
 def regret_of(path: Path, policy: str, seed: int) -> Floats:
     """(budgets, 2) of one replay."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # Ray's searcher warns of every score that is no number
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # Ray's searcher warns of every score that is no number,
+    warnings.filterwarnings("ignore", "All-NaN slice")  # and its scheduler of a rung that has nothing else
     table = taskset(path)
     steps = list(islice(Replay(POLICIES[policy](table, seed), table, seed).steps(), max(BUDGETS)))
     return np.array([regret(table, steps[:epochs]) for epochs in BUDGETS])
