@@ -19,6 +19,7 @@ import yaml
 
 from tune_app.command_line import CONF, compose
 from tune_app.config import Settings
+from tune_app.confirm import ConfirmSettings
 from tune_app.data import DataVerbSettings
 from tune_app.export import ExportSettings
 from tune_app.frequencies import FrequenciesSettings
@@ -30,6 +31,7 @@ from tune_app.user_settings import ENVIRONMENT
 PAGE = Path(__file__).with_name("settings.md")
 OTHER_VERBS = {
     "summary": SummarySettings,
+    "confirm": ConfirmSettings,
     "report": ReportSettings,
     "plan": PlanSettings,
     "export": ExportSettings,
@@ -50,6 +52,7 @@ A list is written without spaces, `data.patch=[1,64,64]`; nothing is written `re
 """
 
 TAKES_ALL = "Takes all settings of `run`, too, but `resume=` and `extend=`.\n"
+TAKES_PLACE = "Takes the `resources.…`, `cluster.…` and `checkpoints.…` settings of `run`, too; also `data.root`, …\n"
 TAKES_DATA = "Takes `data=` and the `data.…` settings of `run`, too.\n"
 
 
@@ -59,7 +62,7 @@ def settings_page() -> str:
     parts = [INTRO, "## `python -m tune_app.run`\n", *sections(Settings, defaults), choices(), environment()]
     for verb, schema in OTHER_VERBS.items():
         own = docstrings(schema)
-        fields = [field for field in dataclasses.fields(schema) if field.name in own and field.name != "data"]
+        fields = [field for field in dataclasses.fields(schema) if own.get(field.name) and not section_type(field)]
         rows = [row(field.name, plain(field), own[field.name]) for field in fields]
         parts += [f"## `python -m tune_app.{verb}`\n", also_takes(schema), table(rows)]
     return "\n".join(part for part in parts if part)
@@ -69,6 +72,8 @@ def also_takes(schema: type) -> str:
     """What a verb shares with `run`."""
     if issubclass(schema, Settings):
         return TAKES_ALL
+    if schema is ConfirmSettings:
+        return TAKES_PLACE
     return TAKES_DATA if any(field.name == "data" for field in dataclasses.fields(schema)) else ""
 
 

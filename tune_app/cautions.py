@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from tune_app.baseline import baseline_trials, verdicts
-from tune_app.results import ARMS, Sweep, resume_command, spoken
+from tune_app.results import Sweep, is_confirmation, resume_command, spoken
 
 PHANTOM = "PHANTOM DATA: generated volumes. These scores say nothing about real electron microscopy."
 
@@ -28,7 +28,7 @@ def cautions(sweep: Sweep, board: pd.DataFrame, *, confirmed: bool = False) -> l
     if ranked.empty:
         return ["No trial has a score yet.", *([] if baseline_trials(sweep) else verdicts(sweep))]
     found = ["A row of the leaderboard is one run: a screening score, not a result."]
-    if not confirmed and not (sweep.folder / ARMS).is_file():
+    if not confirmed and not is_confirmation(sweep.folder):
         found[0] += f" Before choosing: python -m tune_app.confirm sweep={spoken(sweep.folder)}"
     noise = sweep.noise()
     if noise is not None:
@@ -39,7 +39,7 @@ def cautions(sweep: Sweep, board: pd.DataFrame, *, confirmed: bool = False) -> l
     stopped = int((ranked["status"] == "stopped early").sum())
     if stopped:
         found.append(f"{stopped} trials were stopped early: theirs are scores of fewer epochs.")
-    return found + verdicts(sweep) + about_calibration(sweep)
+    return found + ([] if confirmed else verdicts(sweep)) + about_calibration(sweep)
 
 
 def about_calibration(sweep: Sweep) -> list[str]:

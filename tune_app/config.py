@@ -29,7 +29,7 @@ class SearchSettings:
     startup_trials: int = 8
     """Trials before TPE leaves random sampling."""
     baseline: bool | None = None
-    """Begin with the untuned baseline (uniform weights), as one of the trials; it is never stopped early. Empty: in
+    """Begin with the untuned baseline (uniform weights), as one of the trials; ASHA never stops it. Empty: in
     every search of two trials or more, not beside preset= and trial=. With extend=, true adds it to a sweep without."""
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ resumed and read like any other. See docs/confirm.md.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -17,14 +18,15 @@ from rich.console import Console
 
 from tune_app.command_line import Composed, compose, exit_code
 from tune_app.config import CheckpointSettings, ClusterSettings, ResourceSettings, SearchSettings, Settings
-from tune_app.confirmed import confirmed_table, said
-from tune_app.confirming.arms import Plan, confirmations, make_plan, new_folder, read_plan
-from tune_app.confirming.runs import conclude, replicates_of, runs_to_train
-from tune_app.errors import InputError, require_input
+from tune_app.confirmed import CONFIRMATION, confirmed_table, said
+from tune_app.confirming.arms import MOST_ROUNDS, Plan, confirmations, make_plan, new_folder, read_plan
+from tune_app.confirming.runs import conclude, has_ended, runs_to_train
+from tune_app.errors import InputError, RunFailed, require_input
+from tune_app.manifest import set_status
 from tune_app.messages import INTERRUPTED, announcement
 from tune_app.ray_session import RaySession, TrialResources
 from tune_app.render import text_table
-from tune_app.results import ARMS, LOCK, Sweep, find_sweep, lock_is_held, resume_command, spoken
+from tune_app.results import LOCK, Sweep, find_sweep, is_confirmation, lock_is_held, resume_command, spoken
 from tune_app.run import refuse_other_data, require_wandb, stored_settings, with_allowed
 from tune_app.sweep import FREQUENCIES, Outcome, Prepared, in_use, prepare, require_writable, run_sweep
 from tune_app.user_settings import user_setting
@@ -69,10 +71,10 @@ class ConfirmSettings:
     def __post_init__(self) -> None:
         require_input(bool(self.sweep), "sweep", self.sweep, "a sweep is needed", "Use sweep=latest")
         require_input(self.top >= 1, "top", self.top, "must be at least 1", "Use top=4")
-        number = self.replicates.isdecimal() and int(self.replicates) >= 2
+        number = self.replicates.isdecimal() and 2 <= int(self.replicates) <= MOST_ROUNDS
         require_input(
             number or self.is_auto, "replicates", self.replicates,
-            "a number from 2 (one run tells no noise), or auto", "Use replicates=5",
+            f"a number from 2 (one run tells no noise) to {MOST_ROUNDS}, or auto", "Use replicates=5",
         )  # fmt: skip
         require_input(
             not self.is_auto or self.budget_gpu_hours > 0, "budget_gpu_hours", self.budget_gpu_hours,
@@ -108,7 +110,13 @@ def begin(composed: Composed[ConfirmSettings]) -> tuple[Plan, Prepared]:
     sweep = Sweep(asked.sweep, asked.results_dir or user_setting("results_dir", "results"))
     refuse_unready(sweep)
     folder = new_folder(sweep.folder)
-    require_writable(sweep.folder)
+    try:
+        require_writable(sweep.folder)
+    except InputError:
+        raise InputError(
+            f"sweep={sweep.name}: {sweep.folder} cannot be written, and a confirmation lies in it. Make it writable, "
+            "or copy the sweep to a folder of your own"
+        ) from None
     settings = settings_of(sweep.folder, composed)
     prepared = prepare(settings, folder, chosen=())
     refuse_other_data(prepared, sweep.folder)
@@ -122,7 +130,7 @@ def begin(composed: Composed[ConfirmSettings]) -> tuple[Plan, Prepared]:
 
 def refuse_unready(sweep: Sweep) -> None:
     """Raise InputError for a sweep that cannot be confirmed now."""
-    if (sweep.folder / ARMS).is_file():
+    if is_confirmation(sweep.folder):
         raise InputError(
             f"sweep={sweep.folder}: is itself a confirmation. Give the sweep it confirms: {sweep.folder.parent}"
         )
@@ -131,11 +139,11 @@ def refuse_unready(sweep: Sweep) -> None:
             f"sweep={sweep.name}: is still running, so its best are not known yet. Wait for its end, or end it with "
             "Ctrl-C and resume it later"
         )
-    unfinished = [folder for folder in confirmations(sweep.folder) if Sweep(folder).status != "finished"]
+    unfinished = [folder for folder in confirmations(sweep.folder) if not (folder / CONFIRMATION).is_file()]
     if unfinished:
         raise InputError(
-            f"sweep={sweep.name}: its confirmation {unfinished[-1].name} is not finished. Go on with it: "
-            f"{resume_command(unfinished[-1])}, or remove {unfinished[-1]}"
+            f"sweep={sweep.name}: {unfinished[-1]} is a confirmation that has not come to its end. Go on with it: "
+            f"{resume_command(unfinished[-1])}, or remove that folder"
         )
 
 
@@ -165,7 +173,7 @@ def take_up(composed: Composed[ConfirmSettings]) -> tuple[Plan, Prepared]:
             f"{fixed[0]}={getattr(asked, fixed[0])}: a confirmation that goes on keeps its plan. Leave {fixed[0]} out"
         )
     given = find_sweep(asked.resume, asked.results_dir or user_setting("results_dir", "results"), key="resume")
-    folder = given if (given / ARMS).is_file() else next(iter(confirmations(given)[::-1]), None)
+    folder = given if is_confirmation(given) else next(iter(confirmations(given)[::-1]), None)
     if folder is None:
         raise InputError(
             f"resume={asked.resume}: {given.name} has no confirmation. Begin one: python -m tune_app.confirm "
@@ -180,22 +188,32 @@ def take_up(composed: Composed[ConfirmSettings]) -> tuple[Plan, Prepared]:
 
 
 def train(plan: Plan, prepared: Prepared) -> Outcome:
-    """Train what the plan asks for, stage after stage where it has stages."""
+    """Train what the plan asks for, stage after stage where it has stages. The plan is written before anything else."""
 
     def announce(now: Prepared, session: RaySession, resources: TrialResources) -> None:
-        if not (now.folder / ARMS).is_file():
-            plan.write(now.folder)
         tell(plan, now, session, resources)
 
-    while True:
-        sweep = Sweep(prepared.folder) if prepared.resumed else None
-        runs, _ = runs_to_train(plan, sweep)
-        if not runs:
-            return Outcome(folder=prepared.folder, complete=True)
-        outcome = run_sweep(replace(prepared, arms=runs, baseline=plan.baseline), announce)
-        if not outcome.complete:
-            return outcome
-        prepared = replace(prepared, resumed=True)
+    folder = prepared.folder
+    if not prepared.resumed:
+        plan.write(folder)
+    try:
+        while True:
+            runs, _ = runs_to_train(plan, Sweep(folder) if prepared.resumed else None)
+            if not runs:
+                set_status(folder, "finished")
+                return Outcome(folder=folder, complete=True)
+            outcome = run_sweep(replace(prepared, arms=runs, baseline=plan.baseline), announce)
+            if not outcome.complete:
+                return outcome
+            set_status(folder, "interrupted")  # another stage may be to come
+            prepared = replace(prepared, resumed=True, extended=True)
+    except KeyboardInterrupt:
+        if not (folder / "sweep.yaml").is_file():
+            raise
+        return Outcome(folder=folder, complete=False)
+    finally:
+        if not (folder / "sweep.yaml").is_file():  # it was refused, or interrupted before it began
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def tell(plan: Plan, prepared: Prepared, session: RaySession, resources: TrialResources) -> None:
@@ -206,20 +224,27 @@ def tell(plan: Plan, prepared: Prepared, session: RaySession, resources: TrialRe
     if prepared.phantom:
         print("*** PHANTOM DATA: generated volumes, for trying things out ***")
     print(f"confirming {plan.sweep}: {names}, and {plan.baseline}, the untuned baseline")
-    print(f"runs       {len(runs)}, seeds {seeds[0]} to {seeds[-1]}; {why}; none is stopped early")
+    left = len(runs) - sum(map(has_ended, Sweep(prepared.folder).trials))
+    print(f"runs       {left} to train, seeds {seeds[0]} to {seeds[-1]}; {why}; none is stopped early")
     if plan.design is not None:
         print(f"budget     {plan.design.budget:g} {plan.device}-hours, in {plan.design.looks} stages at most")
-    for line in announcement(prepared, session, resources):
-        print(line)
+    lines = announcement(prepared, session, resources)
+    print("\n".join(lines[1:] if prepared.resumed else lines))  # the plan is that of the first stage
     sys.stdout.flush()
 
 
 def finish(plan: Plan, folder: Path) -> int:
     """The finding, where it lies, and what to type next."""
-    if not (replicates_of(plan, Sweep(folder)).scores > -1).any():
+    try:
+        found = conclude(plan, folder)
+    except OSError as error:
+        raise RunFailed(
+            f"cannot write in {folder.parent}: {error.strerror}. Free some space or mend it; nothing recorded is lost: "
+            f"{resume_command(folder)}"
+        ) from None
+    if not found["arms"]:
         print(f"error: no run ended with a score. See why: python -m tune_app.summary sweep={folder}", file=sys.stderr)
         return 1
-    found = conclude(plan, folder)
     console = Console()
     print()
     print(finding_text(found, console.width if console.is_terminal else None))

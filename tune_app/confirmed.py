@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from tune_app.results import Sweep, spoken
+from tune_app.results import Sweep, is_confirmation, spoken
 from tune_app.trial import Trial, is_finite, read_json
 
 CONFIRMATION = "confirmation.json"
@@ -83,22 +83,29 @@ def confirmed_order(found: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(name for name in [*first, *names] if name in names))
 
 
-def members_of(found: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Arm → names of the trials of the sweep that are this configuration."""
-    return {str(arm["name"]): texts(arm, "trials") for arm in entries(found, "arms") if arm.get("name")}
-
-
 def arm_of_trial(found: Mapping[str, Any], trial: Trial) -> str:
-    """The confirmed arm that a trial is a run of; "" for none."""
-    return next((arm for arm, trials in members_of(found).items() if trial.name in trials), "")
+    """The confirmed arm that a trial is a run of, by its effective loss; "" for none."""
+    arms = entries(found, "arms")
+    return next((str(arm["name"]) for arm in arms if arm.get("name") and arm.get("signature") == trial.signature), "")
+
+
+def damage(folder: Path) -> list[str]:
+    """A sentence where a sweep's finding is there and cannot be read; [] where it can, or there is none."""
+    if not (folder / CONFIRMATION).is_file() or read_confirmation(folder):
+        return []
+    again = folder.parent if is_confirmation(folder) else folder
+    return [
+        f"{folder / CONFIRMATION} is damaged: what was confirmed is not known. Write it again: python -m "
+        f"tune_app.confirm resume={spoken(again)}"
+    ]
 
 
 def what_is_confirmed(sweep: Sweep, found: Mapping[str, Any], leader: Trial | None) -> list[str]:
     """What the finding says, in sentences; leader: the first of the leaderboard."""
     if not found:
-        return []
+        return damage(sweep.folder)
     told = said(found)
-    if leader is not None and not arm_of_trial(found, leader):
+    if leader is not None and not arm_of_trial(found, leader) and not is_confirmation(sweep.folder):
         told.append(
             f"The first of the leaderboard, {leader.name}, was not among the confirmed arms. Confirm again: python -m "
             f"tune_app.confirm sweep={spoken(sweep.folder)}"

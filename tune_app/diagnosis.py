@@ -12,6 +12,7 @@ that stops a hopeless trial and everyone who reads the sweep later say the same.
     plateau           no progress while the learning rate is still high
     out_of_memory     the device or the machine had no memory left
     lost_worker       the process or the machine of the trial went away
+    error             any other error
 """
 
 from __future__ import annotations
@@ -60,23 +61,28 @@ class Diagnosis:
         return f"{self.code}: {self.evidence}"
 
 
-def diagnose(rows: Sequence[Row], settings: DiagnosisSettings, *, epochs: int, error: str = "") -> list[Diagnosis]:
+def diagnose(
+    rows: Sequence[Row], settings: DiagnosisSettings, *, epochs: int, error: str = "", error_epoch: int = 0
+) -> list[Diagnosis]:
     """Everything that the rows of a trial say went wrong, each code once, at its first epoch.
 
-    epochs: those of the whole trial. error: the text of its last error, "" where there was none.
+    epochs: those of the whole trial. error: the text of its last error, "" where there was none; error_epoch: epochs
+    finished before it.
     """
     found: dict[str, Diagnosis] = {}
     for count in range(1, len(rows) + 1):
         for one in _at_last(rows[:count], settings, epochs):
             found.setdefault(one.code, one)
     if error:
-        one = of_error(error, len(rows))
+        one = of_error(error, error_epoch)
         found.setdefault(one.code, one)
     return list(found.values())
 
 
 def hopeless(rows: Sequence[Row], settings: DiagnosisSettings) -> Diagnosis | None:
     """What makes it useless to go on after the last of these rows; None where nothing does."""
+    if not rows:
+        return None
     checks = (_diverged(rows, settings), _collapsed(rows, settings))
     return next((one for one in checks if one), None)
 

@@ -150,7 +150,7 @@ class Display(Callback):
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         verdict = self.watch.verdicts.get(trial.config["run"]["name"], "") if self.watch else ""
         state = _end_state(trial.last_result or {}, self.progress)
-        self._end(trial, f"{state}: {verdict}" if verdict and state == "stopped early" else state)
+        self._end(trial, f"failed: {verdict}" if verdict and state == "stopped early" else state)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._end(trial, "failed: error")

@@ -25,9 +25,9 @@ from tune_app.cautions import PHANTOM
 from tune_app.confirmed import (
     arm_of_trial,
     confirmed_order,
+    damage,
     default_choice,
     entries,
-    members_of,
     read_confirmation,
     texts,
 )
@@ -115,12 +115,14 @@ def _choose(sweep: Sweep, top: int, tell: Tell) -> list[tuple[int, Trial]]:
 def in_confirmed_order(sweep: Sweep, ranked: pd.DataFrame, tell: Tell) -> pd.DataFrame:
     """The ranked rows, those of confirmed arms first; as they are without a confirmation."""
     found = read_confirmation(sweep.folder)
+    for problem in damage(sweep.folder):
+        tell(problem)
     if not found:
         return ranked
     told = [*texts(found, "reasons"), *default_choice(found)] if not found.get("winner") else []
     tell(" ".join([f"confirmed: {found.get('statement')}", *told]))
-    members = members_of(found)
-    first = [next((n for n in ranked["name"] if n in members[arm]), "") for arm in confirmed_order(found)]
+    arms = {name: arm_of_trial(found, sweep.trial(name)) for name in ranked["name"]}
+    first = [next((n for n in ranked["name"] if arms[n] == arm), "") for arm in confirmed_order(found)]
     missing = [arm for arm, name in zip(confirmed_order(found), first) if not name]
     if missing:
         tell(f"{', '.join(missing)}: confirmed, but not in the search itself, so not exported from it")

@@ -55,7 +55,7 @@ def announcement(prepared: Prepared, session: RaySession, resources: TrialResour
 def _baseline_line(prepared: Prepared) -> str:
     """Which arm the baseline is."""
     name = prepared.baseline if prepared.baseline == BASELINE else f"{prepared.baseline}, which is uniform weights"
-    return f"{name}; never stopped early" if prepared.settings.early_stopping else name
+    return f"{name}; ASHA does not stop it" if prepared.settings.early_stopping else name
 
 
 def _warnings(prepared: Prepared) -> Iterable[str]:

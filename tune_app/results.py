@@ -34,8 +34,10 @@ from tune_app.thresholds import CALIBRATED, GAP, score_keys
 from tune_app.trial import Trial, read_trial
 from tune_app.user_settings import user_setting
 
-LOCK, ARMS = "sweep.lock", "arms.json"
-"""ARMS lies in the folder of a confirmation, see `tune_app.confirming`."""
+LOCK = "sweep.lock"
+ARMS, CONFIRMATIONS = "arms.json", "confirmation"
+"""The arms of a confirmation, and its folder in the sweep's; further ones are confirmation_2, … See
+`tune_app.confirming`."""
 START_ONE = "python -m tune_app.run family=seesaw"
 
 
@@ -260,7 +262,8 @@ def lock_is_held(path: Path) -> bool:
 
 
 def is_sweep(folder: Path) -> bool:
-    return (folder / "trials").is_dir() or any((folder / name).is_file() for name in (JOURNAL, "sweep.yaml", LOCK))
+    files = (JOURNAL, "sweep.yaml", LOCK, ARMS)
+    return (folder / "trials").is_dir() or any((folder / name).is_file() for name in files)
 
 
 def spoken(folder: Path) -> str:
@@ -269,9 +272,15 @@ def spoken(folder: Path) -> str:
     return folder.name if folder.resolve().parent == default else str(folder)
 
 
+def is_confirmation(folder: Path) -> bool:
+    """Whether a folder is that of a confirmation, also where its list of arms is lost."""
+    named = re.fullmatch(rf"{CONFIRMATIONS}(_\d+)?", folder.name) is not None
+    return (folder / ARMS).is_file() or (named and is_sweep(folder.parent))
+
+
 def resume_command(folder: Path) -> str:
     """What to type to go on with an unfinished sweep."""
-    if (folder / ARMS).is_file():
+    if is_confirmation(folder):
         return f"python -m tune_app.confirm resume={spoken(folder.parent)}"
     return f"python -m tune_app.run resume={spoken(folder)}"
 

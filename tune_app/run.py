@@ -24,7 +24,7 @@ from tune_app.config import Settings
 from tune_app.errors import InputError
 from tune_app.manifest import read_manifest
 from tune_app.messages import INTERRUPTED, announce, best_line, next_steps
-from tune_app.results import ARMS, LOCK, Sweep, find_sweep, lock_is_held, resume_command, spoken
+from tune_app.results import LOCK, Sweep, find_sweep, is_confirmation, lock_is_held, resume_command, spoken
 from tune_app.search.arms import read_exported
 from tune_app.summary import SummarySettings, summarise
 from tune_app.sweep import TRIAL, Outcome, Prepared, in_use, new_folder, prepare, run_sweep
@@ -123,7 +123,7 @@ def take_up(composed: Composed[Settings]) -> Prepared:
 
 def refuse_confirmation(folder: Path, *, extend: bool) -> None:
     """Raise InputError for the folder of a confirmation: its runs are planned by `confirm`."""
-    if (folder / ARMS).is_file():
+    if is_confirmation(folder):
         fix = (
             f"A larger one is a new one: python -m tune_app.confirm sweep={spoken(folder.parent)} replicates=…"
             if extend

@@ -20,11 +20,12 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from tune_app.config import DiagnosisSettings
-from tune_app.diagnosis import Diagnosis, diagnose, hopeless, of_error
+from tune_app.diagnosis import HOPELESS, Diagnosis, diagnose, hopeless, of_error
 from tune_app.thresholds import ARRAYS, Calibration, calibrate
 
 STATUSES = (
-    "running", "finished", "stopped early", "failed: nan", "failed: error", "waiting", "interrupted",
+    "running", "finished", "stopped early", "failed: nan", "failed: diverged", "failed: collapsed", "failed: error",
+    "waiting", "interrupted",
 )  # fmt: skip
 """interrupted: the trial was running when the driver ended; `run resume=` goes on from its last epoch."""
 
@@ -60,12 +61,15 @@ class Trial:
     judged_by: DiagnosisSettings = field(default_factory=DiagnosisSettings, repr=False)
     error: str = field(default="", repr=False)
     """The text of its last error; a trial that went on after it has one too."""
+    error_epoch: int = 0
+    """Epochs finished before it."""
 
     @cached_property
     def diagnoses(self) -> tuple[Diagnosis, ...]:
         """Everything that went wrong in it, by name."""
         epochs = int(self.config.get("trainer", {}).get("epochs") or self.epochs)
-        return tuple(diagnose(self.history, self.judged_by, epochs=epochs, error=self.error))
+        return tuple(diagnose(self.history, self.judged_by, epochs=epochs, error=self.error,
+                              error_epoch=self.error_epoch))  # fmt: skip
 
     @property
     def label(self) -> str:
@@ -186,6 +190,9 @@ def read_trial(
     status = _study_status(frozen, attrs) if frozen else _folder_status(folder, config, history)
     if status == "running" and not driver_runs:
         status = "interrupted"
+    ended = hopeless(history, judged_by) if status == "stopped early" and judged_by.stop_hopeless else None
+    if ended:
+        status = f"failed: {ended.code}"
     return Trial(
         name=folder.name,
         number=number,
@@ -204,6 +211,7 @@ def read_trial(
         mode=mode,
         judged_by=judged_by,
         error=error,
+        error_epoch=_epochs_before(folder / "error.txt", history),
     )
 
 
@@ -245,19 +253,27 @@ def _reason(
     history: Sequence[Mapping[str, Any]],
     judged_by: DiagnosisSettings,
 ) -> str:
-    """Why a trial failed, or was stopped as hopeless, in one line; "" for any other.
+    """Why a trial failed, in one line; "" for any other.
 
     Ray's error.txt outlives a recovery, so status decides.
     """
-    if status == "stopped early":
-        found = hopeless(history, judged_by) if history else None
-        return str(found) if found else ""
     if not status.startswith("failed"):
         return ""
+    found = hopeless(history, judged_by) if status.removeprefix("failed: ") in HOPELESS else None
+    if found:
+        return str(found)
     if status == "failed: nan":
         named = diagnose(history[-1:], judged_by, epochs=len(history))
         return str(named[0]) if named else "nan: the loss was no number"
-    return str(of_error(error, len(history))) if error.strip() else str(attrs.get("reason") or "error")
+    return str(of_error(error, 0)) if error.strip() else str(attrs.get("reason") or "error")
+
+
+def _epochs_before(path: Path, history: Sequence[Mapping[str, Any]]) -> int:
+    """Epochs that had ended when a file was written."""
+    with suppress(OSError):
+        written = path.stat().st_mtime
+        return sum(not row.get("time_ended", 0.0) > written for row in history)
+    return 0
 
 
 def _read_text(path: Path) -> str:

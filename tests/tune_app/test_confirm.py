@@ -90,7 +90,7 @@ def fixed_plan(folder: Path, **more: int) -> Plan:
 
 
 def test_the_first_configurations_and_the_baseline_are_chosen_each_once(swept) -> None:
-    arms = choose_arms(Sweep(swept()), COUNTS, top=2)
+    arms = choose_arms(Sweep(swept()), COUNTS, 1e9, top=2)
     assert [arm.name for arm in arms] == ["seesaw_p0.8", "tversky_0.3_0.7", "weight_uniform"]
     best, second, baseline = arms
     assert best.trials == ("0001_seesaw_p0.8", "0002_seesaw_p0.80"), "two names of one configuration"
@@ -102,19 +102,19 @@ def test_the_first_configurations_and_the_baseline_are_chosen_each_once(swept) -
 
 
 def test_more_than_there_are_is_all_there_are_and_failures_are_not_among_them(swept) -> None:
-    names = [arm.name for arm in choose_arms(Sweep(swept()), COUNTS, top=99)]
+    names = [arm.name for arm in choose_arms(Sweep(swept()), COUNTS, 1e9, top=99)]
     assert names == ["seesaw_p0.8", "tversky_0.3_0.7", "seesaw_p1.9", "weight_uniform"]
 
 
 def test_a_sweep_without_the_baseline_gets_it(swept) -> None:
-    baseline = choose_arms(Sweep(swept(BEST)), COUNTS, top=1)[-1]
+    baseline = choose_arms(Sweep(swept(BEST)), COUNTS, 1e9, top=1)[-1]
     assert (baseline.name, baseline.trials, math.isnan(baseline.search_score)) == ("weight_uniform", (), True)
     assert baseline.loss["name"] == "static"
 
 
 def test_a_run_costs_the_mean_epoch_times_the_budget(swept) -> None:
     """Thirty seconds per epoch, three epochs, one CPU."""
-    for arm in choose_arms(Sweep(swept()), COUNTS, 2):
+    for arm in choose_arms(Sweep(swept()), COUNTS, 1e9, 2):
         assert arm.cost == pytest.approx(3 * 30 / 3600)
 
 
@@ -126,7 +126,7 @@ def test_seeds_are_fresh_and_the_same_for_all_arms(swept) -> None:
         (name, seed) for seed in (4, 5) for name in ("seesaw_p0.8", "tversky_0.3_0.7", "weight_uniform")
     ]  # fmt: skip
     plan.write(write_confirmation(folder / "confirmation", plan, {}))
-    assert fresh_seed(Sweep(folder)) == 7, "neither those of the sweep nor those planned for an earlier confirmation"
+    assert fresh_seed(Sweep(folder)) == 6, "neither those of the sweep nor those planned for an earlier confirmation"
 
 
 def test_a_sweep_of_nothing_but_the_baseline_is_refused(swept) -> None:
@@ -161,7 +161,7 @@ def write_confirmation(
     folder: Path, plan: Plan, scores: Mapping[tuple[str, int], float | None], *, status: str = "finished"
 ) -> Path:
     """A confirmation's folder; scores: (arm, seed) → Dice, None for a run that failed, NaN for one still running."""
-    if not folder.exists():
+    if not (folder / "manifest.json").exists():
         write_sweep(folder, [], status=status, classes=CLASSES)
         (folder / "sweep.yaml").write_text((folder.parent / "sweep.yaml").read_text())
         plan.write(folder)
@@ -342,7 +342,6 @@ def test_an_interrupted_confirmation_goes_on_with_the_runs_that_are_missing(swep
         assert confirm(composed("sweep=mine", "top=2", *words)) == 130
         assert "python -m tune_app.confirm resume=mine" in capsys.readouterr().out
         assert not (Path("results/mine") / "confirmation.json").exists()
-        set_unfinished()
         again = composed("sweep=mine")
         with pytest.raises(InputError, match="resume=mine"):
             begin(again)
@@ -352,13 +351,6 @@ def test_an_interrupted_confirmation_goes_on_with_the_runs_that_are_missing(swep
         found = Path("results/mine/confirmation.json")
         assert json.loads(found.read_text())["winner"] == "seesaw_p0.8"
         found.unlink()
-        set_unfinished("finished")
-
-
-def set_unfinished(status: str = "interrupted") -> None:
-    folder = sorted(Path("results/mine").glob("confirmation*/"))[-1]
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "status": status}))
 
 
 def test_a_confirmation_whose_runs_all_fail_ends_with_an_error(swept, planned, monkeypatch, capsys) -> None:
@@ -366,7 +358,7 @@ def test_a_confirmation_whose_runs_all_fail_ends_with_an_error(swept, planned, m
     monkeypatch.setattr(confirm_module, "run_sweep", trained_by(lambda name, seed: None, []))
     assert confirm(composed("sweep=mine", "top=2", "replicates=2")) == 1
     assert "no run ended with a score" in capsys.readouterr().err
-    assert not Path("results/mine/confirmation.json").exists()
+    assert "no run of the confirmation ended with a score" in summarise(SummarySettings(sweep="mine"))
 
 
 # What is given to the runs, and what is refused.
@@ -396,6 +388,8 @@ def refused(*words: str) -> None:
     [
         (["replicates=1"], "replicates=1"),
         (["replicates=many"], "a number from 2"),
+        (["replicates=99999999999"], "to 500"),
+        (["replicates=auto", "budget_gpu_hours=100000"], "at most 500 make sense"),
         (["replicates=auto"], "needs a budget"),
         (["budget_gpu_hours=3"], "replicates=5 says how many"),
         (["top=0"], "top=0"),
@@ -413,6 +407,104 @@ def test_bad_words_are_refused_in_a_sentence(swept, words, fragment) -> None:
         refused(*words)
     assert fragment in str(caught.value)
     assert sorted(folder.rglob("*")) == before
+
+
+def concluded(folder: Path, means: Mapping[str, float], monkeypatch: pytest.MonkeyPatch, *words: str) -> dict:
+    monkeypatch.setattr(confirm_module, "run_sweep", trained_by(noisy(means), []))
+    assert confirm(composed("sweep=mine", *words)) == 0
+    return read_confirmation(folder)
+
+
+def test_an_interrupt_between_two_stages_leaves_a_confirmation_to_go_on_with(swept, planned, monkeypatch, capsys):
+    folder = swept()
+    stages: list[Runs] = []
+    train = trained_by(noisy({**TIED, "seesaw_p0.8": 0.605}, sd=0.01), stages)
+
+    def once(*given: object) -> Outcome:
+        if stages:
+            raise KeyboardInterrupt
+        return train(*given)
+
+    monkeypatch.setattr(confirm_module, "run_sweep", once)
+    words = ("top=2", "replicates=auto", f"budget_gpu_hours={30 * 3 * 30 / 3600}")
+    assert confirm(composed("sweep=mine", *words)) == 130
+    assert "python -m tune_app.confirm resume=mine" in capsys.readouterr().out
+    assert Sweep(folder / "confirmation").status == "interrupted"
+    again = composed("sweep=mine")
+    with pytest.raises(InputError, match="has not come to its end"):
+        begin(again)
+    most = PLANS[-1].design.most_rounds()
+    assert fresh_seed(Sweep(folder)) >= PLANS[-1].first_seed + most, "its seeds to come are its own"
+
+
+def test_what_is_refused_before_it_begins_leaves_no_folder(swept, planned, monkeypatch) -> None:
+    folder = swept()
+
+    def refuse(*given: object) -> Outcome:
+        assert (folder / "confirmation" / ARMS).is_file(), "the plan is there before anything else"
+        raise InputError("no machine holds such a trial")
+
+    monkeypatch.setattr(confirm_module, "run_sweep", refuse)
+    with pytest.raises(InputError, match="no machine"):
+        confirm(composed("sweep=mine", "replicates=2"))
+    assert not (folder / "confirmation").exists()
+
+
+def test_an_older_confirmation_does_not_take_the_place_of_a_newer_one(swept, planned, monkeypatch) -> None:
+    folder = swept()
+    concluded(folder, CLEAR, monkeypatch, "top=1", "replicates=2")
+    newer = concluded(folder, TIED, monkeypatch, "top=2", "replicates=2")
+    assert newer["source"]["runs"] == "confirmation_2"
+    assert not set(newer["source"]["seeds"]) & {4, 5}
+    assert confirm(composed(f"resume={folder / 'confirmation'}")) == 0
+    assert read_confirmation(folder) == newer
+
+
+def test_a_damaged_finding_is_said_and_written_again(swept, planned, monkeypatch, tmp_path) -> None:
+    folder = swept()
+    found = concluded(folder, CLEAR, monkeypatch, "top=2", "replicates=2")
+    (folder / "confirmation.json").write_text('{"statement": "No win')
+    assert "confirmation.json is damaged" in summarise(SummarySettings(sweep="mine"))
+    notices: list[str] = []
+    export(ExportSettings(sweep="mine", top=1, out=str(tmp_path / "best")), tell=notices.append)
+    assert "is damaged" in notices[0]
+    assert confirm(composed("resume=mine")) == 0
+    assert read_confirmation(folder) == found
+
+
+def test_later_trials_of_a_confirmed_configuration_are_known_by_their_loss(swept, planned, monkeypatch, tmp_path):
+    """The baseline was not in the sweep when it was confirmed."""
+    folder = swept(SECOND, BEST)
+    uniform = '"' + UNIFORM + '"'
+    found = concluded(folder, TIED, monkeypatch, "top=2", "replicates=2")
+    assert next(arm for arm in found["arms"] if arm["name"] == "weight_uniform")["signature"] == uniform
+    add_to_study(open_study(folder), "0002_weight_uniform", BASELINE)
+    write_trial(folder / "trials" / "0002_weight_uniform", 2, BASELINE, CLASSES)
+    (exported,) = export(ExportSettings(sweep="mine", top=1, out=str(tmp_path / "best")), tell=lambda notice: None)
+    assert json.loads((exported / "manifest.json").read_text())["trial"] == "0002_weight_uniform"
+
+
+def test_a_run_that_diverged_in_its_last_epoch_does_not_count(swept, planned, monkeypatch) -> None:
+    folder = swept()
+    plan = fixed_plan(folder)
+    made = write_confirmation(folder / "confirmation", plan, {("seesaw_p0.8", 4): 0.7, ("seesaw_p0.8", 5): 0.7})
+    path = made / "trials" / "0001_seesaw_p0.8" / "history.jsonl"
+    *lines, last = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, json.dumps({**json.loads(last), "weight_growth": 1e6})]))
+    np.testing.assert_allclose(replicates_of(plan, Sweep(made)).scores[0], [0.7, NAN])
+
+
+def test_a_folder_that_has_lost_its_arms_is_still_no_search(swept) -> None:
+    folder = swept()
+    made = write_confirmation(folder / "confirmation", fixed_plan(folder), {("seesaw_p0.8", 4): 0.5})
+    (made / ARMS).unlink()
+    words = compose("run", type(settings_of()), [f"resume={made}"])
+    assert words is not None
+    with pytest.raises(InputError, match="confirm resume=mine"):
+        run_module.take_up(words)
+    lost = composed("resume=mine")
+    with pytest.raises(InputError, match="Remove"):
+        take_up(lost)
 
 
 def test_a_running_sweep_is_waited_for(swept) -> None:

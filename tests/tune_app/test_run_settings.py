@@ -177,9 +177,9 @@ def test_the_baseline_and_further_trials_can_be_added_together(started):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("family=seesaw", "weight_uniform; never stopped early"),
+        ("family=seesaw", "weight_uniform; ASHA does not stop it"),
         ("family=seesaw scheduler.name=none", "weight_uniform"),
-        ("family=tversky", "tversky_0.6_0.4, which is uniform weights; never stopped early"),
+        ("family=tversky", "tversky_0.6_0.4, which is uniform weights; ASHA does not stop it"),
     ],
 )
 def test_what_is_said_of_the_baseline_beforehand(monkeypatch, tmp_path, words, line):

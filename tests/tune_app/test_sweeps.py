@@ -317,11 +317,11 @@ def test_a_hopeless_trial_is_stopped_and_named(place):
     """A learning rate of ten: the weights grow beyond all bounds within an epoch or two."""
     output = place.run(
         "run", *TINY, "family=seesaw", "name=hopeless", "trainer.lr=10", "trainer.epochs=9", "search.num_samples=2",
-        "diagnosis.diverged_growth=20",
+        "diagnosis.diverged_growth=20", code=1,
     )  # fmt: skip
     found = Sweep(place.sweep("hopeless"))
-    assert [trial.status for trial in found.trials] == ["stopped early"] * 2, "the baseline too: hopeless is hopeless"
+    assert [trial.status for trial in found.trials] == ["failed: diverged"] * 2, "the baseline too"
     assert all(trial.reason.startswith("diverged: ") and trial.epochs < 9 for trial in found.trials)
-    assert "stopped early: diverged" in output
+    assert "failed: diverged at epoch" in output
     assert set(states(found.folder).values()) == {"PRUNED"}, "the searcher learns that it is bad there"
     assert found.leaderboard()["diagnoses"].str.contains("diverged").all()

@@ -62,8 +62,11 @@ class Design:
         return self.first + max(0, int(left / sum(sorted(self.costs)[:2]) + _SLACK))
 
 
-def plan_stages(costs: Sequence[float], budget_gpu_hours: float) -> Design:
-    """The design for these arms and this budget. Raises InputError where it does not buy two rounds of all arms."""
+def plan_stages(costs: Sequence[float], budget_gpu_hours: float, *, device: str = "GPU") -> Design:
+    """The design for these arms and this budget; device: what the hours are of.
+
+    Raises InputError where it does not buy two rounds of all arms.
+    """
     require_input(len(costs) > 1, "arms", len(costs), "two arms at least are needed", "Raise top")
     require_input(min(costs) > 0, "costs", list(costs), "GPU-hours per run are > 0", "Measure one run")
     affordable = int(budget_gpu_hours / sum(costs) + _SLACK)
@@ -71,7 +74,7 @@ def plan_stages(costs: Sequence[float], budget_gpu_hours: float) -> Design:
         affordable >= 2,
         "budget_gpu_hours",
         budget_gpu_hours,
-        f"two runs of each of the {len(costs)} arms take {2 * sum(costs):.4g} GPU-hours, and one run tells no noise",
+        f"two runs of each of the {len(costs)} arms take {2 * sum(costs):.4g} {device}-hours; one run tells no noise",
         "Raise the budget or lower top",
     )
     first = min(affordable, max(FIRST_ROUNDS, math.ceil(FIRST_SHARE * affordable)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,16 @@ from typing import Any
 from search_spaces import ClassCounts, effective_signature, families, get_preset, loss_of, space_of
 from tune_app.baseline import NAME as BASELINE
 from tune_app.confirmation import Design, plan_stages
-from tune_app.errors import InputError
+from tune_app.errors import InputError, require_input
 from tune_app.manifest import write_text
+from tune_app.render import to_plain
 from tune_app.repeats import arm_labels, is_baseline
-from tune_app.results import ARMS, Sweep, spoken
+from tune_app.results import ARMS, CONFIRMATIONS, Sweep, is_confirmation, spoken
 from tune_app.search.arms import Arm
 from tune_app.trial import Trial, device_hours, read_json
 
-FOLDER = "confirmation"
-"""Of the first confirmation, within the sweep's folder; further ones are confirmation_2, …"""
+MOST_ROUNDS = 500
+"""Of a confirmation: with more, the difference that could still be told is far below any that matters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class ChosenArm:
     name: str
     trials: tuple[str, ...]
     """Trials of the sweep that are this configuration; none for a baseline that was not in the sweep."""
+    signature: str
+    """Equal for all trials of this effective loss, later ones included."""
     family: str
     preset: str
     loss: Mapping[str, Any]
@@ -72,7 +76,8 @@ class Plan:
         return [arm.arm(self.first_seed + column) for column in range(self.rounds) for arm in self.arms]
 
     def write(self, folder: Path) -> None:
-        write_text(folder / ARMS, json.dumps(asdict(self), indent=1) + "\n")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / ARMS, json.dumps(to_plain(asdict(self)), indent=1, allow_nan=False) + "\n")
 
 
 def read_plan(folder: Path) -> Plan:
@@ -81,19 +86,24 @@ def read_plan(folder: Path) -> Plan:
     try:
         design = found["design"]
         return Plan(
-            sweep=found["sweep"], baseline=found["baseline"], first_seed=found["first_seed"], rounds=found["rounds"],
-            device=found["device"],
-            arms=tuple(ChosenArm(**{**arm, "trials": tuple(arm["trials"])}) for arm in found["arms"]),
-            design=design and Design(**{**design, "costs": tuple(design["costs"])}),
+            sweep=str(found["sweep"]), baseline=str(found["baseline"]), first_seed=int(found["first_seed"]),
+            rounds=int(found["rounds"]), device=str(found["device"]),
+            arms=tuple(map(_arm_read, found["arms"])),
+            design=design and Design(**{**design, "costs": tuple(map(float, design["costs"]))}),
         )  # fmt: skip
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         raise InputError(
-            f"{folder / ARMS} is missing or damaged, and a confirmation cannot go on without it. Start a new one: "
-            f"python -m tune_app.confirm sweep={spoken(folder.parent)}"
+            f"{folder / ARMS} is missing or damaged, and a confirmation cannot go on without it. Remove {folder}, and "
+            f"begin again: python -m tune_app.confirm sweep={spoken(folder.parent)}"
         ) from None
 
 
-def choose_arms(sweep: Sweep, counts: ClassCounts, top: int) -> tuple[ChosenArm, ...]:
+def _arm_read(arm: Mapping[str, Any]) -> ChosenArm:
+    numbers = {name: math.nan if arm[name] is None else float(arm[name]) for name in ("search_score", "cost")}
+    return ChosenArm(**{**arm, **numbers, "trials": tuple(arm["trials"])})
+
+
+def choose_arms(sweep: Sweep, counts: ClassCounts, window_voxels: float, top: int) -> tuple[ChosenArm, ...]:
     """The first `top` configurations of the leaderboard and the untuned baseline, which comes last.
 
     Runs of one configuration, whatever their names, are one arm. Raises InputError where nothing has a score.
@@ -116,9 +126,10 @@ def choose_arms(sweep: Sweep, counts: ClassCounts, top: int) -> tuple[ChosenArm,
         return (*chosen, _chosen(labels[untuned[0][0].signature], untuned[0], hours))
     preset = get_preset(BASELINE)
     loss = loss_of(preset.family, preset.point, counts)
+    signature = json.dumps(effective_signature(loss, counts, window_voxels=window_voxels))
     added = ChosenArm(
-        name=BASELINE, trials=(), family=preset.family, preset=BASELINE, loss=loss, search_score=math.nan, cost=hours,
-        simplicity=0.0,
+        name=BASELINE, trials=(), signature=signature, family=preset.family, preset=BASELINE, loss=loss,
+        search_score=math.nan, cost=hours, simplicity=0.0,
     )  # fmt: skip
     return (*chosen, added)
 
@@ -128,6 +139,7 @@ def _chosen(name: str, members: Sequence[Trial], hours: float) -> ChosenArm:
     return ChosenArm(
         name=name,
         trials=tuple(trial.name for trial in members),
+        signature=first.signature,
         family=first.family,
         preset=first.preset,
         loss=dict(first.loss),
@@ -156,24 +168,27 @@ def run_hours(sweep: Sweep, trials: Iterable[Trial]) -> float:
 
 def fresh_seed(sweep: Sweep) -> int:
     """The first seed that neither the sweep nor an earlier confirmation of it has used."""
-    used = [trial.seed for trial in sweep.trials if trial.seed is not None]
+    used = [int(sweep.settings.get("seed") or 0) + int(sweep.settings.get("seeds") or 1) - 1]
+    used += [trial.seed for trial in sweep.trials if trial.seed is not None]
     for folder in confirmations(sweep.folder):
-        plan = read_json(folder / ARMS)
-        used.append(int(plan.get("first_seed", 0)) + int(plan.get("rounds", 0)))
         used += [trial.seed for trial in Sweep(folder).trials if trial.seed is not None]
-    return max(used, default=0) + 1
+        with suppress(InputError):
+            plan = read_plan(folder)
+            rounds = plan.design.most_rounds() if plan.design else plan.rounds
+            used.append(plan.first_seed + rounds - 1)
+    return max(used) + 1
 
 
 def confirmations(sweep: Path) -> list[Path]:
     """The confirmations of a sweep, oldest first."""
-    found = [path.parent for path in sweep.glob(f"{FOLDER}*/{ARMS}")]
+    found = [folder for folder in sweep.glob(f"{CONFIRMATIONS}*") if folder.is_dir() and is_confirmation(folder)]
     return sorted(found, key=lambda folder: (len(folder.name), folder.name))
 
 
 def new_folder(sweep: Path) -> Path:
     """Where the next confirmation goes; not made yet."""
     number = 1
-    while (folder := sweep / (f"{FOLDER}_{number}" if number > 1 else FOLDER)).exists():
+    while (folder := sweep / (f"{CONFIRMATIONS}_{number}" if number > 1 else CONFIRMATIONS)).exists():
         number += 1
     return folder
 
@@ -182,7 +197,7 @@ def make_plan(
     sweep: Sweep, counts: ClassCounts, window_voxels: float, *, top: int, rounds: int, budget: float, device: str
 ) -> Plan:
     """What `confirm` is going to train; rounds = 0 is replicates=auto with a budget in device-hours."""
-    arms = _apart(choose_arms(sweep, counts, top), counts, window_voxels)
+    arms = _apart(choose_arms(sweep, counts, window_voxels, top), counts, window_voxels)
     design = None
     if not rounds:
         costs = [arm.cost for arm in arms]
@@ -191,7 +206,12 @@ def make_plan(
                 f"replicates=auto: no epoch of {sweep.name} says how long it took, so a budget cannot be divided. Give "
                 "a number: replicates=5"
             )
-        design = plan_stages(costs, budget)
+        design = plan_stages(costs, budget, device=device)
+        require_input(
+            design.most_rounds() <= MOST_ROUNDS, "budget_gpu_hours", budget,
+            f"it buys {design.most_rounds()} rounds, and at most {MOST_ROUNDS} make sense",
+            f"Give less, {budget * MOST_ROUNDS / design.most_rounds():.2g}, or a number: replicates=20",
+        )  # fmt: skip
     return Plan(
         sweep=sweep.name, arms=arms, baseline=arms[-1].name, first_seed=fresh_seed(sweep), rounds=rounds,
         device=device, design=design,

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tune_app.confirmation import Confirmation, Replicates, confirm_statistics, next_replicates
-from tune_app.confirmed import CONFIRMATION
-from tune_app.confirming.arms import Plan
+from tune_app.confirmation import Replicates, confirm_statistics, next_replicates
+from tune_app.confirmed import CONFIRMATION, read_confirmation
+from tune_app.confirming.arms import Plan, confirmations
 from tune_app.manifest import now, write_text
 from tune_app.render import to_plain
-from tune_app.results import Sweep
+from tune_app.results import Sweep, is_sweep
 from tune_app.search.arms import Arm
 from tune_app.trial import Trial
 
 COUNTS = ("epochs", "tp", "fp", "fn")
-ENDED = ("finished", "stopped early", "failed: nan", "failed: error")
-"""A run is only stopped early where it was hopeless: it counts as failed."""
+NO_SCORE = "No winner: no run of the confirmation ended with a score."
 
 
 def replicates_of(plan: Plan, sweep: Sweep | None) -> Replicates:
@@ -33,8 +32,8 @@ def replicates_of(plan: Plan, sweep: Sweep | None) -> Replicates:
     scores, attempted = np.full(shape, np.nan), np.zeros(shape, bool)
     class_scores = np.full((*shape, len(classes)), np.nan)
     for cell, trial in cells.items():
-        attempted[cell] = trial.status in ENDED
-        if trial.status == "finished":
+        attempted[cell] = has_ended(trial)
+        if is_sound(trial):
             scores[cell] = trial.score(trial.metric)
             class_scores[cell] = [trial.score(f"dice/{name}") for name in classes]
     return Replicates(
@@ -51,13 +50,22 @@ def replicates_of(plan: Plan, sweep: Sweep | None) -> Replicates:
     )
 
 
+def has_ended(trial: Trial) -> bool:
+    return trial.failed or trial.status in ("finished", "stopped early")
+
+
+def is_sound(trial: Trial) -> bool:
+    """Whether a run counts: trained to the end, and not hopeless by then."""
+    return trial.status == "finished" and not any(one.hopeless for one in trial.diagnoses)
+
+
 def cells_of(plan: Plan, trials: Iterable[Trial]) -> dict[tuple[int, int], Trial]:
     """(arm, column) → its trial."""
     rows = {arm.name: row for row, arm in enumerate(plan.arms)}
     return {
         (rows[trial.label], trial.seed - plan.first_seed): trial
         for trial in trials
-        if trial.label in rows and trial.seed is not None
+        if trial.label in rows and trial.seed is not None and trial.seed >= plan.first_seed
     }
 
 
@@ -65,7 +73,7 @@ def crop_counts(
     cells: dict[tuple[int, int], Trial], shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """TP, FP, FN of every run at its best epoch, (arms, columns, crops, classes); None where no run has kept them."""
-    found = {cell: best_counts(trial) for cell, trial in cells.items() if trial.status == "finished"}
+    found = {cell: best_counts(trial) for cell, trial in cells.items() if is_sound(trial)}
     sizes = {counts[0].shape for counts in found.values() if counts is not None}
     if len(sizes) != 1 or (crops := next(iter(sizes)))[1] != shape[2]:
         return None
@@ -92,7 +100,7 @@ def runs_to_train(plan: Plan, sweep: Sweep | None) -> tuple[list[Arm], str]:
     begun = begun_runs(plan, sweep.trials if sweep else ())
     if plan.design is None:
         wanted, why = plan.first_runs(), f"{plan.rounds} rounds of {len(plan.arms)} arms"
-        ended = sweep is not None and sum(trial.status in ENDED for trial in sweep.trials) >= len(wanted)
+        ended = sweep is not None and sum(map(has_ended, sweep.trials)) >= len(wanted)
         return ([] if ended else wanted), why
     proposal = next_replicates(replicates_of(plan, sweep), plan.design)
     further = [plan.named(name).arm(plan.first_seed + column) for name, column in proposal.runs]
@@ -106,25 +114,34 @@ def begun_runs(plan: Plan, trials: Iterable[Trial]) -> list[Arm]:
 
 
 def conclude(plan: Plan, folder: Path) -> dict[str, Any]:
-    """The finding of a finished confirmation, written into its folder and into the sweep's, and returned.
+    """The finding of a finished confirmation, returned and written into its folder; and into the sweep's, where no
+    newer one has been begun."""
+    found = read_confirmation(folder)
+    if not found:
+        sweep = Sweep(folder)
+        runs = replicates_of(plan, sweep)
+        scored = bool(np.isfinite(runs.scores).any())
+        content = confirm_statistics(runs, plan.design).to_dict() if scored else {"statement": NO_SCORE, "arms": []}
+        found = as_file(content, plan, sweep)
+        write_finding(folder, found)
+    newest = is_sweep(folder.parent) and confirmations(folder.parent)[-1:] == [folder]
+    if newest and read_confirmation(folder.parent) != found:
+        write_finding(folder.parent, found)
+    return found
 
-    Raises InputError where no run has a score.
-    """
-    sweep = Sweep(folder)
-    finding = confirm_statistics(replicates_of(plan, sweep), plan.design)
-    content = as_file(finding, plan, sweep)
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_text(folder / CONFIRMATION, text)
-    write_text(folder.parent / CONFIRMATION, text)
-    return content
+
+def write_finding(folder: Path, found: Mapping[str, Any]) -> None:
+    write_text(folder / CONFIRMATION, json.dumps(found, indent=2, allow_nan=False) + "\n")
 
 
-def as_file(finding: Confirmation, plan: Plan, sweep: Sweep) -> dict[str, Any]:
+def as_file(content: dict[str, Any], plan: Plan, sweep: Sweep) -> dict[str, Any]:
     """The finding as confirmation.json holds it: with each arm's trials in the sweep, and where its runs lie."""
-    content = finding.to_dict()
     for arm in content["arms"]:
         chosen = plan.named(arm["name"])
-        arm |= {"trials": list(chosen.trials), "loss": chosen.loss, "simplicity": chosen.simplicity}
+        arm |= {
+            "trials": list(chosen.trials), "signature": chosen.signature, "loss": chosen.loss,
+            "simplicity": chosen.simplicity,
+        }  # fmt: skip
     source = {
         "sweep": plan.sweep, "runs": sweep.folder.name, "metric": sweep.metric, "device": plan.device,
         "seeds": seeds_of(sweep.trials), "concluded": now(),

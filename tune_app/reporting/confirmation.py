@@ -117,6 +117,7 @@ def class_table(found: Mapping[str, Any]) -> list[Table]:
     if not rows:
         return []
     frame = pd.DataFrame([{name: row.get(name) for name in CLASS_SHOWN} for row in rows])
+    frame["p_holm"] = pd.to_numeric(frame["p_holm"], errors="coerce")
     frame = frame.sort_values("p_holm", kind="stable", ignore_index=True)
     title = f"Classes against {found.get('class_reference') or 'the reference'} (Holm's correction over all of them)"
     return [Table(key="confirmation-classes", title=title, frame=frame.head(MOST_CLASS_ROWS), data=frame,
