@@ -65,10 +65,11 @@ def _concurrent(settings: Settings, resources: TrialResources) -> int | None:
     """Trials at once: all slots of a Ray that we started, so that all actors start together.
 
     Left alone, Tune starts them one by one, and a trial that ends hands its actor to the next one, whose own starting
-    actor is then thrown away: while trials are shorter than the start of a worker, the second slot is never filled. On
-    a cluster that was there before us nodes may come, so there is no limit but the person's own.
+    actor is then thrown away: while trials are shorter than the start of a worker, the second slot is never filled. All
+    slots, too, where an autoscaler says how many there may be: it brings nodes for trials that wait. On another cluster
+    that was there before us nodes may come, so there is no limit but the person's own.
     """
-    if settings.cluster.address:
+    if settings.cluster.remote and not resources.promised:
         return settings.resources.max_concurrent or None
     return resources.slots
 

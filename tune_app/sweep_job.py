@@ -1,0 +1,99 @@
+"""What cluster/slurm/sweep.sbatch runs: a sweep inside one Slurm allocation, gone on with until it is finished.
+
+USR1, which Slurm sends before the wall limit, ends the search in order and puts the job back into the queue; started
+again, it goes on with the same sweep. SIGTERM (scancel, preemption) ends it in order too, and leaves the queue
+to Slurm.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster import slurm_client
+from cluster.allocation import ray_in_allocation
+from cluster.errors import ClusterError, ClusterInputError
+from cluster.state import clusters_folder
+from tune_app.command_line import compose, exit_code
+from tune_app.config import Settings
+from tune_app.errors import InputError, RunFailed
+from tune_app.messages import INTERRUPTED
+
+
+class Signals:
+    """What Slurm has sent since this was made; passed on to the driver, once there is one, as Ctrl-C."""
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self.driver: subprocess.Popen[bytes] | None = None
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._pass_on)
+
+    def _pass_on(self, number: int, frame: object) -> None:
+        self.received.append(number)
+        if self.driver and self.driver.poll() is None:
+            self.driver.send_signal(signal.SIGINT)
+
+
+def words_of_job(words: Sequence[str], job_id: str) -> list[str]:
+    """What `run` is given: the words, a name for the sweep, and resume= once its folder is there.
+
+    Raises InputError for words that `run` would refuse.
+    """
+    composed = compose("run", Settings, words)
+    if composed is None:
+        return []
+    settings = composed.settings
+    if settings.resume or settings.extend:
+        return list(words)
+    name = settings.name or f"job-{job_id}_{settings.preset or settings.family}"
+    folder = Path(settings.results_dir).expanduser().resolve() / name
+    if (folder / "sweep.yaml").is_file():
+        where = [word for word in words if word.startswith(("results_dir=", "cluster.", "resources."))]
+        return [f"resume={name}", *where]
+    return [*words, *([] if settings.name else [f"name={name}"])]
+
+
+def run_in_allocation(words: Sequence[str]) -> int:
+    """Ray on the nodes of this job, the sweep on it; the sweep's exit code, 0 where the job was requeued."""
+    job_id = os.environ.get("SLURM_JOB_ID", "")
+    given = words_of_job(words, job_id)
+    if not given:
+        return 0
+    slurm = Signals()
+    with ray_in_allocation(clusters_folder() / f"job-{job_id}") as (address, token):
+        code = _drive([*given, f"cluster.address={address}", f"cluster.token_path={token}"], slurm)
+    if signal.SIGUSR1 in slurm.received and code == INTERRUPTED:
+        print(f"the wall limit is near: job {job_id} goes back into the queue, to go on with the sweep", flush=True)
+        slurm_client.requeue(job_id)
+        return 0
+    return code
+
+
+def _drive(words: Sequence[str], slurm: Signals) -> int:
+    """Run the driver; what Slurm sends to us ends it in order, as Ctrl-C would. Its exit code."""
+    if slurm.received:
+        return INTERRUPTED
+    slurm.driver = subprocess.Popen([sys.executable, "-m", "tune_app.run", *words], start_new_session=True)
+    return slurm.driver.wait()
+
+
+def act(words: Sequence[str]) -> int:
+    try:
+        return run_in_allocation(words)
+    except ClusterInputError as error:
+        raise InputError(str(error)) from None
+    except ClusterError as error:
+        raise RunFailed(str(error)) from None
+
+
+def main() -> None:
+    sys.exit(exit_code(lambda: act(sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    main()
