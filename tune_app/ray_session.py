@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -158,10 +159,13 @@ def usable_cpus() -> int:
     return cpus
 
 
-def trial_resources(settings: Settings, nodes: list[dict[str, float]] | None = None) -> TrialResources:
+def trial_resources(
+    settings: Settings, nodes: list[dict[str, float]] | None = None, *, trials: int = 0
+) -> TrialResources:
     """CPUs and GPUs of one trial on the connected cluster, and how many trials fit at once.
 
     nodes: machines to reckon with instead of the connected cluster's, as Ray describes them ({"CPU": 32, "GPU": 2}).
+    trials: how many there will be, where that is known: few trials get larger shares of the cards.
     Raises InputError where no node, present or promised by the autoscaler, can hold one trial.
     """
     promised = _autoscaler_nodes() if nodes is None else []
@@ -169,6 +173,8 @@ def trial_resources(settings: Settings, nodes: list[dict[str, float]] | None = N
     cards = sum(node.get("GPU", 0) for node in nodes + promised)
     asked = settings.resources
     gpus = asked.gpus_per_trial if asked.gpus_per_trial is not None else (0.5 if cards else 0.0)
+    at_once = min(filter(None, (trials, asked.max_concurrent)), default=0)
+    gpus = spread(gpus, at_once, cards) if at_once else gpus
     cpus = asked.cpus_per_trial if asked.cpus_per_trial is not None else _default_cpus(nodes + promised, gpus)
     slots = max(sum(_fitting(node, cpus, gpus) for node in some) for some in (nodes, promised))
     if slots == 0:
@@ -180,6 +186,16 @@ def trial_resources(settings: Settings, nodes: list[dict[str, float]] | None = N
         )
     slots = min(filter(None, (slots, asked.max_concurrent)))
     return TrialResources(cpus=cpus, gpus=gpus, slots=slots, promised=bool(promised))
+
+
+def spread(gpus: float, trials: int, cards: float) -> float:
+    """The share of a card per trial that spreads `trials` over `cards`: at least `gpus`, 1 where trials ≤ cards.
+
+    Ray fills a card before it takes the next one, so two trials of half a card would share the first of two.
+    """
+    if not 0 < gpus < 1 or not cards:
+        return gpus
+    return max(gpus, 1 / math.ceil(trials / cards))
 
 
 def _node_resources() -> list[dict[str, float]]:

@@ -130,7 +130,7 @@ def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outc
     KeyboardInterrupt where it is interrupted before there is anything to resume.
     """
     with ray_session(prepared.settings) as session, interrupts(), _quiet(prepared.settings.verbose):
-        resources = trial_resources(prepared.settings)
+        resources = trial_resources(prepared.settings, trials=prepared.num_trials)
         with _locked(prepared.folder):
             _write_folder(prepared)
             complete = False
