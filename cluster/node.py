@@ -73,6 +73,7 @@ def run_head(folder: Path) -> int:
         up = replace(
             state, address=address, dashboard=f"http://{dashboard}", client=f"ray://{place.ip}:{place.ports.client}",
             node=socket.gethostname(), python=python, ray=ray, started=began, ends=began + limit_s,
+            temp_dir=str(place.temp_dir),
         )  # fmt: skip
         write_state(folder, up)
         return _watch(process, place, kind="head", gpus=0, began=began)

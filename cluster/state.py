@@ -48,6 +48,8 @@ class State:
     """ray://host:port."""
     node: str = ""
     """Host name of the head."""
+    temp_dir: str = ""
+    """Ray's folder on the head's own disk; session_latest/metrics in it is for Prometheus and Grafana."""
     login_host: str = ""
     """Where a person enters by ssh."""
 

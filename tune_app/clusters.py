@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from cluster.connect import Connection, connect
 from cluster.errors import ClusterError, ClusterInputError
 from tune_app.config import ClusterSettings
 from tune_app.errors import InputError, RunFailed
+
+IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
+LOOK_S = 30.0
 
 
 def found(settings: ClusterSettings) -> Connection:
@@ -40,3 +45,50 @@ def run_there(connection: Connection, words: Sequence[str]) -> int:
 def plain(words: Sequence[str]) -> list[str]:
     """Overrides as a person types them: Hydra keeps `space.p=…` with a ++ before it."""
     return [word.removeprefix("++") for word in words]
+
+
+def refuse_local_folder(folder: Path) -> None:
+    """Raise InputError unless all nodes of the connected cluster see `folder`: trials write their checkpoints there.
+
+    A folder in memory is refused whoever is there; else every other node that is there now looks for a file.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if _file_system(existing) in IN_MEMORY:
+        raise InputError(_local(folder, "it lies in this node's memory"))
+    with tempfile.NamedTemporaryFile(dir=existing, prefix=".seen-by-all-nodes-") as marker:
+        blind = _nodes_without(Path(marker.name))
+    if blind:
+        raise InputError(_local(folder, f"node {blind[0]} does not see {existing}"))
+
+
+def _nodes_without(path: Path) -> list[str]:
+    """Host names of live nodes, other than this one, where `path` is not there."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    look = ray.remote(num_cpus=0)(os.path.exists)
+    asked = {
+        node["NodeManagerHostname"]: look.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(str(path))
+        for node in nodes
+    }
+    seen, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=LOOK_S) if asked else ([], [])
+    return [host for host, answer in asked.items() if answer in seen and not ray.get(answer)]
+
+
+def _file_system(path: Path) -> str:
+    """Type of the file system that holds `path`, as /proc/mounts names it."""
+    mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    real = path.resolve()
+    above = [(len(point), kind) for point, kind in mounts if real.is_relative_to(point)]
+    return max(above, default=(0, ""))[1]
+
+
+def _local(folder: Path, why: str) -> str:
+    return (
+        f"results_dir={folder.parent}: {why}, but the trials of a cluster run on all its nodes and write there. Give a "
+        "folder on the shared file system: results_dir=PATH"
+    )

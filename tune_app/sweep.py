@@ -29,6 +29,7 @@ from search_spaces import ClassCounts, Space
 from trainables.data import PackedDataset, open_packed
 from trainables.data.phantom import is_phantom
 from trainables.models import build as build_model
+from tune_app.clusters import refuse_local_folder
 from tune_app.config import Settings
 from tune_app.counts import class_counts, count_window_voxels
 from tune_app.errors import InputError, RunFailed
@@ -131,6 +132,8 @@ def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outc
     """
     with ray_session(prepared.settings) as session, interrupts(), _quiet(prepared.settings.verbose):
         resources = trial_resources(prepared.settings, trials=prepared.num_trials)
+        if prepared.settings.cluster.remote:
+            refuse_local_folder(prepared.folder)
         with _locked(prepared.folder):
             _write_folder(prepared)
             complete = False
