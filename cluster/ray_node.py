@@ -77,6 +77,7 @@ def environment(place: Place, node_type: str, extra: Mapping[str, str] | None = 
         "RAY_AUTH_TOKEN_PATH": str(place.token),
         "RAY_CLOUD_INSTANCE_ID": place.job_id,
         "RAY_NODE_TYPE_NAME": node_type,
+        "TUNE_APP_NODE_CACHE": str(place.temp_dir / "cache"),
         **(extra or {}),
     }
 
