@@ -44,7 +44,7 @@ def submit(connection: Connection, module: str, words: Sequence[str]) -> str:
     environment = {
         name: value
         for name, value in os.environ.items()
-        if name.startswith("TUNE_APP_") or name in ("PYTHONPATH", "OMP_NUM_THREADS")
+        if (name.startswith("TUNE_APP_") and name != "TUNE_APP_NODE_CACHE") or name in ("PYTHONPATH", "OMP_NUM_THREADS")
     }
     graceful = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "PYTHONUNBUFFERED": "1"}
     return str(

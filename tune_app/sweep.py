@@ -276,6 +276,7 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
 
     from tune_app.display import Display
     from tune_app.driver_memory import nothing_read_back
+    from tune_app.lost_nodes import lost_nodes_are_no_failures
     from tune_app.search.recovery import reconcile
     from tune_app.search.watch import Watch
     from tune_app.tuner import build_tuner
@@ -285,7 +286,7 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
     watch = Watch(prepared.settings.diagnosis, prepared.folder / "trials")
     display = Display(_progress(prepared, resources, study), watch=watch)
     tuner: tune.Tuner = build_tuner(prepared, resources, study, display)
-    with interrupts(), nothing_read_back():
+    with interrupts(), nothing_read_back(), lost_nodes_are_no_failures():
         try:
             tuner.fit()
         finally:

@@ -138,8 +138,8 @@ def open_packed(settings: DataSettings) -> PackedDataset:
 def on_this_node(folder: Path) -> Path:
     """A finished cache, copied once to the disk of this node where $TUNE_APP_NODE_CACHE names a folder there.
 
-    Nodes of a cluster set it: the cache is built once on shared storage, and patches are read from the local copy. Where
-    the copy cannot be made, the shared one is used.
+    Nodes of a cluster set it: the cache is built once on shared storage, and patches are read from the local copy.
+    Where the copy cannot be made, the shared one is used.
     """
     place = os.environ.get(NODE_VARIABLE, "")
     if not place:
