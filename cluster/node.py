@@ -69,6 +69,8 @@ def run_head(folder: Path) -> int:
         until_answering(process, address)
         until_answering(process, dashboard)
         await_self(address, f"http://{dashboard}", place.token)
+        promise = [sys.executable, "-m", "cluster.promise", address, str(folder / "autoscaling.yaml")]
+        subprocess.run(promise, env=environment(place, "head"), check=True, timeout=60)
         python, ray = versions()
         up = replace(
             state, address=address, dashboard=f"http://{dashboard}", client=f"ray://{place.ip}:{place.ports.client}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ def validate(config: Any, path: Path) -> None:
     """Ray's own validator. Raises ClusterInputError with its first sentence."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
+    # Ray warns of two empty fields that its own defaults bring.
+    logging.getLogger("ray.autoscaler._private.util").setLevel(logging.ERROR)
     try:
         validate_config(prepare_config(copy.deepcopy(config)))
     except Exception as error:  # jsonschema's, Ray's, or whatever a missing section makes of the code in between

@@ -12,6 +12,7 @@ import yaml
 
 from cluster import ray_yaml
 from cluster.errors import ClusterInputError
+from cluster.promise import cluster_config
 
 FILES = sorted(ray_yaml.DEFAULT.parent.glob("*.yaml"))
 
@@ -99,3 +100,8 @@ def test_filling_in_leaves_what_was_read_alone() -> None:
     for nodes, gpus in itertools.product([(0, 1), (2, 2)], [2, 4]):
         ray_yaml.filled_in(config, name="x", nodes=nodes, gpus_per_node=gpus, idle_minutes=1, provider={"qos": "q"})
     assert config == before
+
+
+def test_a_sweep_learns_which_nodes_may_come() -> None:
+    (group,) = cluster_config(filled((0, 3), 4)).node_group_configs
+    assert (group.name, dict(group.resources), group.max_count) == ("l40s_4gpu", {"CPU": 32, "GPU": 4}, 3)
