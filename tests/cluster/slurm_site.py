@@ -24,8 +24,8 @@ PATIENCE_S = 240.0
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter", "unshare")
 CPU_TRIALS = (
     "trainer.compile=false", "model.width=4", "model.depth=2", "trainer.iterations_per_epoch=6", "trainer.batch_size=4",
-    "trainer.validation_batches=2", "trainer.lr=0.02", "data.patch=[1,32,32]", "hardware.device=cpu", "diagnosis.stop_hopeless=false",
-    "resources.cpus_per_trial=1", "resources.gpus_per_trial=0.5",
+    "trainer.validation_batches=2", "trainer.lr=0.02", "data.patch=[1,32,32]", "hardware.device=cpu",
+    "diagnosis.stop_hopeless=false", "resources.cpus_per_trial=1", "resources.gpus_per_trial=0.5",
 )  # fmt: skip
 """Trials that hold half a (logical) card and train on the CPU."""
 
