@@ -7,7 +7,9 @@ to Slurm.
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +23,10 @@ from cluster.state import clusters_folder
 from tune_app.command_line import compose, exit_code
 from tune_app.config import Settings
 from tune_app.errors import InputError, RunFailed
+from tune_app.manifest import write_text
 from tune_app.messages import INTERRUPTED
+
+STANDSTILLS = 3
 
 
 class Signals:
@@ -64,14 +69,36 @@ def run_in_allocation(words: Sequence[str]) -> int:
     given = words_of_job(words, job_id)
     if not given:
         return 0
-    slurm = Signals()
-    with ray_in_allocation(clusters_folder() / f"job-{job_id}") as (address, token):
+    slurm, folder = Signals(), clusters_folder() / f"job-{job_id}"
+    with ray_in_allocation(folder) as (address, token):
         code = _drive([*given, f"cluster.address={address}", f"cluster.token_path={token}"], slurm)
     if signal.SIGUSR1 in slurm.received and code == INTERRUPTED:
+        refuse_standstill(folder / "epochs.json", epochs_of(given))
         print(f"the wall limit is near: job {job_id} goes back into the queue, to go on with the sweep", flush=True)
         slurm_client.requeue(job_id)
         return 0
+    shutil.rmtree(folder, ignore_errors=True)
     return code
+
+
+def epochs_of(words: Sequence[str]) -> int:
+    """Epochs recorded so far in the sweep that these words start or resume."""
+    composed = compose("run", Settings, words)
+    assert composed is not None
+    settings = composed.settings
+    folder = Path(settings.results_dir).expanduser().resolve() / (settings.name or settings.resume or settings.extend)
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("trials/*/history.jsonl"))
+
+
+def refuse_standstill(note: Path, epochs: int) -> None:
+    """Remember the epochs at the end of each start; raise RunFailed where STANDSTILLS starts brought none."""
+    ends = [*(json.loads(note.read_text()) if note.is_file() else []), epochs]
+    write_text(note, json.dumps(ends))
+    if len(ends) > STANDSTILLS and ends[-1 - STANDSTILLS] == epochs:
+        raise RunFailed(
+            f"{STANDSTILLS} starts in a row finished no epoch within their wall limit ({epochs} epochs so far), so the "
+            "job is not requeued again. Give it more: sbatch --time=…"
+        )
 
 
 def _drive(words: Sequence[str], slurm: Signals) -> int:

@@ -94,7 +94,8 @@ def head_node(site: Site) -> int:
 
 STATUS = """
 import sys, urllib.error, urllib.request
-request = urllib.request.Request(sys.argv[1], headers={"Authorization": "Bearer " + sys.argv[2]})
+headers = {"Authorization": "Bearer " + sys.argv[2]} if sys.argv[2] else {}
+request = urllib.request.Request(sys.argv[1], headers=headers)
 try:
     print(urllib.request.urlopen(request, timeout=20).status)
 except urllib.error.HTTPError as error:
@@ -116,6 +117,7 @@ def test_without_the_token_nobody_gets_in(up: Site) -> None:
     wrong.write_text("0" * 64)
     for path in ("/api/jobs/", "/nodes?view=summary", "/api/v0/actors", "/api/cluster_status"):
         assert http_status(up, state.dashboard + path) == "401", path
+        assert http_status(up, state.dashboard + path, wrong.read_text()) == "403", path
         assert http_status(up, state.dashboard + path, token.read_text()) == "200", path
     for address in (state.address, state.client):
         attach = ATTACH.format(address=address)

@@ -40,7 +40,7 @@ def test_it_is_signalled_requeued_and_ends_as_an_uninterrupted_one(site: Site) -
     site.until(lambda: whole not in site.jobs(), "the uninterrupted sweep", 400)
     assert Sweep(site.folder / "results" / "whole").status == "finished", site.told()
 
-    cut = submit(site, "cut", "--nodes=2", "--time=2", "--signal=B:USR1@70")
+    cut = submit(site, "cut", "--nodes=2", "--time=3", "--signal=B:USR1@45")
     site.until(lambda: cut not in site.jobs(), "the sweep with a wall limit", 800)
     assert Sweep(site.folder / "results" / "cut").status == "finished", site.told()
     log = (site.folder / "cut.log").read_text()
