@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from tune_app.manifest import write_text
 from tune_app.messages import INTERRUPTED
 
 STANDSTILLS = 3
+PATIENCE_S = 8.0
+"""How long the driver may take to end after SIGTERM, of Slurm's KillWait (30 s, where nobody changed it)."""
 
 
 class Signals:
@@ -35,11 +38,19 @@ class Signals:
     def __init__(self) -> None:
         self.received: list[int] = []
         self.driver: subprocess.Popen[bytes] | None = None
+        self._terminated = 0.0
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._pass_on)
 
+    @property
+    def terminated_s(self) -> float:
+        """Seconds since the first SIGTERM; 0 before."""
+        return time.monotonic() - self._terminated if self._terminated else 0.0
+
     def _pass_on(self, number: int, frame: object) -> None:
         self.received.append(number)
+        if number == signal.SIGTERM and not self._terminated:
+            self._terminated = time.monotonic()
         if self.driver and self.driver.poll() is None:
             self.driver.send_signal(signal.SIGINT)
 
@@ -106,7 +117,13 @@ def _drive(words: Sequence[str], slurm: Signals) -> int:
     if slurm.received:
         return INTERRUPTED
     slurm.driver = subprocess.Popen([sys.executable, "-m", "tune_app.run", *words], start_new_session=True)
-    return slurm.driver.wait()
+    while slurm.driver.poll() is None:
+        try:
+            slurm.driver.wait(1)
+        except subprocess.TimeoutExpired:
+            if slurm.terminated_s > PATIENCE_S:  # Slurm's SIGKILL is near, and Ray's folders are still to be removed
+                slurm.driver.kill()
+    return slurm.driver.returncode
 
 
 def act(words: Sequence[str]) -> int:

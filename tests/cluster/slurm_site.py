@@ -45,6 +45,7 @@ class Site:
         # Short: Slurm's and Ray's sockets have paths of at most 107 characters.
         self.root = Path(tempfile.mkdtemp(prefix="bed", dir="/tmp"))
         self.prefix = f"bed{secrets.token_hex(3)}x"
+        (self.root / "t").mkdir()
         self.folder = folder
         self.clusters = folder / "clusters"
         self.environment = {
@@ -52,7 +53,7 @@ class Site:
             "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", "TUNE_APP_CACHE": str(cache), "PYTHONPATH": str(ROOT),
             "TUNE_APP_CLUSTERS": str(self.clusters), "TUNE_APP_SETTINGS": str(folder / "none.yaml"),
             "TUNE_APP_RESULTS": str(folder / "results"), "TUNE_APP_PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
-            "COLUMNS": "150", "PYTHONUNBUFFERED": "1",
+            "COLUMNS": "150", "PYTHONUNBUFFERED": "1", "TUNE_APP_NODE_TMP": str(self.root / "t"),
         }  # fmt: skip
 
     def open(self) -> None:
