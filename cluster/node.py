@@ -20,6 +20,7 @@ from cluster import slurm_client
 from cluster.connect import await_self
 from cluster.errors import ClusterError
 from cluster.ray_node import (
+    START_S,
     Place,
     answers,
     end,
@@ -32,7 +33,7 @@ from cluster.ray_node import (
     versions,
     worker_command,
 )
-from cluster.state import job_names, read_state, record_usage, write_state
+from cluster.state import State, job_names, read_state, record_usage, write_state
 
 HEAD_GONE_S = 60.0
 """A worker ends when the head has not answered for so long."""
@@ -85,10 +86,21 @@ def run_head(folder: Path) -> int:
         shutil.rmtree(place.temp_dir, ignore_errors=True)
 
 
+def started_head(folder: Path) -> State | None:
+    """The state of a head that has said where it is; None where there is none, or it does not say so in time.
+
+    The autoscaler submits the least number of workers before the head has written its state.
+    """
+    deadline = time.monotonic() + START_S
+    while (state := read_state(folder)) and not state.address and time.monotonic() < deadline:
+        time.sleep(TICK_S)
+    return state if state and state.address else None
+
+
 def run_worker(folder: Path, *, node_type: str, cpus: int, gpus: int) -> int:
     """Join the head as a node of this type; end with Ray, or when the head is gone."""
-    state = read_state(folder)
-    if state is None or not state.address or not answers(state.address):
+    state = started_head(folder)
+    if state is None or not answers(state.address):
         raise ClusterError(f"the head of {folder.name} is gone: this worker has nothing to join")
     place = place_of_job(folder)
     began = time.time()

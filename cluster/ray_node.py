@@ -109,6 +109,8 @@ def head_environment(place: Place, hours: float) -> dict[str, str]:
             "RAY_enable_autoscaler_v2": "1",
             "AUTOSCALER_METRIC_PORT": str(place.ports.autoscaler_metrics),
             "DASHBOARD_METRIC_PORT": str(place.ports.dashboard_metrics),
+            # sbatch answers at once: a job that is not there after a minute has died before it was seen.
+            "RAY_AUTOSCALER_RECONCILE_REQUEST_STATUS_TIMEOUT_S": "60",
             # Slurm may hold a job for hours; Ray would give the place in the queue up after one.
             "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": str(int(hours * 3600)),
         },

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,7 @@ class Site:
         (self.root / "t").mkdir()
         self.folder = folder
         self.clusters = folder / "clusters"
+        self.started: list[subprocess.Popen[str]] = []
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "RAY_"))},
             "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", "TUNE_APP_CACHE": str(cache), "PYTHONPATH": str(ROOT),
@@ -61,6 +63,10 @@ class Site:
         self.until(lambda: "2" in self.login("sinfo", "-h", "-t", "idle", "-o", "%D", code=None), "two idle nodes", 60)
 
     def close(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         self._bed("down")
         shutil.rmtree(self.root, ignore_errors=True)
 
@@ -91,10 +97,12 @@ class Site:
     def start(self, module: str, *words: str) -> subprocess.Popen[str]:
         """The same, left running; its output goes to a file of the folder."""
         with (self.folder / f"{module}-{time.monotonic_ns()}.txt").open("w") as file:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [str(self.root / "login"), sys.executable, "-m", module, *words], env=self.environment,
                 cwd=self.folder, stdout=file, stderr=subprocess.STDOUT, text=True, start_new_session=True,
             )  # fmt: skip
+        self.started.append(process)
+        return process
 
     def jobs(self, name: str = "") -> list[str]:
         """Ids of the jobs that wait or run, of this name where one is given."""
