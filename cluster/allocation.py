@@ -20,6 +20,7 @@ from cluster.errors import ClusterError, ClusterInputError
 from cluster.ray_node import (
     answers,
     end,
+    end_rest,
     environment,
     head_command,
     place_of_job,
@@ -57,6 +58,7 @@ def ray_in_allocation(folder: Path) -> Iterator[tuple[str, Path]]:
         if workers:
             end(workers)
         end(head)
+        end_rest(place.job_id)
         shutil.rmtree(place.temp_dir, ignore_errors=True)
         place.token.unlink(missing_ok=True)
 
@@ -96,6 +98,7 @@ def join(folder: Path, address: str, cpus: int, gpus: int) -> int:
         return process.wait()
     finally:
         end(process)
+        end_rest(place.job_id)
         shutil.rmtree(place.temp_dir, ignore_errors=True)
 
 

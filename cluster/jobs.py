@@ -62,6 +62,11 @@ def follow(connection: Connection, id_: str) -> int:
         asyncio.run(_print_log(jobs, id_))
         while (info := jobs.get_job_info(id_)).status not in ENDED:
             time.sleep(0.5)
+    except (RuntimeError, OSError):  # what Ray's client raises where the head goes away
+        raise ClusterError(
+            f"the connection to the cluster was lost while job {id_} ran. python -m cluster status says whether it still "
+            "runs; after its end: python -m cluster up, and python -m tune_app.run resume=latest"
+        ) from None
     except KeyboardInterrupt:
         print(
             f"\n{DETACHED}: python -m tune_app.submit logs id={id_} · python -m tune_app.submit stop id={id_}",

@@ -24,6 +24,7 @@ from cluster.ray_node import (
     Place,
     answers,
     end,
+    end_rest,
     environment,
     head_command,
     head_environment,
@@ -83,6 +84,7 @@ def run_head(folder: Path) -> int:
     finally:
         slurm_client.cancel([job.id for job in slurm_client.jobs(workers) if not job.gone])
         end(process)
+        end_rest(place.job_id)
         shutil.rmtree(place.temp_dir, ignore_errors=True)
 
 
@@ -109,6 +111,7 @@ def run_worker(folder: Path, *, node_type: str, cpus: int, gpus: int) -> int:
         return _watch(process, place, kind="worker", gpus=gpus, began=began, head=state.address)
     finally:
         end(process)
+        end_rest(place.job_id)
         record_usage(folder, place.job_id, gpus, began=began, kind="worker")
         shutil.rmtree(place.temp_dir, ignore_errors=True)
 

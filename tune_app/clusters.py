@@ -37,9 +37,14 @@ def run_there(connection: Connection, words: Sequence[str]) -> int:
     """Submit `python -m tune_app.run WORDS` as a job and follow it; its exit code. Ctrl-C detaches."""
     from cluster import jobs
 
-    id_ = jobs.submit(connection, "tune_app.run", words)
-    print(f"this machine is no node of the cluster, so the sweep runs there as job {id_}; Ctrl-C detaches", flush=True)
-    return jobs.follow(connection, id_)
+    try:
+        id_ = jobs.submit(connection, "tune_app.run", words)
+        print(
+            f"this machine is no node of the cluster, so the sweep runs there as job {id_}; Ctrl-C detaches", flush=True
+        )
+        return jobs.follow(connection, id_)
+    except ClusterError as error:
+        raise RunFailed(str(error)) from None
 
 
 def plain(words: Sequence[str]) -> list[str]:

@@ -170,7 +170,7 @@ def trial_resources(
     """
     promised = _autoscaler_nodes() if nodes is None else []
     nodes = _node_resources() if nodes is None else nodes
-    cards = sum(node.get("GPU", 0) for node in nodes + promised)
+    cards = max(sum(node.get("GPU", 0) for node in some) for some in (nodes, promised))
     asked = settings.resources
     gpus = asked.gpus_per_trial if asked.gpus_per_trial is not None else (0.5 if cards else 0.0)
     at_once = min(filter(None, (trials, asked.max_concurrent)), default=0)

@@ -79,6 +79,9 @@ def test_trials_that_never_fit_are_an_error_at_once(cluster, nodes, words, fragm
 def test_what_the_autoscaler_may_add_counts(cluster):
     cluster(LAPTOP, promised=(WORKSTATION,))
     words = ["resources.gpus_per_trial=0.5", "resources.cpus_per_trial=4"]
+    cluster(LAPTOP, WORKSTATION, promised=(WORKSTATION,))
+    assert trial_resources(settings_of(*words), trials=4).gpus == 0.5, "a node that came already is one of the promised"
+    cluster(LAPTOP, promised=(WORKSTATION,))
     assert trial_resources(settings_of(*words)).slots == 4
     with pytest.raises(InputError, match="2 GPUs, 16 CPUs"):
         trial_resources(settings_of("resources.gpus_per_trial=0.5", "resources.cpus_per_trial=32"))
