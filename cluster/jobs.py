@@ -64,8 +64,8 @@ def follow(connection: Connection, id_: str) -> int:
             time.sleep(0.5)
     except (RuntimeError, OSError):  # what Ray's client raises where the head goes away
         raise ClusterError(
-            f"the connection to the cluster was lost while job {id_} ran. python -m cluster status says whether it still "
-            "runs; after its end: python -m cluster up, and python -m tune_app.run resume=latest"
+            f"the connection to the cluster was lost while job {id_} ran. python -m cluster status says whether the "
+            "cluster still runs; after its end: python -m cluster up, and python -m tune_app.run resume=latest"
         ) from None
     except KeyboardInterrupt:
         print(
