@@ -159,7 +159,9 @@ def _await_head(settings: UpSettings, folder: Path, job: str) -> int:
         if state and state.address:
             print(f"address    {state.address}")
             print(f"token      {folder / 'token'}  (mode 0600: whoever reads it runs code as you)")
-            print(f"until      {when(state.ends)}\nnext       python -m tune_app.run family=seesaw cluster=longleaf")
+            print(f"until      {when(state.ends)}")
+            chosen = "" if settings.name == "longleaf" else f" cluster.name={settings.name}"
+            print(f"next       python -m tune_app.run family=seesaw cluster=longleaf{chosen}")
             return 0
         if time.monotonic() - asked < ASK_EVERY_S:
             continue
