@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cluster.connect import await_self
 from cluster.errors import ClusterError, ClusterInputError
+from cluster.node import Stopped, ignore_signals, raise_on_signals
 from cluster.ray_node import (
     answers,
     end,
@@ -97,14 +98,13 @@ def join(folder: Path, address: str, cpus: int, gpus: int) -> int:
     try:
         return process.wait()
     finally:
+        ignore_signals()
         end(process)
         end_rest(place.job_id)
         shutil.rmtree(place.temp_dir, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    from cluster.node import Stopped, raise_on_signals
-
     raise_on_signals()
     try:
         sys.exit(join(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))

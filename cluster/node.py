@@ -55,6 +55,12 @@ def raise_on_signals() -> None:
         signal.signal(number, stop)
 
 
+def ignore_signals() -> None:
+    """Slurm signals more than once; a second one must not break off the clearing up after the first."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def run_head(folder: Path) -> int:
     """Start the head, tell where it is, stay until it ends; then nothing of the cluster is left."""
     state = read_state(folder)
@@ -82,6 +88,7 @@ def run_head(folder: Path) -> int:
         write_state(folder, up)
         return _watch(process, place, kind="head", gpus=0, began=began)
     finally:
+        ignore_signals()
         slurm_client.cancel([job.id for job in slurm_client.jobs(workers) if not job.gone])
         end(process)
         end_rest(place.job_id)
@@ -110,6 +117,7 @@ def run_worker(folder: Path, *, node_type: str, cpus: int, gpus: int) -> int:
     try:
         return _watch(process, place, kind="worker", gpus=gpus, began=began, head=state.address)
     finally:
+        ignore_signals()
         end(process)
         end_rest(place.job_id)
         record_usage(folder, place.job_id, gpus, began=began, kind="worker")
