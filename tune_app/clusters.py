@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -67,21 +68,23 @@ def refuse_local_folder(folder: Path) -> None:
 
 
 def _nodes_without(path: Path) -> list[str]:
-    """Host names of live nodes, other than this one, where `path` is not there."""
+    """Host names of live nodes, other than this one, where `path` is not there; one that goes meanwhile is none."""
     import ray
+    from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = ray.get_runtime_context().get_node_id()
     nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
     look = ray.remote(num_cpus=0)(os.path.exists)
-    asked = {
-        node["NodeManagerHostname"]: look.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(str(path))
-        for node in nodes
-    }
-    seen, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=LOOK_S) if asked else ([], [])
-    return [host for host, answer in asked.items() if answer in seen and not ray.get(answer)]
+    strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+    answers = [look.options(scheduling_strategy=strategy).remote(str(path)) for strategy in strategies]
+    answered = ray.wait(answers, num_returns=len(answers), timeout=LOOK_S)[0] if answers else []
+    blind = []
+    for node, answer in zip(nodes, answers):
+        with contextlib.suppress(RayError):
+            if answer in answered and not ray.get(answer):
+                blind.append(node["NodeManagerHostname"])
+    return blind
 
 
 def _file_system(path: Path) -> str:
