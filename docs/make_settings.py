@@ -38,7 +38,7 @@ OTHER_VERBS = {
     "frequencies": FrequenciesSettings,
     "data": DataVerbSettings,
 }
-GROUPS = ("data", "model", "trainer", "hardware", "search", "experiment")
+GROUPS = ("data", "model", "trainer", "hardware", "search", "cluster", "experiment")
 INTRO = """# Settings
 
 <!-- Written by docs/make_settings.py from the dataclasses. Change the docstring there, then: make docs -->

@@ -10,6 +10,7 @@ VERBS = {
     "plan": "what a sweep will cost, before it starts   plan family=seesaw measure=true",
     "export": "the best configurations, with weights      export sweep=latest top=3 out=best/",
     "frequencies": "exact class counts of the training crops   frequencies data=cellmap data.root=PATH",
+    "submit": "a sweep as a job on a cluster              submit family=seesaw · submit jobs · submit stop id=ID",
     "data": "make the phantom, check a data set         data action=check data=cellmap data.root=PATH",
 }
 

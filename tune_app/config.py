@@ -95,8 +95,13 @@ class ResourceSettings:
 class ClusterSettings:
     """Which Ray the sweep runs on."""
 
+    name: str = "local"
+    """local: a Ray of its own on this machine, ended with the sweep. Else the user's running cluster of that name, see
+    docs/longleaf.md; cluster=longleaf sets it."""
     address: str = ""
-    """Address of a running Ray cluster (host:port, or auto). Empty: start one on this machine and end it afterwards."""
+    """Address (host:port) of the head of a Ray cluster that somebody else started."""
+    token_path: str = ""
+    """File with its token; empty: that of the named cluster, else $RAY_AUTH_TOKEN_PATH, else Ray's own."""
     dashboard: bool = True
     """Serve the Ray dashboard on loopback, behind a token."""
     dashboard_port: int = 0
@@ -106,6 +111,11 @@ class ClusterSettings:
 
     def __post_init__(self) -> None:
         require(0 <= self.dashboard_port < 65536, "cluster.dashboard_port", self.dashboard_port, "0 … 65535", "Use 0")
+
+    @property
+    def remote(self) -> bool:
+        """True where the sweep runs on a cluster that was there before it."""
+        return bool(self.address) or self.name != "local"
 
 
 @dataclass(kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tune_app.clusters import found, use_token
 from tune_app.config import Settings
 from tune_app.errors import InputError, RunFailed
 
@@ -27,6 +29,8 @@ class TrialResources:
     cpus: float
     gpus: float
     slots: int
+    promised: bool = False
+    """Whether an autoscaler brings nodes when trials wait; slots are then those of all that it may bring."""
 
     def as_dict(self) -> dict[str, float]:
         return {"cpus_per_trial": self.cpus, "gpus_per_trial": self.gpus}
@@ -43,9 +47,9 @@ class RaySession:
 
 @contextlib.contextmanager
 def ray_session(settings: Settings) -> Iterator[RaySession]:
-    """Start Ray on this machine, or attach to cluster.address, for the body of the `with`."""
-    _environment_before_ray()
-    if settings.cluster.address:
+    """Start Ray on this machine, or attach to the cluster of the settings, for the body of the `with`."""
+    _environment_before_ray(loopback=not settings.cluster.remote)
+    if settings.cluster.remote:
         with _attached(settings) as session:
             yield session
     else:
@@ -53,11 +57,11 @@ def ray_session(settings: Settings) -> Iterator[RaySession]:
             yield session
 
 
-def _environment_before_ray() -> None:
+def _environment_before_ray(*, loopback: bool = True) -> None:
     """What Ray reads when it is imported or started. Set only where the person has not; so nothing on the way here
-    imports ray."""
+    imports ray. loopback: every listener there; on a cluster the other nodes must reach this process."""
     defaults = {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # every listener on loopback
+        **({"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if loopback else {}),
         "RAY_AUTH_MODE": "token",  # on a shared workstation loopback is open to every user
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DEDUP_LOGS": "0",
@@ -119,22 +123,21 @@ def _started(settings: Settings) -> Iterator[RaySession]:
 
 @contextlib.contextmanager
 def _attached(settings: Settings) -> Iterator[RaySession]:
+    connection = found(settings.cluster)
+    use_token(connection)
     import ray
 
     try:
-        context = ray.init(
-            address=settings.cluster.address,
+        ray.init(
+            address=connection.address,
             log_to_driver=settings.verbose > 1,
             logging_level=logging.INFO if settings.verbose else logging.ERROR,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"cluster.address={settings.cluster.address}: no Ray cluster answers there ({first_line}). Start one with "
-            "`ray start --head`, check the token (RAY_AUTH_TOKEN_PATH), or leave cluster.address out"
-        ) from None
+        raise InputError(f"{connection.address}: attaching to the cluster failed ({first_line})") from None
     try:
-        yield RaySession(dashboard=f"http://{context.dashboard_url or ''}", temp_dir="", started_here=False)
+        yield RaySession(dashboard=connection.dashboard, temp_dir="", started_here=False)
     finally:
         ray.shutdown()
 
@@ -156,28 +159,43 @@ def usable_cpus() -> int:
     return cpus
 
 
-def trial_resources(settings: Settings, nodes: list[dict[str, float]] | None = None) -> TrialResources:
+def trial_resources(
+    settings: Settings, nodes: list[dict[str, float]] | None = None, *, trials: int = 0
+) -> TrialResources:
     """CPUs and GPUs of one trial on the connected cluster, and how many trials fit at once.
 
     nodes: machines to reckon with instead of the connected cluster's, as Ray describes them ({"CPU": 32, "GPU": 2}).
+    trials: how many there will be, where that is known: few trials get larger shares of the cards.
     Raises InputError where no node, present or promised by the autoscaler, can hold one trial.
     """
     promised = _autoscaler_nodes() if nodes is None else []
     nodes = _node_resources() if nodes is None else nodes
-    cards = sum(node.get("GPU", 0) for node in nodes)
+    cards = max(sum(node.get("GPU", 0) for node in some) for some in (nodes, promised))
     asked = settings.resources
     gpus = asked.gpus_per_trial if asked.gpus_per_trial is not None else (0.5 if cards else 0.0)
-    cpus = asked.cpus_per_trial if asked.cpus_per_trial is not None else _default_cpus(nodes, gpus)
-    slots = sum(_fitting(node, cpus, gpus) for node in nodes)
-    if slots == 0 and not any(_fitting(node, cpus, gpus) for node in promised):
+    at_once = min(filter(None, (trials, asked.max_concurrent)), default=0)
+    gpus = spread(gpus, at_once, cards) if at_once else gpus
+    cpus = asked.cpus_per_trial if asked.cpus_per_trial is not None else _default_cpus(nodes + promised, gpus)
+    slots = max(sum(_fitting(node, cpus, gpus) for node in some) for some in (nodes, promised))
+    if slots == 0:
         raise InputError(_does_not_fit(cpus, gpus, nodes + promised))
     if settings.hardware.device == "cuda" and not gpus:
         raise InputError(
             f"hardware.device=cuda resources.gpus_per_trial=0: the cluster has {cards:g} GPUs and a trial takes none. "
             "Use hardware=cpu, or give resources.gpus_per_trial=0.5 where there is a GPU"
         )
-    slots = min(filter(None, (slots or 1, asked.max_concurrent)))
-    return TrialResources(cpus=cpus, gpus=gpus, slots=slots)
+    slots = min(filter(None, (slots, asked.max_concurrent)))
+    return TrialResources(cpus=cpus, gpus=gpus, slots=slots, promised=bool(promised))
+
+
+def spread(gpus: float, trials: int, cards: float) -> float:
+    """The share of a card per trial that spreads `trials` over `cards`: at least `gpus`, 1 where trials ≤ cards.
+
+    Ray fills a card before it takes the next one, so two trials of half a card would share the first of two.
+    """
+    if not 0 < gpus < 1 or not cards:
+        return gpus
+    return max(gpus, 1 / math.ceil(trials / cards))
 
 
 def _node_resources() -> list[dict[str, float]]:
@@ -187,12 +205,13 @@ def _node_resources() -> list[dict[str, float]]:
 
 
 def _autoscaler_nodes() -> list[dict[str, float]]:
-    """Resources of the node types that an autoscaler may add; empty without one."""
+    """Resources of every node that an autoscaler may add; empty without one."""
     from ray._private.state import state
 
     with contextlib.suppress(Exception):  # an internal of Ray: where it is missing there is nothing to promise
         config = state.get_cluster_config()
-        return [dict(group.resources) for group in config.node_group_configs] if config else []
+        groups = config.node_group_configs if config else []
+        return [dict(group.resources) for group in groups for _ in range(group.max_count)]
     return []
 
 

@@ -19,8 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from search_spaces import flatten, get_preset
 from trainables.errors import SettingsError
 from tune_app.baseline import baseline_trials
+from tune_app.clusters import found, plain, run_there
 from tune_app.command_line import Composed, compose, exit_code
-from tune_app.config import Settings
+from tune_app.config import ClusterSettings, Settings
 from tune_app.errors import InputError
 from tune_app.manifest import read_manifest
 from tune_app.messages import INTERRUPTED, announce, best_line, next_steps
@@ -42,12 +43,24 @@ def run(composed: Composed[Settings]) -> int:
     """Act on composed settings; the exit code."""
     settings = composed.settings
     require_wandb(settings.wandb_project)
+    cluster = wanted_cluster(composed)
+    if cluster.remote and not (connection := found(cluster)).here:
+        return run_there(connection, plain(composed.overrides))
     if settings.resume or settings.extend:
         prepared = take_up(composed)
     else:
         settings = located(with_exported(composed) if settings.trial else checked_preset(composed))
         prepared = prepare(settings, new_folder(settings))
     return finish(run_sweep(prepared, announce))
+
+
+def wanted_cluster(composed: Composed[Settings]) -> ClusterSettings:
+    """Where the sweep is to run: as asked, and for one that goes on, else where it ran before."""
+    asked = composed.settings
+    if not (asked.resume or asked.extend):
+        return asked.cluster
+    folder = find_sweep(asked.resume or asked.extend, asked.results_dir, key="resume" if asked.resume else "extend")
+    return with_allowed(stored_settings(folder), composed).cluster
 
 
 def located(settings: Settings) -> Settings:

@@ -29,6 +29,7 @@ from search_spaces import ClassCounts, Space
 from trainables.data import PackedDataset, open_packed
 from trainables.data.phantom import is_phantom
 from trainables.models import build as build_model
+from tune_app.clusters import refuse_local_folder
 from tune_app.config import Settings
 from tune_app.counts import class_counts, count_window_voxels
 from tune_app.errors import InputError, RunFailed
@@ -130,7 +131,9 @@ def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outc
     KeyboardInterrupt where it is interrupted before there is anything to resume.
     """
     with ray_session(prepared.settings) as session, interrupts(), _quiet(prepared.settings.verbose):
-        resources = trial_resources(prepared.settings)
+        resources = trial_resources(prepared.settings, trials=prepared.num_trials)
+        if prepared.settings.cluster.remote:
+            refuse_local_folder(prepared.folder)
         with _locked(prepared.folder):
             _write_folder(prepared)
             complete = False
@@ -273,6 +276,7 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
 
     from tune_app.display import Display
     from tune_app.driver_memory import nothing_read_back
+    from tune_app.lost_nodes import lost_nodes_are_no_failures
     from tune_app.search.recovery import reconcile
     from tune_app.search.watch import Watch
     from tune_app.tuner import build_tuner
@@ -282,7 +286,7 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
     watch = Watch(prepared.settings.diagnosis, prepared.folder / "trials")
     display = Display(_progress(prepared, resources, study), watch=watch)
     tuner: tune.Tuner = build_tuner(prepared, resources, study, display)
-    with interrupts(), nothing_read_back():
+    with interrupts(), nothing_read_back(), lost_nodes_are_no_failures():
         try:
             tuner.fit()
         finally:

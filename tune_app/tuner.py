@@ -16,6 +16,7 @@ from trainables.segmentation import SegmentationTrial
 from tune_app.config import Settings
 from tune_app.display import Display
 from tune_app.driver_memory import ForgetEnded, NoProgress
+from tune_app.gauges import SweepGauges
 from tune_app.keeper import CheckpointKeeper
 from tune_app.loggers import in_place_loggers
 from tune_app.ray_session import TrialResources
@@ -52,7 +53,7 @@ def build_tuner(
         run_config=RunConfig(
             name="trials",
             storage_path=str(prepared.folder),
-            callbacks=_callbacks(prepared, study, display),
+            callbacks=_callbacks(prepared, resources, study, display),
             failure_config=FailureConfig(max_failures=settings.resources.max_failures),
             checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             verbose=settings.verbose,
@@ -65,10 +66,11 @@ def _concurrent(settings: Settings, resources: TrialResources) -> int | None:
     """Trials at once: all slots of a Ray that we started, so that all actors start together.
 
     Left alone, Tune starts them one by one, and a trial that ends hands its actor to the next one, whose own starting
-    actor is then thrown away: while trials are shorter than the start of a worker, the second slot is never filled. On
-    a cluster that was there before us nodes may come, so there is no limit but the person's own.
+    actor is then thrown away: while trials are shorter than the start of a worker, the second slot is never filled. All
+    slots, too, where an autoscaler says how many there may be: it brings nodes for trials that wait. On another cluster
+    that was there before us nodes may come, so there is no limit but the person's own.
     """
-    if settings.cluster.address:
+    if settings.cluster.remote and not resources.promised:
         return settings.resources.max_concurrent or None
     return resources.slots
 
@@ -113,10 +115,12 @@ def build_scheduler(prepared: Prepared, study: optuna.Study, watch: Watch | None
     )
 
 
-def _callbacks(prepared: Prepared, study: optuna.Study, display: Display) -> list[Callback]:
+def _callbacks(prepared: Prepared, resources: TrialResources, study: optuna.Study, display: Display) -> list[Callback]:
     """In the order in which they hear of a result; whoever asks Ray for its tables needs what Ray remembers."""
     settings = prepared.settings
     callbacks = [*in_place_loggers(), _keeper(prepared, study), display, *_wandb(settings.wandb_project)]
+    if settings.cluster.remote:
+        callbacks.append(SweepGauges(prepared.folder.name, resources.gpus))
     return callbacks if settings.verbose else [*callbacks, NoProgress(), ForgetEnded()]
 
 

@@ -15,6 +15,7 @@ from tune_app.ray_session import (
     TrialResources,
     dashboard_hint,
     free_port,
+    spread,
     token_path,
     trial_resources,
     usable_cpus,
@@ -78,9 +79,31 @@ def test_trials_that_never_fit_are_an_error_at_once(cluster, nodes, words, fragm
 def test_what_the_autoscaler_may_add_counts(cluster):
     cluster(LAPTOP, promised=(WORKSTATION,))
     words = ["resources.gpus_per_trial=0.5", "resources.cpus_per_trial=4"]
-    assert trial_resources(settings_of(*words)).slots == 1
+    cluster(LAPTOP, WORKSTATION, promised=(WORKSTATION,))
+    assert trial_resources(settings_of(*words), trials=4).gpus == 0.5, "a node that came already is one of the promised"
+    cluster(LAPTOP, promised=(WORKSTATION,))
+    assert trial_resources(settings_of(*words)).slots == 4
     with pytest.raises(InputError, match="2 GPUs, 16 CPUs"):
         trial_resources(settings_of("resources.gpus_per_trial=0.5", "resources.cpus_per_trial=32"))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "trials", "cards", "expected"),
+    [
+        (0.5, 2, 2, 1), (0.5, 1, 2, 1), (0.5, 4, 2, 0.5), (0.25, 3, 2, 0.5), (0.25, 16, 2, 0.25), (0.5, 3, 4, 1),
+        (0.3, 12, 4, pytest.approx(1 / 3)), (1, 1, 4, 1), (0, 1, 2, 0), (0.5, 2, 0, 0.5),
+    ],
+)  # fmt: skip
+def test_few_trials_spread_over_the_cards(gpus, trials, cards, expected):
+    assert spread(gpus, trials, cards) == expected
+
+
+def test_two_half_trials_on_two_cards_take_one_each(cluster):
+    cluster(WORKSTATION)
+    settings = settings_of("resources.gpus_per_trial=0.5")
+    assert trial_resources(settings, trials=2) == TrialResources(cpus=4, gpus=1, slots=2)
+    assert trial_resources(settings, trials=4).gpus == 0.5
+    assert trial_resources(settings_of("resources.max_concurrent=2"), trials=50).gpus == 1
 
 
 def test_resources_as_a_trial_is_told():

@@ -29,7 +29,7 @@ from trainables.errors import DataError
 from trainables.settings import DataSettings
 
 log = logging.getLogger(__name__)
-CACHE_VARIABLE = "TUNE_APP_CACHE"
+CACHE_VARIABLE, NODE_VARIABLE = "TUNE_APP_CACHE", "TUNE_APP_NODE_CACHE"
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,30 @@ def open_packed(settings: DataSettings) -> PackedDataset:
         with FileLock(folder.with_suffix(".lock")):
             if not (folder / "index.json").exists():
                 _build(settings, sources, folder)
-    return load_packed(settings, folder, str(root))
+    return load_packed(settings, on_this_node(folder), str(root))
+
+
+def on_this_node(folder: Path) -> Path:
+    """A finished cache, copied once to the disk of this node where $TUNE_APP_NODE_CACHE names a folder there.
+
+    Nodes of a cluster set it: the cache is built once on shared storage, and patches are read from the local copy.
+    Where the copy cannot be made, the shared one is used.
+    """
+    place = os.environ.get(NODE_VARIABLE, "")
+    if not place:
+        return folder
+    copy = Path(place) / "packed" / folder.name
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(copy.with_suffix(".lock")):
+            if not (copy / "index.json").exists():
+                building = copy.with_name(f"{copy.name}.building-{os.getpid()}")
+                shutil.copytree(folder, building)
+                os.replace(building, copy)
+    except OSError as error:
+        log.warning("The packed cache could not be copied to %s (%s): it is read from %s.", copy.parent, error, folder)
+        return folder
+    return copy
 
 
 def _make_folder(folder: Path) -> Path:

@@ -1,0 +1,127 @@
+"""What a person's clusters are: one folder each on the shared file system, ~/.tune_app/clusters/NAME.
+
+    state.json        where the head is, who started it, until when; written whole or not at all
+    token             what Ray asks every client for; mode 0600
+    autoscaling.yaml  the cluster YAML as this cluster uses it
+    usage/            one file per job: when it ran, on how many cards
+    logs/             what the jobs print
+
+$TUNE_APP_CLUSTERS is another place for the folder of all clusters.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import tempfile
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import ClusterInputError
+
+FOLDER_VARIABLE = "TUNE_APP_CLUSTERS"
+REFUSED = "refused.json"
+"""In a cluster's folder: when and why Slurm last refused a worker."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """A cluster as its head describes it. Times are seconds since 1970; empty address: the head has not started yet."""
+
+    name: str
+    head_job: str
+    python: str
+    """Version of the Python that runs it, as 3.11.2."""
+    ray: str
+    started: float
+    ends: float
+    """When the head's allocation ends."""
+    address: str = ""
+    """host:port of Ray's GCS."""
+    dashboard: str = ""
+    """http://host:port of the dashboard and the jobs API."""
+    client: str = ""
+    """ray://host:port."""
+    node: str = ""
+    """Host name of the head."""
+    temp_dir: str = ""
+    """Ray's folder on the head's own disk; session_latest/metrics in it is for Prometheus and Grafana."""
+    login_host: str = ""
+    """Where a person enters by ssh."""
+
+
+def clusters_folder() -> Path:
+    """The folder of all clusters of this person."""
+    given = os.environ.get(FOLDER_VARIABLE)
+    return Path(given).expanduser().absolute() if given else Path.home() / ".tune_app" / "clusters"
+
+
+def cluster_folder(name: str) -> Path:
+    """The folder of one cluster. Raises ClusterInputError for a name that is none."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,39}", name):
+        raise ClusterInputError(
+            f"name={name}: letters, digits and . _ - are allowed in the name of a cluster, 40 at most"
+        )
+    return clusters_folder() / name
+
+
+def job_names(name: str) -> tuple[str, str]:
+    """The Slurm job names of a cluster's head and of its workers."""
+    return f"tune_app-{name}-head", f"tune_app-{name}-worker"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write whole or not at all, readable by its owner alone."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(content, file, indent=1)
+    os.replace(temporary, path)
+
+
+def write_state(folder: Path, state: State) -> None:
+    write_json(folder / "state.json", asdict(state))
+
+
+def read_state(folder: Path) -> State | None:
+    """The state of a cluster; None where there is none. Raises ClusterInputError for a damaged file."""
+    path = folder / "state.json"
+    try:
+        content = json.loads(path.read_text())
+        return State(**{field.name: content[field.name] for field in fields(State) if field.name in content})
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise ClusterInputError(
+            f"{path} is damaged ({error}). Remove the folder {folder} after python -m cluster down name={folder.name}"
+        ) from None
+
+
+def make_token(folder: Path) -> Path:
+    """A new token, mode 0600 from its first byte on; an older one is replaced."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / "token"
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    return path
+
+
+def record_usage(folder: Path, job_id: str, gpus: float, *, began: float, kind: str) -> None:
+    """Note that a job still runs: called when it starts, every minute, and at its end."""
+    content = {"job": job_id, "kind": kind, "gpus": gpus, "began": began, "seen": time.time()}
+    write_json(folder / "usage" / f"{job_id}.json", content)
+
+
+def gpu_hours(folder: Path) -> float:
+    """GPU-hours that the jobs of a cluster have held so far, to the last minute seen."""
+    total = 0.0
+    for path in sorted((folder / "usage").glob("*.json")):
+        use = json.loads(path.read_text())
+        total += use["gpus"] * max(0.0, use["seen"] - use["began"]) / 3600
+    return total

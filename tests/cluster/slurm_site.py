@@ -1,0 +1,171 @@
+"""A Slurm site for a test: the bed of slurm_testbed.sh, and the program run on its login node."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster import ray_yaml
+
+ROOT = Path(__file__).parents[2]
+BED = Path(__file__).with_name("slurm_testbed.sh")
+PATIENCE_S = 240.0
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter", "unshare")
+CPU_TRIALS = (
+    "trainer.compile=false", "model.width=4", "model.depth=2", "trainer.iterations_per_epoch=6", "trainer.batch_size=4",
+    "trainer.validation_batches=2", "trainer.lr=0.02", "data.patch=[1,32,32]", "hardware.device=cpu",
+    "diagnosis.stop_hopeless=false", "resources.cpus_per_trial=1", "resources.gpus_per_trial=0.5",
+)  # fmt: skip
+"""Trials that hold half a (logical) card and train on the CPU."""
+
+
+def what_is_missing() -> str:
+    """What a testbed needs and this machine lacks; empty where it has all."""
+    missing = [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
+    if missing:
+        return f"needs {', '.join(missing)}: apt-get install --no-install-recommends slurm-wlm munge iproute2"
+    return "" if os.geteuid() == 0 else "needs root, for network namespaces"
+
+
+class Site:
+    """A login node and two compute nodes with two fake L40S each."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        # Short: Slurm's and Ray's sockets have paths of at most 107 characters.
+        self.root = Path(tempfile.mkdtemp(prefix="bed", dir="/tmp"))
+        self.prefix = f"bed{secrets.token_hex(3)}x"
+        (self.root / "t").mkdir()
+        self.folder = folder
+        self.clusters = folder / "clusters"
+        self.started: list[subprocess.Popen[str]] = []
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "RAY_"))},
+            "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", "TUNE_APP_CACHE": str(cache), "PYTHONPATH": str(ROOT),
+            "TUNE_APP_CLUSTERS": str(self.clusters), "TUNE_APP_SETTINGS": str(folder / "none.yaml"),
+            "TUNE_APP_RESULTS": str(folder / "results"), "TUNE_APP_PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
+            "COLUMNS": "150", "PYTHONUNBUFFERED": "1", "TUNE_APP_NODE_TMP": str(self.root / "t"),
+        }  # fmt: skip
+
+    def open(self) -> None:
+        self._bed("up")
+        self.until(lambda: "2" in self.login("sinfo", "-h", "-t", "idle", "-o", "%D", code=None), "two idle nodes", 60)
+
+    def close(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._bed("down")
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _bed(self, verb: str, nodes: int = 2) -> None:
+        done = subprocess.run(
+            ["bash", str(BED), verb, str(self.root), self.prefix, str(nodes)], env=self.environment,
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    def restart_node(self, number: int) -> None:
+        """Bring a node back whose processes were killed."""
+        self._bed("node", number)
+
+    def login(self, *command: str, code: int | None = 0, timeout_s: float = PATIENCE_S) -> str:
+        """Run a command on the login node; what it printed. Fails where its exit code is another (None: any)."""
+        done = subprocess.run(
+            [str(self.root / "login"), *command], env=self.environment, cwd=self.folder, capture_output=True, text=True,
+            timeout=timeout_s, check=False,
+        )  # fmt: skip
+        assert code is None or done.returncode == code, f"{command}\n{done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def python(self, module: str, *words: str, code: int | None = 0, timeout_s: float = PATIENCE_S) -> str:
+        """Run `python -m MODULE WORDS` on the login node."""
+        return self.login(sys.executable, "-m", module, *words, code=code, timeout_s=timeout_s)
+
+    def start(self, module: str, *words: str) -> subprocess.Popen[str]:
+        """The same, left running; its output goes to a file of the folder."""
+        with (self.folder / f"{module}-{time.monotonic_ns()}.txt").open("w") as file:
+            process = subprocess.Popen(
+                [str(self.root / "login"), sys.executable, "-m", module, *words], env=self.environment,
+                cwd=self.folder, stdout=file, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            )  # fmt: skip
+        self.started.append(process)
+        return process
+
+    def jobs(self, name: str = "") -> list[str]:
+        """Ids of the jobs that wait or run, of this name where one is given."""
+        named = [f"--name={name}"] if name else []
+        return self.login("squeue", "-h", "-o", "%i", *named).split()
+
+    def pids(self, node: int) -> list[int]:
+        """Processes of a node (0: the login node), as this machine numbers them."""
+        listed = subprocess.run(
+            ["ip", "netns", "pids", f"{self.prefix}{node}"], capture_output=True, text=True, check=True
+        )
+        return [int(pid) for pid in listed.stdout.split()]
+
+    def ray_pids(self, node: int) -> list[int]:
+        """Those that are Ray's."""
+        found = []
+        for pid in self.pids(node):
+            with contextlib.suppress(OSError):
+                line = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if b"ray" in line and b"slurm" not in line.split(b"\0")[0]:
+                    found.append(pid)
+        return found
+
+    def on_node(self, node: int, *command: str) -> str:
+        """Run a command in a node's network."""
+        done = subprocess.run(
+            ["ip", "netns", "exec", f"{self.prefix}{node}", *command], env=self.environment, capture_output=True,
+            text=True, timeout=60, check=False,
+        )  # fmt: skip
+        return done.stdout + done.stderr
+
+    def until(self, condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
+        deadline = time.monotonic() + patience_s
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {patience_s:.0f} s for {what}\n{self.told()}"
+            time.sleep(0.5)
+
+    def told(self) -> str:
+        """The ends of all logs, for a test that failed."""
+        files = [*self.folder.glob("*.txt"), *self.folder.glob("*.log"), *self.clusters.glob("*/logs/*.log")]
+        return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-2000:]}" for path in files)
+
+    def cluster_yaml(self) -> Path:
+        """The project's cluster YAML with the sizes of this site."""
+        config = ray_yaml.read(ray_yaml.DEFAULT)
+        config["provider"] |= {"head": {"partition": "l40-gpu", "cpus": 1, "memory_gb": 2}}
+        for kind in ("l40s_2gpu", "l40s_4gpu"):
+            config["available_node_types"][kind]["resources"]["CPU"] = 4
+            config["available_node_types"][kind]["node_config"]["memory_gb"] = 4
+        path = self.folder / "site.yaml"
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+        return path
+
+
+@contextlib.contextmanager
+def slurm_site(folder: Path, cache: Path) -> Iterator[Site]:
+    """A site for the body of the `with`; skips the test, saying what is missing, where there can be none."""
+    missing = what_is_missing()
+    if missing:
+        pytest.skip(missing)
+    site = Site(folder, cache)
+    try:
+        site.open()
+        yield site
+    finally:
+        site.close()

@@ -1,0 +1,68 @@
+"""Nodes and heads that die in the middle of a sweep, on a real Slurm: nothing finished is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from slurm_site import CPU_TRIALS, Site, slurm_site
+
+from cluster.state import read_state
+from tune_app.results import Sweep
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
+SWEEP = (
+    "search=random", "search.num_samples=8", "search.baseline=false", "scheduler.name=none", "trainer.epochs=25",
+    *CPU_TRIALS,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Iterator[Site]:
+    with slurm_site(tmp_path_factory.mktemp("site"), shared_cache) as site:
+        yield site
+
+
+def kill(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def epochs(sweep: Path) -> dict[str, list[int]]:
+    found = Sweep(sweep)
+    return {trial.name: [row["epoch"] for row in trial.history] for trial in found.trials}
+
+
+def test_a_node_and_then_the_head_are_killed(site: Site) -> None:
+    site.python("cluster", "up", "nodes=2", "hours=2", f"config={site.cluster_yaml()}")
+    sweep = site.folder / "results" / "lossy"
+    site.start("tune_app.run", "family=seesaw", "cluster=longleaf", "name=lossy", *SWEEP)
+    histories = sweep / "trials"
+    site.until(lambda: len(list(histories.glob("*/history.jsonl"))) >= 6, "trials with an epoch behind them")
+    state = read_state(site.clusters / "longleaf")
+    assert state
+    head = int(state.node.removeprefix("n"))
+    other = 3 - head
+    kill(site.pids(other))  # slurmd, Ray and its trials
+    before = epochs(sweep)
+    site.restart_node(other)
+    site.until(lambda: sum(map(len, epochs(sweep).values())) > sum(map(len, before.values())) + 8, "training to go on")
+
+    kill(site.ray_pids(head))
+    site.until(lambda: site.jobs("tune_app-longleaf-head") == [], "the head's job to end")
+    kept = epochs(sweep)
+    site.python("cluster", "down")
+    site.until(lambda: site.jobs() == [], "no orphaned job")
+    site.python("cluster", "up", "nodes=2", "hours=2", f"config={site.cluster_yaml()}")
+    site.python("tune_app.run", "resume=latest", "cluster=longleaf", timeout_s=400)
+    found = Sweep(sweep)
+    assert found.status == "finished"
+    after = epochs(sweep)
+    assert all(after[name][: len(rows)] == rows for name, rows in kept.items())
+    assert {tuple(rows) for rows in after.values()} == {tuple(range(1, 26))}
+    site.python("cluster", "down")

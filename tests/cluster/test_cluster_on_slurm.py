@@ -1,0 +1,191 @@
+"""A cluster on a real Slurm: it comes up, grows for trials, shrinks, keeps strangers out, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from slurm_site import CPU_TRIALS, Site, slurm_site
+
+from cluster.ports import Ports
+from cluster.state import State, read_state
+from tune_app.results import Sweep
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
+UP = ("up", "nodes=0..2", "hours=2", "idle_minutes=0.3")
+EIGHT = (
+    "search=random", "search.num_samples=8", "search.baseline=false", "scheduler.name=none", "trainer.epochs=12",
+    *CPU_TRIALS,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Iterator[Site]:
+    with slurm_site(tmp_path_factory.mktemp("site"), shared_cache) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def up(site: Site) -> Iterator[Site]:
+    """The site with a cluster that runs."""
+    printed = site.python("cluster", *UP, f"config={site.cluster_yaml()}")
+    assert "address    10.98.0.1" in printed, printed + site.told()
+    yield site
+    site.python("cluster", "down", code=None)
+
+
+def state_of(site: Site) -> State:
+    state = read_state(site.clusters / "longleaf")
+    assert state
+    return state
+
+
+def workers(site: Site) -> list[str]:
+    return site.jobs("tune_app-longleaf-worker")
+
+
+def trial_hosts(site: Site) -> Counter[int]:
+    """{node: trials that run there}, from the names that Ray gives its workers."""
+    found: Counter[int] = Counter()
+    for node in (1, 2):
+        for pid in site.ray_pids(node):
+            line = Path(f"/proc/{pid}/cmdline")
+            found[node] += line.is_file() and b"SegmentationTrial" in line.read_bytes()
+    return found
+
+
+def test_the_autoscaler_brings_two_nodes_for_eight_half_cards_and_sends_them_away(up: Site) -> None:
+    run = up.start("tune_app.run", "family=seesaw", "cluster=longleaf", "name=eight", *EIGHT)
+    most: Counter[int] = Counter()
+
+    def four_on_each() -> bool:
+        nonlocal most
+        most |= trial_hosts(up)
+        return most[1] >= 4 and most[2] >= 4
+
+    up.until(four_on_each, f"four trials on each node, most {most}")
+    assert max(most.values()) == 4
+    assert len(workers(up)) == 2
+    assert run.wait(240) == 0, up.told()
+    sweep = Sweep(up.folder / "results" / "eight")
+    assert (sweep.status, len(sweep.trials)) == ("finished", 8)
+    assert {trial.epochs for trial in sweep.trials} == {12}
+    up.until(lambda: workers(up) == [], "idle workers to be cancelled")
+    assert len(up.jobs("tune_app-longleaf-head")) == 1
+
+
+def client(site: Site, code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Python on the head's node, as a stranger would run it: in its network, with this environment only."""
+    given = {name: value for name, value in site.environment.items() if not name.startswith("RAY_")} | environment
+    command = ["ip", "netns", "exec", f"{site.prefix}{head_node(site)}", sys.executable, "-c", code]
+    return subprocess.run(command, env=given, capture_output=True, text=True, timeout=120, check=False, cwd=site.folder)
+
+
+def head_node(site: Site) -> int:
+    return int(state_of(site).node.removeprefix("n"))
+
+
+STATUS = """
+import sys, urllib.error, urllib.request
+headers = {"Authorization": "Bearer " + sys.argv[2]} if sys.argv[2] else {}
+request = urllib.request.Request(sys.argv[1], headers=headers)
+try:
+    print(urllib.request.urlopen(request, timeout=20).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+
+
+def http_status(site: Site, url: str, token: str = "") -> str:
+    return site.on_node(head_node(site), sys.executable, "-c", STATUS, url, token).strip()
+
+
+ATTACH = "import ray; ray.init('{address}'); print('in', ray.is_initialized())"
+
+
+def test_without_the_token_nobody_gets_in(up: Site) -> None:
+    state, token = state_of(up), up.clusters / "longleaf" / "token"
+    good = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    wrong = up.folder / "wrong"
+    wrong.write_text("0" * 64)
+    for path in ("/api/jobs/", "/nodes?view=summary", "/api/v0/actors", "/api/cluster_status"):
+        assert http_status(up, state.dashboard + path) == "401", path
+        assert http_status(up, state.dashboard + path, wrong.read_text()) == "403", path
+        assert http_status(up, state.dashboard + path, token.read_text()) == "200", path
+    for address in (state.address, state.client):
+        attach = ATTACH.format(address=address)
+        assert "in True" in (opened := client(up, attach, **good)).stdout, opened.stderr
+        for bad in ({}, {**good, "RAY_AUTH_TOKEN_PATH": str(wrong)}):
+            assert "in " not in client(up, attach, **bad).stdout
+
+
+def test_a_wrong_token_is_one_sentence(up: Site) -> None:
+    (up.folder / "wrong").write_text("0" * 64)
+    for where in ("cluster=longleaf", f"cluster.address={state_of(up).address}"):
+        said = up.python("tune_app.run", where, f"cluster.token_path={up.folder / 'wrong'}", code=2, timeout_s=30)
+        assert "refuses the token" in said or "does not answer" in said
+        assert len(said.strip().splitlines()) == 1
+
+
+def listeners(site: Site, node: int) -> set[tuple[str, int]]:
+    """(address, port) of everything that listens in a node's network."""
+    lines = site.on_node(node, "ss", "-Htln").splitlines()
+    return {(host, int(port)) for host, _, port in (line.split()[3].rpartition(":") for line in lines)}
+
+
+def test_the_head_listens_where_the_documentation_says(up: Site) -> None:
+    state = state_of(up)
+    base = int(state.address.rpartition(":")[2])
+    ports = Ports(base)
+    found = {port for _, port in listeners(up, head_node(up))} - {6818}  # slurmd's own
+    outside = {port for port in found if not ports.base <= port <= ports.last_worker}
+    assert outside == set(), f"undocumented listeners {outside}"
+    assert {ports.gcs, ports.dashboard, ports.client, ports.agent, ports.metrics} <= found
+
+
+def test_a_job_is_submitted_followed_stopped_and_resumed(up: Site) -> None:
+    long = ["search=random", "search.num_samples=4", "search.baseline=false", "scheduler.name=none", *CPU_TRIALS]
+    said = up.python("tune_app.submit", "family=seesaw", "name=stopped", "trainer.epochs=60", *long)
+    found = re.search(r"^job +(\S+)$", said, re.MULTILINE)
+    assert found
+    id_ = found[1]
+    assert id_ in up.python("tune_app.submit", "jobs")
+    history = up.folder / "results" / "stopped" / "trials"
+    up.until(lambda: len(list(history.glob("*/history.jsonl"))) >= 2, "two trials with an epoch behind them")
+    stock = up.login(
+        "env", "RAY_AUTH_MODE=token", f"RAY_AUTH_TOKEN_PATH={up.clusters / 'longleaf' / 'token'}",
+        sys.executable, "-m", "ray.scripts.scripts", "job", "list", f"--address={state_of(up).dashboard}",
+    )  # fmt: skip
+    assert id_ in stock, "the stock client sees the same"
+    assert "stopped" in up.python("tune_app.submit", "stop", f"id={id_}")
+    printed = up.python("tune_app.submit", "logs", f"id={id_}")
+    assert "run resume=" in printed, "it ended in order"
+    assert Sweep(up.folder / "results" / "stopped").status == "interrupted"
+    before = {path.parent.name: path.read_text() for path in history.glob("*/history.jsonl")}
+    resume = up.start("tune_app.run", "resume=stopped", "cluster=longleaf")
+    up.until(
+        lambda: all((history / name / "history.jsonl").read_text() != text for name, text in before.items()), "more"
+    )
+    resume.send_signal(signal.SIGINT)
+    assert resume.wait(60) == 0
+    after = {name: (history / name / "history.jsonl").read_text() for name in before}
+    assert all(after[name].startswith(text) for name, text in before.items()), "nothing finished was trained again"
+    (running,) = [line.split()[0] for line in up.python("tune_app.submit", "jobs").splitlines() if "RUNNING" in line]
+    up.python("tune_app.submit", "stop", f"id={running}")
+    assert "no such job" in up.python("tune_app.submit", "logs", "id=nonsense", code=2)
+
+
+def test_down_leaves_no_job_and_no_process(up: Site) -> None:
+    assert "is down" in up.python("cluster", "down")
+    assert up.jobs() == []
+    up.until(lambda: up.ray_pids(1) + up.ray_pids(2) == [], "Ray's processes to end", 30)
+    assert os.listdir(up.root / "t") == [], "nothing of Ray's stays on the nodes' disks"
+    said = up.python("tune_app.run", "cluster=longleaf", code=2)
+    assert "python -m cluster up nodes=0..2 hours=24" in said

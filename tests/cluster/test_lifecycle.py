@@ -1,0 +1,127 @@
+"""up, status, down and dashboard against a fake Slurm: what is submitted, what is refused, what is left."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_slurm import FakeSlurm
+
+from cluster.__main__ import act
+from cluster.errors import ClusterError, ClusterInputError, SlurmRefused
+from cluster.slurm_client import submit
+from cluster.state import cluster_folder, read_state, record_usage, write_state
+
+UP = ("up", "wait_s=0", "name=a")
+
+
+def test_up_submits_a_held_head_and_says_where_it_is(
+    fake_slurm: FakeSlurm, clusters: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert act([*UP, "nodes=1..3", "hours=5", "qos=gpu_access", "head_partition=general"]) == 0
+    tested, options = fake_slurm.calls("sbatch")
+    assert "--test-only" in tested
+    assert {"--partition=l40-gpu", "--gres=gpu:l40s:2", "--qos=gpu_access"} <= set(tested)
+    assert {"--hold", "--job-name=tune_app-a-head", "--partition=general", "--time=0-05:00:00"} <= set(options)
+    assert fake_slurm.calls("scontrol") == [["release", "101"]]
+    state = read_state(cluster_folder("a"))
+    assert state
+    assert (state.head_job, state.address, round(state.ends - state.started)) == ("101", "", 5 * 3600)
+    config = yaml.safe_load((cluster_folder("a") / "autoscaling.yaml").read_text())
+    assert config["provider"]["max_workers"] == config["max_workers"] == 3
+    printed = capsys.readouterr().out
+    token = (cluster_folder("a") / "token").read_text()
+    assert token not in printed
+    assert token not in "".join(path.read_text() for path in fake_slurm.folder.glob("*.sh"))
+    assert "not up yet" in printed
+
+
+def test_two_heads_of_one_name(fake_slurm: FakeSlurm, clusters: Path) -> None:
+    act([*UP])
+    token = (cluster_folder("a") / "token").read_text()
+    with pytest.raises(ClusterInputError, match=r"has a head already \(Slurm job 101, pending\)"):
+        act([*UP])
+    assert (cluster_folder("a") / "token").read_text() == token, "the running one keeps its token"
+    act(["up", "wait_s=0", "name=b"])
+    fake_slurm.set_state("101", "COMPLETED")
+    act([*UP])
+
+
+def test_what_slurm_would_refuse_a_worker_is_refused_at_once(fake_slurm: FakeSlurm, clusters: Path) -> None:
+    fake_slurm.refuse("sbatch", "sbatch: error: invalid partition specified: l50\nsbatch: error: …\n")
+    with pytest.raises(SlurmRefused, match="--partition=l50"):
+        act([*UP, "partition=l50"])
+    assert [call for call in fake_slurm.calls("sbatch") if "--test-only" not in call] == []
+    assert not (cluster_folder("a") / "token").exists()
+
+
+def test_a_head_that_ends_at_once_is_an_error(
+    fake_slurm: FakeSlurm, clusters: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.slurm_client.release", lambda job: fake_slurm.set_state(job, "FAILED"))
+    with pytest.raises(ClusterError, match=r"head \(Slurm job 101\) ended before it answered"):
+        act(["up", "name=a", "wait_s=30"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["up", "hours=-1"], "must be positive"),
+        (["up", "nodes=3..1"], "MIN"),
+        (["up", "gpus_per_node=3"], "gpus_per_node=3"),
+        (["up", "config=none.yaml"], "no such file"),
+        (["start"], "no such verb"),
+        (["status", "nam=a"], "Did you mean name"),
+    ],
+)
+def test_bad_input(fake_slurm: FakeSlurm, clusters: Path, words: list[str], message: str) -> None:
+    with pytest.raises(ClusterInputError, match=message):
+        act(words)
+    assert fake_slurm.calls("sbatch") == []
+
+
+def test_status_shows_jobs_time_cost_and_the_last_refusal(
+    fake_slurm: FakeSlurm, clusters: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert act(["status", "name=a"]) == 0
+    assert "no cluster a runs" in capsys.readouterr().out
+    act([*UP])
+    submit("", ["--job-name=tune_app-a-worker", "--comment=type=l40s_2gpu"])
+    fake_slurm.set_state("102", "RUNNING", "n1")
+    record_usage(cluster_folder("a"), "102", 2, began=time.time() - 5400, kind="worker")
+    (cluster_folder("a") / "refused.json").write_text('{"time": 0, "message": "QOS limit"}')
+    act(["status", "name=a"])
+    printed = capsys.readouterr().out
+    assert "head    job 101  pending" in printed
+    assert "worker  job 102  running    n1           l40s_2gpu  0:01 h, 23:58 h left" in printed
+    assert "3.00 GPU-hours" in printed
+    assert "QOS limit" in printed
+
+
+def test_down_cancels_the_head_first_and_leaves_nothing(fake_slurm: FakeSlurm, clusters: Path) -> None:
+    act([*UP])
+    submit("", ["--job-name=tune_app-a-worker"])
+    submit("", ["--job-name=tune_app-b-worker"])
+    assert act(["down", "name=a"]) == 0
+    assert fake_slurm.calls("scancel") == [["101"], ["102"]], "and not the other cluster's"
+    assert not (cluster_folder("a") / "token").exists()
+    assert not (cluster_folder("a") / "state.json").exists()
+    assert act(["down", "name=a"]) == 0
+
+
+def test_the_dashboard_line(fake_slurm: FakeSlurm, clusters: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ClusterInputError, match="no such cluster"):
+        act(["dashboard", "name=a"])
+    act([*UP])
+    state = read_state(cluster_folder("a"))
+    assert state
+    write_state(cluster_folder("a"), replace(state, address="10.1.2.3:11100", dashboard="http://10.1.2.3:11101"))
+    act(["dashboard", "name=a"])
+    printed = capsys.readouterr().out
+    assert "ssh -N -L 11101:10.1.2.3:11101 " in printed
+    assert "@longleaf.unc.edu" in printed
+    assert "http://127.0.0.1:11101" in printed
+    assert (cluster_folder("a") / "token").read_text() not in printed

@@ -1,0 +1,53 @@
+"""sweep.sbatch on a real Slurm: a wall limit shorter than the sweep, and the same results as without one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from slurm_site import CPU_TRIALS, ROOT, Site, slurm_site
+
+from tune_app.results import Sweep
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
+SCRIPT = str(ROOT / "cluster" / "slurm" / "sweep.sbatch")
+COMPARE = ("family=compare", "trainer.epochs=12", *CPU_TRIALS)
+CLOCK = ("seconds_", "patches_per_s", "compiled_graphs", "time", "date", "pid", "trial_id", "node_ip", "hostname")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Iterator[Site]:
+    with slurm_site(tmp_path_factory.mktemp("site"), shared_cache) as site:
+        yield site
+
+
+def results(sweep: Path) -> dict[str, list[dict[str, object]]]:
+    """{trial: its epochs, without what a clock or a place decides}."""
+    return {
+        trial.name: [{key: value for key, value in row.items() if not key.startswith(CLOCK)} for row in trial.history]
+        for trial in Sweep(sweep).trials
+    }
+
+
+def submit(site: Site, name: str, *options: str) -> str:
+    sizes = ("--cpus-per-task=4", "--mem=4000", f"--output={site.folder}/{name}.log")
+    return site.login("sbatch", "--parsable", *sizes, *options, SCRIPT, f"name={name}", *COMPARE).split()[0]
+
+
+def test_it_is_signalled_requeued_and_ends_as_an_uninterrupted_one(site: Site) -> None:
+    whole = submit(site, "whole", "--nodes=2", "--time=30")
+    site.until(lambda: whole not in site.jobs(), "the uninterrupted sweep", 400)
+    assert Sweep(site.folder / "results" / "whole").status == "finished", site.told()
+
+    cut = submit(site, "cut", "--nodes=2", "--time=3", "--signal=B:USR1@45")
+    site.until(lambda: cut not in site.jobs(), "the sweep with a wall limit", 800)
+    assert Sweep(site.folder / "results" / "cut").status == "finished", site.told()
+    log = (site.folder / "cut.log").read_text()
+    assert log.count("goes back into the queue") >= 1
+    assert results(site.folder / "results" / "cut") == results(site.folder / "results" / "whole")
+    site.until(lambda: site.ray_pids(1) + site.ray_pids(2) == [], "Ray's processes to end", 30)
+
+
+def test_outside_of_slurm_it_is_one_sentence(site: Site) -> None:
+    assert "this is no Slurm job" in site.python("tune_app.sweep_job", "family=seesaw", code=2)

@@ -1,0 +1,107 @@
+"""A sweep as a job on a Ray cluster; it survives the terminal:  python -m tune_app.submit family=seesaw
+
+python -m tune_app.submit family=seesaw      the settings of run; cluster=longleaf unless another is given
+python -m tune_app.submit jobs               what was submitted, the latest first
+python -m tune_app.submit logs id=ID         what a job has printed; follow=true until it ends
+python -m tune_app.submit stop id=ID         ends it in order: run resume=NAME goes on
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from cluster import jobs
+from cluster.connect import Connection
+from cluster.errors import ClusterError, ClusterInputError
+from cluster.words import read_words
+from tune_app.clusters import found, plain
+from tune_app.command_line import compose, exit_code
+from tune_app.config import ClusterSettings, Settings
+from tune_app.errors import InputError, RunFailed
+
+DEFAULT_CLUSTER = "longleaf"
+
+
+@dataclass(kw_only=True)
+class JobSettings:
+    """What `jobs`, `logs` and `stop` take."""
+
+    id: str = ""
+    """The job, as `jobs` lists it."""
+    follow: str = "false"
+    """With logs: print until the job ends."""
+    cluster: str = DEFAULT_CLUSTER
+    """Name of the cluster."""
+    address: str = ""
+    """Address of another one, and the file with its token."""
+    token_path: str = ""
+
+    def connection(self) -> Connection:
+        return found(ClusterSettings(name=self.cluster, address=self.address, token_path=self.token_path))
+
+    def required_id(self) -> str:
+        if not self.id:
+            raise InputError("id= is needed: python -m tune_app.submit jobs lists the jobs")
+        return self.id
+
+
+def submit(words: Sequence[str]) -> int:
+    """Check the words as `run` would, and submit them. Raises InputError before anything is sent."""
+    composed = compose("run", Settings, words)
+    if composed is None:
+        return 0
+    where, words = composed.settings.cluster, plain(composed.overrides)
+    if not where.remote:
+        where, words = replace(where, name=DEFAULT_CLUSTER), [*words, f"cluster.name={DEFAULT_CLUSTER}"]
+    id_ = jobs.submit(found(where), "tune_app.run", words)
+    print(f"job        {id_}")
+    print(f"next       python -m tune_app.submit logs id={id_} follow=true")
+    print(f"           python -m tune_app.submit stop id={id_}")
+    return 0
+
+
+def list_jobs(settings: JobSettings) -> int:
+    print("\n".join(jobs.listing(settings.connection())) or "no jobs")
+    return 0
+
+
+def logs(settings: JobSettings) -> int:
+    id_, connection = settings.required_id(), settings.connection()
+    text = jobs.log_of(connection, id_)
+    if settings.follow == "true":
+        return jobs.follow(connection, id_)
+    print(text, end="")
+    return 0
+
+
+def stop(settings: JobSettings) -> int:
+    id_ = settings.required_id()
+    status = jobs.stop(settings.connection(), id_)
+    print(f"job {id_} has ended ({status.lower()}). The last line of its log says how to go on with the sweep")
+    return 0
+
+
+ABOUT_JOBS: dict[str, Callable[[JobSettings], int]] = {"jobs": list_jobs, "logs": logs, "stop": stop}
+
+
+def act(words: Sequence[str]) -> int:
+    """Submit, or one of the three words about jobs."""
+    try:
+        if words and words[0] in ABOUT_JOBS:
+            command = f"python -m tune_app.submit {words[0]}"
+            return ABOUT_JOBS[words[0]](read_words(JobSettings, words[1:], command))
+        return submit(words)
+    except ClusterInputError as error:
+        raise InputError(str(error)) from None
+    except ClusterError as error:
+        raise RunFailed(str(error)) from None
+
+
+def main() -> None:
+    sys.exit(exit_code(lambda: act(sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""What cluster/slurm/sweep.sbatch runs: a sweep inside one Slurm allocation, gone on with until it is finished.
+
+USR1, which Slurm sends before the wall limit, ends the search in order and puts the job back into the queue; started
+again, it goes on with the same sweep. SIGTERM (scancel, preemption) ends it in order too, and leaves the queue
+to Slurm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster import slurm_client
+from cluster.allocation import ray_in_allocation
+from cluster.errors import ClusterError, ClusterInputError
+from cluster.state import clusters_folder
+from tune_app.command_line import compose, exit_code
+from tune_app.config import Settings
+from tune_app.errors import InputError, RunFailed
+from tune_app.manifest import write_text
+from tune_app.messages import INTERRUPTED
+
+STANDSTILLS = 3
+PATIENCE_S = 8.0
+"""How long the driver may take to end after SIGTERM, of Slurm's KillWait (30 s, where nobody changed it)."""
+
+
+class Signals:
+    """What Slurm has sent since this was made; passed on to the driver, once there is one, as Ctrl-C."""
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self.driver: subprocess.Popen[bytes] | None = None
+        self._terminated = 0.0
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._pass_on)
+
+    @property
+    def terminated_s(self) -> float:
+        """Seconds since the first SIGTERM; 0 before."""
+        return time.monotonic() - self._terminated if self._terminated else 0.0
+
+    def _pass_on(self, number: int, frame: object) -> None:
+        self.received.append(number)
+        if number == signal.SIGTERM and not self._terminated:
+            self._terminated = time.monotonic()
+        if self.driver and self.driver.poll() is None:
+            self.driver.send_signal(signal.SIGINT)
+
+
+def words_of_job(words: Sequence[str], job_id: str) -> list[str]:
+    """What `run` is given: the words, a name for the sweep, and resume= once its folder is there.
+
+    Raises InputError for words that `run` would refuse.
+    """
+    composed = compose("run", Settings, words)
+    if composed is None:
+        return []
+    settings = composed.settings
+    if settings.resume or settings.extend:
+        return list(words)
+    name = settings.name or f"job-{job_id}_{settings.preset or settings.family}"
+    folder = Path(settings.results_dir).expanduser().resolve() / name
+    if (folder / "sweep.yaml").is_file():
+        where = [word for word in words if word.startswith(("results_dir=", "cluster.", "resources."))]
+        return [f"resume={name}", *where]
+    return [*words, *([] if settings.name else [f"name={name}"])]
+
+
+def run_in_allocation(words: Sequence[str]) -> int:
+    """Ray on the nodes of this job, the sweep on it; the sweep's exit code, 0 where the job was requeued."""
+    job_id = os.environ.get("SLURM_JOB_ID", "")
+    given = words_of_job(words, job_id)
+    if not given:
+        return 0
+    slurm, folder = Signals(), clusters_folder() / f"job-{job_id}"
+    with ray_in_allocation(folder) as (address, token):
+        code = _drive([*given, f"cluster.address={address}", f"cluster.token_path={token}"], slurm)
+    if signal.SIGUSR1 in slurm.received and code == INTERRUPTED:
+        refuse_standstill(folder / "epochs.json", epochs_of(given))
+        print(f"the wall limit is near: job {job_id} goes back into the queue, to go on with the sweep", flush=True)
+        slurm_client.requeue(job_id)
+        return 0
+    shutil.rmtree(folder, ignore_errors=True)
+    return code
+
+
+def epochs_of(words: Sequence[str]) -> int:
+    """Epochs recorded so far in the sweep that these words start or resume."""
+    composed = compose("run", Settings, words)
+    assert composed is not None
+    settings = composed.settings
+    folder = Path(settings.results_dir).expanduser().resolve() / (settings.name or settings.resume or settings.extend)
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("trials/*/history.jsonl"))
+
+
+def refuse_standstill(note: Path, epochs: int) -> None:
+    """Remember the epochs at the end of each start; raise RunFailed where STANDSTILLS starts brought none."""
+    ends = [*(json.loads(note.read_text()) if note.is_file() else []), epochs]
+    write_text(note, json.dumps(ends))
+    if len(ends) > STANDSTILLS and ends[-1 - STANDSTILLS] == epochs:
+        raise RunFailed(
+            f"{STANDSTILLS} starts in a row finished no epoch within their wall limit ({epochs} epochs so far), so the "
+            "job is not requeued again. Give it more: sbatch --time=…"
+        )
+
+
+def _drive(words: Sequence[str], slurm: Signals) -> int:
+    """Run the driver; what Slurm sends to us ends it in order, as Ctrl-C would. Its exit code."""
+    if slurm.received:
+        return INTERRUPTED
+    slurm.driver = subprocess.Popen([sys.executable, "-m", "tune_app.run", *words], start_new_session=True)
+    while slurm.driver.poll() is None:
+        try:
+            slurm.driver.wait(1)
+        except subprocess.TimeoutExpired:
+            if slurm.terminated_s > PATIENCE_S:  # Slurm's SIGKILL is near, and Ray's folders are still to be removed
+                slurm.driver.kill()
+    return slurm.driver.returncode
+
+
+def act(words: Sequence[str]) -> int:
+    try:
+        return run_in_allocation(words)
+    except ClusterInputError as error:
+        raise InputError(str(error)) from None
+    except ClusterError as error:
+        raise RunFailed(str(error)) from None
+
+
+def main() -> None:
+    sys.exit(exit_code(lambda: act(sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    main()
