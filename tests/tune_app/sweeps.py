@@ -230,7 +230,7 @@ class Cut:
 def rungs_of(sweep: Path) -> dict[int, dict[str, float]]:
     """The rungs of a sweep of nine epochs, as a driver that takes it up rebuilds them."""
     curves = recorded_curves(open_study(sweep, sweep.name))
-    return ResumableAsha(metric="mean_dice", max_epochs=9, grace_period=1, reduction_factor=3.0, curves=curves).rungs()
+    return ResumableAsha(metric="mean_dice", max_epochs=9, grace_period=5, reduction_factor=4.0, curves=curves).rungs()
 
 
 def look_at(sweep: Path, output: str = "") -> Cut:

@@ -195,9 +195,9 @@ def test_a_trial_stopped_early_was_not_among_the_best_of_its_rung(place, searche
     sweep = place.sweep("search")
     for trial in trials_of(sweep):
         if trial.state.name == "PRUNED":
-            last = max(trial.intermediate_values)
-            rung = rungs_of(sweep)[last]
-            assert any(value > trial.intermediate_values[last] for value in rung.values())
+            rungs = rungs_of(sweep)
+            last = max(epoch for epoch in rungs if epoch <= max(trial.intermediate_values))
+            assert any(value > trial.intermediate_values[last] for value in rungs[last].values())
         else:
             assert max(trial.intermediate_values) == 9
             assert trial.value == max(trial.intermediate_values.values())
