@@ -59,6 +59,11 @@ class SchedulerSettings:
         )  # fmt: skip
 
 
+def grace_period(given: int, epochs: int, pct_start: float) -> int:
+    """Epochs before ASHA may stop a trial; given = 0: until the learning rate has risen."""
+    return min(epochs, given or max(1, math.ceil(pct_start * epochs)))
+
+
 @dataclass(kw_only=True)
 class ResourceSettings:
     """What one trial takes, and what a machine started by us offers."""
@@ -242,7 +247,11 @@ class Settings:
         return self.scheduler.name == "asha" or (self.scheduler.name == "auto" and not self.single_arms)
 
     @property
+    def listed(self) -> bool:
+        """True where all trials are known beforehand: single arms, or a grid."""
+        return self.single_arms or self.search.name == "grid"
+
+    @property
     def grace_period(self) -> int:
         """Epochs before ASHA may stop a trial."""
-        risen = math.ceil(self.trainer.pct_start * self.trainer.epochs)
-        return min(self.trainer.epochs, self.scheduler.grace_period or max(1, risen))
+        return grace_period(self.scheduler.grace_period, self.trainer.epochs, self.trainer.pct_start)

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,18 +191,16 @@ def take_up(composed: Composed[ConfirmSettings]) -> tuple[Plan, Prepared]:
 def train(plan: Plan, prepared: Prepared) -> Outcome:
     """Train what the plan asks for, stage after stage where it has stages. The plan is written before anything else."""
 
-    def announce(now: Prepared, session: RaySession, resources: TrialResources) -> None:
-        tell(plan, now, session, resources)
-
     folder = prepared.folder
     if not prepared.resumed:
-        plan.write(folder)
+        write_plan(plan, folder)
     try:
         while True:
-            runs, _ = runs_to_train(plan, Sweep(folder) if prepared.resumed else None)
+            runs, why = runs_to_train(plan, Sweep(folder) if prepared.resumed else None)
             if not runs:
                 set_status(folder, "finished")
                 return Outcome(folder=folder, complete=True)
+            announce = partial(tell, plan, why)
             outcome = run_sweep(replace(prepared, arms=runs, baseline=plan.baseline), announce)
             if not outcome.complete:
                 return outcome
@@ -216,15 +215,26 @@ def train(plan: Plan, prepared: Prepared) -> Outcome:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def tell(plan: Plan, prepared: Prepared, session: RaySession, resources: TrialResources) -> None:
+def write_plan(plan: Plan, folder: Path) -> None:
+    """Make the folder, with the plan in it. Raises InputError where another confirmation has taken it meanwhile."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        raise InputError(
+            f"sweep={plan.sweep}: another confirmation has just begun in {folder}. Wait for its end, or go on with it: "
+            f"{resume_command(folder)}"
+        ) from None
+    plan.write(folder)
+
+
+def tell(plan: Plan, why: str, prepared: Prepared, session: RaySession, resources: TrialResources) -> None:
     """What a person wants to know before the first run of a stage."""
-    runs, why = runs_to_train(plan, Sweep(prepared.folder))
+    left = len(prepared.arms) - sum(map(has_ended, Sweep(prepared.folder).trials))
     seeds = sorted({run.seed for run in prepared.arms})
     names = ", ".join(arm.name for arm in plan.arms if arm.name != plan.baseline)
     if prepared.phantom:
         print("*** PHANTOM DATA: generated volumes, for trying things out ***")
     print(f"confirming {plan.sweep}: {names}, and {plan.baseline}, the untuned baseline")
-    left = len(runs) - sum(map(has_ended, Sweep(prepared.folder).trials))
     print(f"runs       {left} to train, seeds {seeds[0]} to {seeds[-1]}; {why}; none is stopped early")
     if plan.design is not None:
         print(f"budget     {plan.design.budget:g} {plan.device}-hours, in {plan.design.looks} stages at most")

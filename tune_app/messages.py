@@ -61,8 +61,7 @@ def _baseline_line(prepared: Prepared) -> str:
 def _warnings(prepared: Prepared) -> Iterable[str]:
     settings = prepared.settings
     for names in same_arms(planned_arms(settings, prepared.space), prepared.counts, prepared.window_voxels):
-        listed = settings.single_arms or settings.search.name == "grid"
-        once = "one arm, compared as one" if listed else "only the first is tried"
+        once = "one arm, compared as one" if settings.listed else "only the first is tried"
         yield f"note: {', '.join(names)} come out as the same effective weights: {once}"
     for name in classes_without_annotation(prepared):
         yield f"warning: class {name} is annotated in no training crop: its channel learns nothing and has no Dice"

@@ -218,7 +218,7 @@ def extended(settings: Settings, folder: Path, composed: Composed[Settings]) -> 
     """
     asked = composed.settings
     adds_baseline = bool(asked.search.baseline)
-    if not extendable(settings) and not adds_baseline:
+    if settings.listed and not adds_baseline:
         raise InputError(
             f"extend={asked.extend}: {folder.name} tried a fixed list of configurations, there is nothing further to "
             "propose. Repeat arms with seeds=3 in a new sweep"
@@ -230,7 +230,7 @@ def extended(settings: Settings, folder: Path, composed: Composed[Settings]) -> 
             f"First: python -m tune_app.run resume={spoken(folder)}"
         )
     further = asked.search.num_samples
-    if adds_baseline and (not extendable(settings) or NUM_SAMPLES not in composed.given_keys):
+    if adds_baseline and (settings.listed or NUM_SAMPLES not in composed.given_keys):
         refuse_second_baseline(sweep)
         further = 1
     search = dataclasses.replace(
@@ -248,11 +248,6 @@ def refuse_second_baseline(sweep: Sweep) -> None:
         raise InputError(
             f"{BASELINE}=true: {sweep.name} has the untuned baseline already, {there[0].name}. Nothing is to be added"
         )
-
-
-def extendable(settings: Settings) -> bool:
-    """False where the configurations are a fixed list."""
-    return not settings.single_arms and settings.search.name != "grid"
 
 
 def refuse_other_data(prepared: Prepared, sweep: Path) -> None:
@@ -287,7 +282,7 @@ def finish(outcome: Outcome) -> int:
     scored = bool(board["rank"].notna().any())
     print("\n" + best_line(sweep, board.iloc[0]["name"]) if scored else "")
     print(f"sweep folder   {outcome.folder}")
-    print("next           " + "\n               ".join(next_steps(name, extendable(stored_settings(outcome.folder)))))
+    print("next           " + "\n               ".join(next_steps(name, not stored_settings(outcome.folder).listed)))
     if not scored:
         print("error: no trial ended with a score; see the reasons above", file=sys.stderr)
         return 1

@@ -450,6 +450,16 @@ def test_what_is_refused_before_it_begins_leaves_no_folder(swept, planned, monke
     assert not (folder / "confirmation").exists()
 
 
+def test_a_folder_that_another_confirmation_has_taken_meanwhile_is_left_alone(swept, planned, monkeypatch) -> None:
+    folder = swept()
+    plan, prepared = begin(composed("sweep=mine", "replicates=2"))
+    other = write_confirmation(folder / "confirmation", fixed_plan(folder), {("seesaw_p0.8", 4): 0.5})
+    before = (other / ARMS).read_bytes()
+    with pytest.raises(InputError, match="has just begun"):
+        confirm_module.train(plan, prepared)
+    assert (other / ARMS).read_bytes() == before
+
+
 def test_an_older_confirmation_does_not_take_the_place_of_a_newer_one(swept, planned, monkeypatch) -> None:
     folder = swept()
     concluded(folder, CLEAR, monkeypatch, "top=1", "replicates=2")

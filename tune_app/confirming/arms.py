@@ -76,7 +76,6 @@ class Plan:
         return [arm.arm(self.first_seed + column) for column in range(self.rounds) for arm in self.arms]
 
     def write(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / ARMS, json.dumps(to_plain(asdict(self)), indent=1, allow_nan=False) + "\n")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from tune_app.baseline import baseline_trials
+from tune_app.config import grace_period
 from tune_app.confirmed import read_confirmation
 from tune_app.planning.epochs import rung_epochs
 from tune_app.results import Sweep
@@ -70,8 +71,8 @@ class Findings:
             return tuple(sorted(stopped))
         if not stopped and not self._stops_early(scheduler):
             return ()
-        risen = math.ceil(self.epochs * self.sweep.settings.get("trainer", {}).get("pct_start", 0.05))
-        grace = int(scheduler.get("grace_period") or max(1, risen))
+        rise = float(self.sweep.settings.get("trainer", {}).get("pct_start", 0.05))
+        grace = grace_period(int(scheduler.get("grace_period") or 0), self.epochs, rise)
         return rung_epochs(self.epochs, grace, float(scheduler.get("reduction_factor", 4)))
 
     def _stops_early(self, scheduler: Mapping[str, Any]) -> bool:

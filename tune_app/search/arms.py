@@ -116,8 +116,7 @@ def with_baseline(
     than trials; a list (compare, preset=, trial=, a grid) stays as it is written. An arm that comes out as uniform
     weights is the baseline, whatever its name, and no other is added. "" where `search.baseline` wants none.
     """
-    listed = settings.single_arms or settings.search.name == "grid"
-    if not listed:
+    if not settings.listed:
         arms = distinct(arms, counts, window_voxels)[: settings.search.num_samples]
     uniform = _preset_arm(get_preset(BASELINE), settings.seed, _searched_baseline(settings, space))
     signatures = [
@@ -131,7 +130,7 @@ def with_baseline(
         seeds = [] if same else dict.fromkeys(arm.seed for arm in arms)
         return arms + [replace(uniform, seed=seed) for seed in seeds], first.label
     ordered = [first, *(arm for arm in arms if arm is not first)]
-    return ordered if listed else ordered[: settings.search.num_samples], first.label
+    return ordered if settings.listed else ordered[: settings.search.num_samples], first.label
 
 
 def _wants_baseline(settings: Settings, *, there: bool) -> bool:
