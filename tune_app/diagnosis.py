@@ -20,7 +20,8 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,8 @@ ENDED_BY_ERROR = {
 LONGEST_EVIDENCE = 200
 """Characters of an error that are told; error.txt holds all of it."""
 
+TRUTH = "fg_true/"
+
 Row = Mapping[str, Any]
 
 
@@ -62,7 +65,7 @@ class Diagnosis:
 
 
 def diagnose(
-    rows: Sequence[Row], settings: DiagnosisSettings, *, epochs: int, error: str = "", error_epoch: int = 0
+    rows: Iterable[Row], settings: DiagnosisSettings, *, epochs: int, error: str = "", error_epoch: int = 0
 ) -> list[Diagnosis]:
     """Everything that the rows of a trial say went wrong, each code once, at its first epoch.
 
@@ -70,8 +73,9 @@ def diagnose(
     finished before it.
     """
     found: dict[str, Diagnosis] = {}
-    for count in range(1, len(rows) + 1):
-        for one in _at_last(rows[:count], settings, epochs):
+    course = Course(settings, epochs)
+    for row in rows:
+        for one in course.take(row):
             found.setdefault(one.code, one)
     if error:
         one = of_error(error, error_epoch)
@@ -79,12 +83,13 @@ def diagnose(
     return list(found.values())
 
 
-def hopeless(rows: Sequence[Row], settings: DiagnosisSettings) -> Diagnosis | None:
+def hopeless(rows: Iterable[Row], settings: DiagnosisSettings) -> Diagnosis | None:
     """What makes it useless to go on after the last of these rows; None where nothing does."""
-    if not rows:
-        return None
-    checks = (_diverged(rows, settings), _collapsed(rows, settings))
-    return next((one for one in checks if one), None)
+    course = Course(settings)
+    last: list[Diagnosis] = []
+    for row in rows:
+        last = course.take(row)
+    return next((one for one in last if one.hopeless), None)
 
 
 def of_error(error: str, epoch: int) -> Diagnosis:
@@ -95,142 +100,130 @@ def of_error(error: str, epoch: int) -> Diagnosis:
     return Diagnosis(code, epoch, textwrap.shorten(told, LONGEST_EVIDENCE, placeholder=" …"))
 
 
-def _at_last(rows: Sequence[Row], settings: DiagnosisSettings, epochs: int) -> Iterator[Diagnosis]:
-    """What is wrong at the last of these rows."""
-    checks = (
-        _nan(rows), _diverged(rows, settings), _collapsed(rows, settings), _amp_overflow(rows, settings),
-        _dead_class(rows, settings), _late_degradation(rows, settings), _plateau(rows, settings, epochs),
-    )  # fmt: skip
-    yield from (one for one in checks if one)
+class Course:
+    """A trial as far as its rows have come: what is needed of them to judge the next one.
 
+    epochs: those of the whole trial; 0 where the end of its schedule does not matter.
+    """
 
-def _nan(rows: Sequence[Row]) -> Diagnosis | None:
-    row = rows[-1]
-    if row.get("diagnosis") != "nan":
-        return None
-    what = "a weight" if math.isfinite(_number(row, "loss")) else "the loss"
-    norm = f"{_number(row, 'grad_norm'):.3g}"
-    return Diagnosis("nan", row["epoch"], f"{what} is no number at epoch {row['epoch']}, gradient norm {norm}")
+    def __init__(self, settings: DiagnosisSettings, epochs: int = 0) -> None:
+        self._settings, self._epochs = settings, epochs
+        self._first_loss = math.nan
+        self._classes: list[str] = []
+        self._highest_lr = 0.0
+        self._dice: list[float] = []
+        self._best: list[float] = []  # of the epochs up to each; NaN before the first score
+        self._best_epoch = 0
+        self._streaks: Counter[str] = Counter()  # epochs in a row
 
+    def take(self, row: Row) -> list[Diagnosis]:
+        """What is wrong at this epoch, the next one of the trial."""
+        dice = _number(row, "mean_dice")
+        if not self._dice:
+            self._first_loss = _number(row, "loss")
+            self._classes = [key.removeprefix(TRUTH) for key in row if key.startswith(TRUTH)]
+        if math.isfinite(dice) and not dice <= self._best_dice:
+            self._best_epoch = row["epoch"]
+        self._best.append(dice if self._best_epoch == row["epoch"] else self._best_dice)
+        self._dice.append(dice)
+        self._highest_lr = max(self._highest_lr, _number(row, "lr"))
+        checks = (
+            self._nan, self._diverged, self._collapsed, self._amp_overflow, self._dead_class, self._late_degradation,
+            self._plateau,
+        )  # fmt: skip
+        said = {check.__name__.removeprefix("_"): check(row) for check in checks}
+        return [Diagnosis(code, row["epoch"], evidence) for code, evidence in said.items() if evidence]
 
-def _diverged(rows: Sequence[Row], settings: DiagnosisSettings) -> Diagnosis | None:
-    row = rows[-1]
-    growth, epoch = _number(row, "weight_growth"), row["epoch"]
-    if growth > settings.diverged_growth:
-        return Diagnosis("diverged", epoch, f"the norm of the weights is {growth:.3g} times that before training")
-    first, last = _number(rows[0], "loss"), _last(rows, "loss", 2)
-    if len(last) == 2 and min(last) > settings.diverged_loss * first > 0:
-        return Diagnosis(
-            "diverged",
-            epoch,
-            f"the training loss is {last[-1]:.4g}, {last[-1] / first:.3g} times that of epoch 1",
+    @property
+    def _best_dice(self) -> float:
+        return self._best[-1] if self._best else math.nan
+
+    def _streak(self, what: str, *, goes_on: bool) -> int:
+        """For how many epochs in a row it has gone on."""
+        self._streaks[what] = self._streaks[what] + 1 if goes_on else 0
+        return self._streaks[what]
+
+    def _nan(self, row: Row) -> str:
+        if row.get("diagnosis") != "nan":
+            return ""
+        what = "a weight" if math.isfinite(_number(row, "loss")) else "the loss"
+        return f"{what} is no number at epoch {row['epoch']}, gradient norm {_number(row, 'grad_norm'):.3g}"
+
+    def _diverged(self, row: Row) -> str:
+        growth, loss, limit = _number(row, "weight_growth"), _number(row, "loss"), self._settings.diverged_loss
+        risen = self._streak("risen", goes_on=loss > limit * self._first_loss > 0)
+        if growth > self._settings.diverged_growth:
+            return f"the norm of the weights is {growth:.3g} times that before training"
+        return (
+            f"the training loss is {loss:.4g}, {loss / self._first_loss:.3g} times that of epoch 1" if risen > 1 else ""
         )
-    return None
 
-
-def _collapsed(rows: Sequence[Row], settings: DiagnosisSettings) -> Diagnosis | None:
-    recent = rows[-settings.collapsed_epochs :]
-    if len(recent) < settings.collapsed_epochs:
-        return None
-    for judge in (_uniform, _out_of_band):
-        said = [judge(row, settings) for row in recent]
-        if all(said):
-            return Diagnosis("collapsed", rows[-1]["epoch"], f"{said[-1]}, for {len(recent)} epochs")
-    return None
-
-
-def _uniform(row: Row, settings: DiagnosisSettings) -> str:
-    """ "" unless the output of every class is the same everywhere."""
-    deviations = [_number(row, key) for key in row if key.startswith("sigmoid/") and key.endswith("/sd")]
-    if not deviations or not max(deviations) < settings.collapsed_sd:
+    def _collapsed(self, row: Row) -> str:
+        for name, said in (("uniform", self._uniform(row)), ("off", self._out_of_band(row))):
+            epochs = self._streak(name, goes_on=bool(said))
+            if epochs >= self._settings.collapsed_epochs:
+                return f"{said}, for {epochs} epochs"
         return ""
-    return f"σ(logit) varies by {max(deviations):.2g} at most in any class"
+
+    def _uniform(self, row: Row) -> str:
+        """Evidence that the output of every class is the same everywhere, or nothing."""
+        widest = _highest([_number(row, f"sigmoid/{name}/sd") for name in self._classes])
+        return f"σ(logit) varies by {widest:.2g} at most in any class" if widest < self._settings.collapsed_sd else ""
+
+    def _out_of_band(self, row: Row) -> str:
+        """Evidence that every class that is there is predicted far too rarely, or far too often, or nothing."""
+        ratios = [_number(row, f"fg_pred/{name}") / _number(row, TRUTH + name) for name in self._present(row)]
+        band = self._settings.collapsed_band
+        if not ratios or any(math.isnan(ratio) or 1 / band <= ratio <= band for ratio in ratios):
+            return ""
+        closest = min(ratios, key=lambda ratio: abs(math.log(max(ratio, 1e-12))))
+        return f"no class has between 1/{band:g} and {band:g} times its foreground, the closest {closest:.2g} times"
+
+    def _present(self, row: Row) -> list[str]:
+        """Classes with positive voxels in validation."""
+        return [name for name in self._classes if _number(row, TRUTH + name) > 0]
+
+    def _amp_overflow(self, row: Row) -> str:
+        """The first epoch is left out: there the scale is still being found."""
+        scale, share = _number(row, "grad_scale"), _number(row, "skipped_share")
+        goes_on = len(self._dice) > 1 and scale > 0 and share > self._settings.overflow_share
+        if self._streak("skipping", goes_on=goes_on) < 2:
+            return ""
+        return f"{share:.0%} of the steps had no finite gradient, loss scale {scale:g}"
+
+    def _dead_class(self, row: Row) -> str:
+        there, needed = self._present(row), self._settings.dead_epochs
+        dead = [name for name in there if self._streak(name, goes_on=_number(row, f"fg_pred/{name}") == 0) >= needed]
+        return f"{', '.join(dead)}: no voxel predicted for {needed} epochs, though there" if dead else ""
+
+    def _late_degradation(self, row: Row) -> str:
+        span = self._settings.degraded_epochs
+        if not self._best_epoch or row["epoch"] - self._best_epoch < span:
+            return ""
+        lost = self._best_dice - _highest(self._dice[-span:])
+        if not lost >= self._settings.degraded_dice:
+            return ""
+        return (
+            f"mean Dice {_number(row, 'mean_dice'):.4f}, and {self._best_dice:.4f} at epoch {self._best_epoch}; "
+            f"{lost:.4f} above the last {span} epochs"
+        )
+
+    def _plateau(self, row: Row) -> str:
+        """Not at the end of a trial, where the learning rate has fallen and nothing more is to be expected."""
+        span, lr = self._settings.plateau_epochs, _number(row, "lr")
+        if len(self._dice) <= span or row["epoch"] >= self._epochs or not lr > 0.1 * self._highest_lr:
+            return ""
+        gained = _highest(self._dice[-span:]) - self._best[-span - 1]
+        if not -self._settings.degraded_dice < gained < self._settings.plateau_dice:
+            return ""
+        return f"mean Dice has gained {gained:.4f} in {span} epochs, at a learning rate of {lr:.2g}"
 
 
-def _out_of_band(row: Row, settings: DiagnosisSettings) -> str:
-    """ "" unless every class that is there is predicted far too rarely, or far too often."""
-    ratios = []
-    for name in present(row):
-        predicted, true = _number(row, f"fg_pred/{name}"), _number(row, f"fg_true/{name}")
-        ratios.append(predicted / true)
-    band = settings.collapsed_band
-    if not ratios or any(1 / band <= ratio <= band for ratio in ratios) or any(map(math.isnan, ratios)):
-        return ""
-    closest = min(ratios, key=lambda ratio: abs(math.log(max(ratio, 1e-12))))
-    return f"no class has between 1/{band:g} and {band:g} times its foreground, the closest {closest:.2g} times"
-
-
-def _amp_overflow(rows: Sequence[Row], settings: DiagnosisSettings) -> Diagnosis | None:
-    """The first epoch is left out: there the scale is still being found."""
-    recent = rows[1:][-2:]
-    shares = [_number(row, "skipped_share") for row in recent if _number(row, "grad_scale") > 0]
-    if len(shares) < 2 or not min(shares) > settings.overflow_share:
-        return None
-    scale = _number(rows[-1], "grad_scale")
-    return Diagnosis(
-        "amp_overflow", rows[-1]["epoch"], f"{shares[-1]:.0%} of the steps had no finite gradient, loss scale {scale:g}"
-    )
-
-
-def _dead_class(rows: Sequence[Row], settings: DiagnosisSettings) -> Diagnosis | None:
-    recent = rows[-settings.dead_epochs :]
-    if len(recent) < settings.dead_epochs:
-        return None
-    dead = [name for name in present(rows[-1]) if all(_number(row, f"fg_pred/{name}") == 0 for row in recent)]
-    if not dead:
-        return None
-    return Diagnosis(
-        "dead_class", rows[-1]["epoch"], f"{', '.join(dead)}: no voxel predicted for {len(recent)} epochs, though there"
-    )
-
-
-def _late_degradation(rows: Sequence[Row], settings: DiagnosisSettings) -> Diagnosis | None:
-    row, best = rows[-1], best_row(rows)
-    if best is None or row["epoch"] - best["epoch"] < settings.degraded_epochs:
-        return None
-    lost = _number(best, "mean_dice") - max(_last(rows, "mean_dice", settings.degraded_epochs))
-    if not lost >= settings.degraded_dice:
-        return None
-    return Diagnosis(
-        "late_degradation", row["epoch"],
-        f"mean Dice {_number(row, 'mean_dice'):.4f}, and {_number(best, 'mean_dice'):.4f} at epoch {best['epoch']}; "
-        f"{lost:.4f} above the last {settings.degraded_epochs} epochs",
-    )  # fmt: skip
-
-
-def _plateau(rows: Sequence[Row], settings: DiagnosisSettings, epochs: int) -> Diagnosis | None:
-    """Not at the end of a trial, where the learning rate has fallen and nothing more is to be expected."""
-    span = settings.plateau_epochs
-    highest = max(_number(row, "lr") for row in rows)
-    if len(rows) <= span or rows[-1]["epoch"] >= epochs or not _number(rows[-1], "lr") > 0.1 * highest:
-        return None
-    before, recent = best_row(rows[:-span]), best_row(rows[-span:])
-    if before is None or recent is None:
-        return None
-    gained = _number(recent, "mean_dice") - _number(before, "mean_dice")
-    if not -settings.degraded_dice < gained < settings.plateau_dice:
-        return None
-    return Diagnosis(
-        "plateau", rows[-1]["epoch"],
-        f"mean Dice has gained {gained:.4f} in {span} epochs, at a learning rate of {_number(rows[-1], 'lr'):.2g}",
-    )  # fmt: skip
-
-
-def best_row(rows: Sequence[Row]) -> Row | None:
-    """The row with the highest mean Dice, the first of equals; None without any."""
-    scored = [row for row in rows if math.isfinite(_number(row, "mean_dice"))]
-    return max(scored, key=lambda row: row["mean_dice"], default=None)
-
-
-def present(row: Row) -> list[str]:
-    """Classes with positive voxels in validation."""
-    return [key[8:] for key in row if key.startswith("fg_true/") and _number(row, key) > 0]
+def _highest(values: Sequence[float]) -> float:
+    """The largest that is a number; NaN without one."""
+    return max((value for value in values if math.isfinite(value)), default=math.nan)
 
 
 def _number(row: Row, key: str) -> float:
     value = row.get(key)
     return float(value) if isinstance(value, int | float) else math.nan
-
-
-def _last(rows: Sequence[Row], key: str, count: int) -> list[float]:
-    return [_number(row, key) for row in rows[-count:]]

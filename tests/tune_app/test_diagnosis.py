@@ -201,7 +201,7 @@ def test_a_hopeless_trial_is_stopped_and_a_healthy_one_goes_on(kind: str, tmp_pa
     assert all(scheduler.on_trial_result(None, good, row(e)) == "CONTINUE" for e in range(1, 4))
     assert watch.verdicts == {"0000_bad": "collapsed"}
     scheduler.on_trial_complete(None, good, row(9))
-    assert watch._rows == {}, "nothing is kept of trials that have ended"
+    assert watch._courses == {}, "nothing is kept of trials that have ended"
 
 
 def test_a_restarted_driver_remembers_the_epochs_before(tmp_path: Path) -> None:
