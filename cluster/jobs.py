@@ -39,7 +39,10 @@ def client(connection: Connection) -> Any:
 def submit(connection: Connection, module: str, words: Sequence[str]) -> str:
     """Submit `python -m MODULE WORDS`, to run on the head in this folder; the id of the job."""
     entrypoint = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join([sys.executable, '-m', module, *words])}"
-    name = next((word.partition("=")[2] for word in words if word.startswith(("name=", "family=", "preset="))), "sweep")
+    name = next(
+        (word.partition("=")[2] for word in words if word.startswith(("name=", "family=", "preset="))),
+        module.split(".")[-1],
+    )
     id_ = f"{name}-{datetime.now():%m%d-%H%M%S}-{secrets.token_hex(2)}"
     environment = {
         name: value

@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from tune_app.repeats import Noise, arms_frame, is_baseline, pooled_noise
-from tune_app.results import Sweep, spoken
+from tune_app.results import Sweep
+from tune_app.sweep_folders import spoken
 from tune_app.thresholds import CALIBRATED
 from tune_app.trial import Trial
 

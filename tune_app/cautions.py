@@ -7,7 +7,8 @@ import math
 import pandas as pd
 
 from tune_app.baseline import baseline_trials, verdicts
-from tune_app.results import Sweep, is_confirmation, resume_command, spoken
+from tune_app.results import Sweep
+from tune_app.sweep_folders import is_confirmation, resume_command, spoken
 
 PHANTOM = "PHANTOM DATA: generated volumes. These scores say nothing about real electron microscopy."
 

@@ -34,12 +34,12 @@ def use_token(connection: Connection) -> None:
     os.environ.pop("RAY_AUTH_TOKEN", None)
 
 
-def run_there(connection: Connection, words: Sequence[str]) -> int:
-    """Submit `python -m tune_app.run WORDS` as a job and follow it; its exit code. Ctrl-C detaches."""
+def run_there(connection: Connection, module: str, words: Sequence[str]) -> int:
+    """Submit `python -m MODULE WORDS` as a job and follow it; its exit code. Ctrl-C detaches."""
     from cluster import jobs
 
     try:
-        id_ = jobs.submit(connection, "tune_app.run", words)
+        id_ = jobs.submit(connection, module, words)
         print(
             f"this machine is no node of the cluster, so the sweep runs there as job {id_}; Ctrl-C detaches", flush=True
         )

@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from tune_app.clusters import found, plain, run_there
 from tune_app.command_line import Composed, compose, exit_code
 from tune_app.config import CheckpointSettings, ClusterSettings, ResourceSettings, SearchSettings, Settings
 from tune_app.confirmed import CONFIRMATION, confirmed_table, said
@@ -27,9 +28,12 @@ from tune_app.manifest import set_status
 from tune_app.messages import INTERRUPTED, announcement
 from tune_app.ray_session import RaySession, TrialResources
 from tune_app.render import text_table
-from tune_app.results import LOCK, Sweep, find_sweep, is_confirmation, lock_is_held, resume_command, spoken
-from tune_app.run import refuse_other_data, require_wandb, stored_settings, with_allowed
+from tune_app.results import Sweep
+from tune_app.resume import refuse_other_data, with_allowed
+from tune_app.run import require_wandb
+from tune_app.stored_settings import stored_settings
 from tune_app.sweep import FREQUENCIES, Outcome, Prepared, in_use, prepare, require_writable, run_sweep
+from tune_app.sweep_folders import LOCK, find_sweep, is_confirmation, lock_is_held, resume_command, spoken
 from tune_app.user_settings import user_setting
 
 AUTO = "auto"
@@ -97,6 +101,9 @@ class ConfirmSettings:
 def confirm(composed: Composed[ConfirmSettings]) -> int:
     """Act on composed settings; the exit code."""
     require_wandb(composed.settings.wandb_project)
+    cluster = wanted_cluster(composed)
+    if cluster.remote and not (connection := found(cluster)).here:
+        return run_there(connection, "tune_app.confirm", plain(composed.overrides))
     plan, prepared = take_up(composed) if composed.settings.resume else begin(composed)
     outcome = train(plan, prepared)
     if not outcome.complete:
@@ -105,10 +112,23 @@ def confirm(composed: Composed[ConfirmSettings]) -> int:
     return finish(plan, outcome.folder)
 
 
+def wanted_cluster(composed: Composed[ConfirmSettings]) -> ClusterSettings:
+    """Where the runs are to train: as asked, else where the sweep did, or the confirmation that goes on."""
+    asked = composed.settings
+    key, given = ("resume", asked.resume) if asked.resume else ("sweep", asked.sweep)
+    folder = find_sweep(given, results_of(asked), key=key)
+    begun = confirmations(folder)[-1:] if asked.resume else []
+    return with_allowed(stored_settings(begun[0] if begun else folder), composed).cluster
+
+
+def results_of(asked: ConfirmSettings) -> str:
+    return asked.results_dir or user_setting("results_dir", "results")
+
+
 def begin(composed: Composed[ConfirmSettings]) -> tuple[Plan, Prepared]:
     """A new confirmation. Raises InputError before anything is written."""
     asked = composed.settings
-    sweep = Sweep(asked.sweep, asked.results_dir or user_setting("results_dir", "results"))
+    sweep = Sweep(asked.sweep, results_of(asked))
     refuse_unready(sweep)
     folder = new_folder(sweep.folder)
     try:
@@ -173,7 +193,7 @@ def take_up(composed: Composed[ConfirmSettings]) -> tuple[Plan, Prepared]:
         raise InputError(
             f"{fixed[0]}={getattr(asked, fixed[0])}: a confirmation that goes on keeps its plan. Leave {fixed[0]} out"
         )
-    given = find_sweep(asked.resume, asked.results_dir or user_setting("results_dir", "results"), key="resume")
+    given = find_sweep(asked.resume, results_of(asked), key="resume")
     folder = given if is_confirmation(given) else next(iter(confirmations(given)[::-1]), None)
     if folder is None:
         raise InputError(

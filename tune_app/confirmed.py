@@ -13,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from tune_app.results import Sweep, is_confirmation, spoken
+from tune_app.results import Sweep
+from tune_app.sweep_folders import is_confirmation, spoken
 from tune_app.trial import Trial, is_finite, read_json
 
 CONFIRMATION = "confirmation.json"
@@ -83,10 +84,38 @@ def confirmed_order(found: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(name for name in [*first, *names] if name in names))
 
 
-def arm_of_trial(found: Mapping[str, Any], trial: Trial) -> str:
-    """The confirmed arm that a trial is a run of, by its effective loss; "" for none."""
-    arms = entries(found, "arms")
-    return next((str(arm["name"]) for arm in arms if arm.get("name") and arm.get("signature") == trial.signature), "")
+def in_confirmed_order(sweep: Sweep, ranked: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Rows of the leaderboard, those of confirmed arms first, and what to say of that; unchanged where none are."""
+    notices, found = damage(sweep.folder), read_confirmation(sweep.folder)
+    if not found:
+        return ranked, notices
+    told = [*texts(found, "reasons"), *default_choice(found)] if not found.get("winner") else []
+    notices.append(" ".join([f"confirmed: {found.get('statement')}", *told]))
+    arms = {name: arm_of_trial(found, sweep.trial(name)).get("name") for name in ranked["name"]}
+    first = [next((n for n in ranked["name"] if arms[n] == arm), "") for arm in confirmed_order(found)]
+    missing = [arm for arm, name in zip(confirmed_order(found), first) if not name]
+    if missing:
+        notices.append(f"{', '.join(missing)}: confirmed, but not in the search itself, so not exported from it")
+    first = [name for name in first if name]
+    rows = pd.concat([ranked.set_index("name").loc[first].reset_index(), ranked[~ranked["name"].isin(first)]])
+    return rows, notices
+
+
+def confirmation_of(sweep: Sweep, trial: Trial) -> dict[str, Any] | None:
+    """What replicates say of a trial's configuration, for its export; None where it was not confirmed."""
+    found = read_confirmation(sweep.folder)
+    arm = arm_of_trial(found, trial)
+    if not arm:
+        return None
+    shown = ("name", "replicates", "mean", "low", "high", "in_set", "winners_curse")
+    whole = ("statement", "winner", "equivalence_set", "default_choice", "default_reason")
+    return {key: arm.get(key) for key in shown} | {key: found.get(key) for key in whole}
+
+
+def arm_of_trial(found: Mapping[str, Any], trial: Trial) -> Mapping[str, Any]:
+    """The confirmed arm that a trial is a run of, by its effective loss; {} for none."""
+    arms = [arm for arm in entries(found, "arms") if arm.get("name")]
+    return next((arm for arm in arms if arm.get("signature") == trial.signature), {})
 
 
 def damage(folder: Path) -> list[str]:

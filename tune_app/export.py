@@ -22,15 +22,7 @@ import pandas as pd
 import yaml
 
 from tune_app.cautions import PHANTOM
-from tune_app.confirmed import (
-    arm_of_trial,
-    confirmed_order,
-    damage,
-    default_choice,
-    entries,
-    read_confirmation,
-    texts,
-)
+from tune_app.confirmed import confirmation_of, in_confirmed_order
 from tune_app.errors import InputError, require_input
 from tune_app.manifest import MANIFEST, file_sha256, git_revision, now, package_versions, read_manifest
 from tune_app.operating_point import metadata, operating_point
@@ -95,7 +87,10 @@ def _choose(sweep: Sweep, top: int, tell: Tell) -> list[tuple[int, Trial]]:
     confirmed arms by their means, each once.
     """
     board = sweep.leaderboard()
-    ranked = in_confirmed_order(sweep, board[board["rank"].notna()], tell).head(top)
+    ranked, notices = in_confirmed_order(sweep, board[board["rank"].notna()])
+    ranked = ranked.head(top)
+    for notice in notices:
+        tell(notice)
     if ranked.empty:
         raise InputError(f"sweep={sweep.name}: no trial has a finite score yet, there is nothing to export. "
                          f"See python -m tune_app.summary sweep={sweep.folder}")  # fmt: skip
@@ -110,24 +105,6 @@ def _choose(sweep: Sweep, top: int, tell: Tell) -> list[tuple[int, Trial]]:
             )
     _tell_repeats(ranked, tell)
     return chosen
-
-
-def in_confirmed_order(sweep: Sweep, ranked: pd.DataFrame, tell: Tell) -> pd.DataFrame:
-    """The ranked rows, those of confirmed arms first; as they are without a confirmation."""
-    found = read_confirmation(sweep.folder)
-    for problem in damage(sweep.folder):
-        tell(problem)
-    if not found:
-        return ranked
-    told = [*texts(found, "reasons"), *default_choice(found)] if not found.get("winner") else []
-    tell(" ".join([f"confirmed: {found.get('statement')}", *told]))
-    arms = {name: arm_of_trial(found, sweep.trial(name)) for name in ranked["name"]}
-    first = [next((n for n in ranked["name"] if arms[n] == arm), "") for arm in confirmed_order(found)]
-    missing = [arm for arm, name in zip(confirmed_order(found), first) if not name]
-    if missing:
-        tell(f"{', '.join(missing)}: confirmed, but not in the search itself, so not exported from it")
-    first = [name for name in first if name]
-    return pd.concat([ranked.set_index("name").loc[first].reset_index(), ranked[~ranked["name"].isin(first)]])
 
 
 def _tell_repeats(ranked: pd.DataFrame, tell: Tell) -> None:
@@ -301,18 +278,6 @@ def _provenance(sweep: Sweep, trial: Trial, rank: int) -> dict[str, Any]:
         "packages": source.get("packages"),
         "exported": {"at": now(), "git": git_revision(), "packages": package_versions()},
     }
-
-
-def confirmation_of(sweep: Sweep, trial: Trial) -> dict[str, Any] | None:
-    """What replicates say of an exported configuration; None where it was not confirmed."""
-    found = read_confirmation(sweep.folder)
-    name = arm_of_trial(found, trial)
-    arm = next((one for one in entries(found, "arms") if one.get("name") == name), None) if name else None
-    if arm is None:
-        return None
-    shown = ("name", "replicates", "mean", "low", "high", "in_set", "winners_curse")
-    whole = ("statement", "winner", "equivalence_set", "default_choice", "default_reason")
-    return {key: arm.get(key) for key in shown} | {key: found.get(key) for key in whole}
 
 
 def export_and_print(settings: ExportSettings) -> int:

@@ -19,8 +19,9 @@ from tune_app.planning.forecast import Plan, make_plan
 from tune_app.planning.measure import measured_pace
 from tune_app.planning.pace import Pace, earlier_pace
 from tune_app.ray_session import gpu_names, trial_resources, usable_cpus
-from tune_app.run import checked_preset, located, with_exported
+from tune_app.run import checked_preset, with_exported
 from tune_app.search.arms import planned_arms, searched_space, with_baseline
+from tune_app.stored_settings import located
 
 RAY_START = "Ray's own start, about ten seconds, comes on top."
 

@@ -24,7 +24,8 @@ from tune_app.reporting.predictions import predictions
 from tune_app.reporting.provenance import diagnoses, manifest
 from tune_app.reporting.reality import plan_and_reality
 from tune_app.reporting.thresholds import thresholds
-from tune_app.results import Sweep, spoken
+from tune_app.results import Sweep
+from tune_app.sweep_folders import spoken
 from tune_app.user_settings import user_setting
 
 REPORT = "report.html"

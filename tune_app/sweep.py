@@ -36,9 +36,9 @@ from tune_app.errors import InputError, RunFailed
 from tune_app.interrupt import interrupts
 from tune_app.manifest import build_manifest, set_status, write_manifest, write_text
 from tune_app.ray_session import RaySession, TrialResources, ray_session, trial_resources
-from tune_app.results import LOCK, resume_command, spoken
 from tune_app.search.arms import Arm, planned_arms, read_exported, searched_space, with_baseline
 from tune_app.search.study import UNFINISHED, open_study
+from tune_app.sweep_folders import LOCK, resume_command, spoken
 
 if TYPE_CHECKING:
     from tune_app.display import Progress

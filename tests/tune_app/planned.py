@@ -14,7 +14,7 @@ from trainables.data import PackedCrop, PackedDataset
 from trainables.settings import FIVE_CLASSES
 from tune_app.command_line import Composed, compose
 from tune_app.config import Settings
-from tune_app.run import _merged
+from tune_app.stored_settings import merged
 
 COUNTS = ClassCounts(FIVE_CLASSES, (90_000, 70_000, 60_000, 20_000, 5_000), (1_000_000,) * 5, "test")
 PAPER_COUNTS = ClassCounts.published()
@@ -32,7 +32,7 @@ def composed_of(*words: str) -> Composed[Settings]:
     """As `compose` gives it; Hydra, which is slow, is asked once per choice of groups."""
     groups = tuple(word for word in words if word.split("=")[0] in GROUPS)
     others = [word for word in words if word not in groups]
-    settings = _merged(_composed_groups(groups).as_dict(), {}, others, source="test")
+    settings = merged(_composed_groups(groups).as_dict(), {}, others, source="test")
     return Composed(settings, list(words))
 
 

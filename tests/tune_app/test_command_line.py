@@ -15,6 +15,7 @@ from tune_app.__main__ import main as list_verbs
 from tune_app.command_line import compose, exit_code
 from tune_app.config import Settings
 from tune_app.errors import InputError, RunFailed
+from tune_app.stored_settings import located
 from tune_app.summary import SummarySettings
 
 
@@ -178,7 +179,7 @@ def test_an_exported_trial_lies_under_what_is_typed(tmp_path, monkeypatch):
     Path("trial.yaml").write_text(EXPORTED)
     words = ["trial=trial.yaml", "trainer.lr=0.5", "trainer.epochs=5"]
     composed = compose("run", Settings, words)
-    settings = run_module.located(run_module.with_exported(composed))
+    settings = located(run_module.with_exported(composed))
     assert (settings.family, settings.trainer.epochs, settings.trainer.lr) == ("tversky", 5, 0.5)
     assert (settings.model.width, settings.data.patch) == (4, [1, 32, 32])
     assert settings.trial == str(tmp_path / "trial.yaml")
@@ -201,11 +202,11 @@ def test_an_exported_trial_with_an_unknown_setting(type_run, tmp_path):
 
 def test_relative_paths_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = run_module.located(settings_of("data.root=a", "data.cache_dir=b", "frequencies=c.json"))
+    settings = located(settings_of("data.root=a", "data.cache_dir=b", "frequencies=c.json"))
     assert settings.data.root == str(tmp_path / "a")
     assert settings.data.cache_dir == str(tmp_path / "b")
     assert settings.frequencies == str(tmp_path / "c.json")
-    assert run_module.located(settings_of()).frequencies == "data"
+    assert located(settings_of()).frequencies == "data"
 
 
 def test_counts_that_cannot_be_read(type_run, monkeypatch):

@@ -16,9 +16,10 @@ from filelock import FileLock
 from planned import dataset_in_memory, settings_of
 from sweep_folder import UNIFORM, WrittenTrial, add_to_study, open_study, write_sweep, write_trial
 
+from cluster.connect import Connection
 from search_spaces import ClassCounts
 from tune_app import confirm as confirm_module
-from tune_app import run as run_module
+from tune_app import resume
 from tune_app.command_line import Composed, compose
 from tune_app.confirm import ConfirmSettings, begin, confirm, take_up
 from tune_app.confirmed import confirmed_order, read_confirmation
@@ -27,10 +28,11 @@ from tune_app.confirming.runs import replicates_of, runs_to_train
 from tune_app.errors import InputError
 from tune_app.export import ExportSettings, export
 from tune_app.report import ReportSettings, report
-from tune_app.results import ARMS, Sweep
+from tune_app.results import Sweep
 from tune_app.search.arms import Arm
 from tune_app.summary import SummarySettings, summarise
 from tune_app.sweep import FREQUENCIES, Outcome, Prepared
+from tune_app.sweep_folders import ARMS
 
 CLASSES = ("nuc", "pm")
 COUNTS = ClassCounts(CLASSES, (90_000, 5_000), (1_000_000,) * 2, "test")
@@ -511,7 +513,7 @@ def test_a_folder_that_has_lost_its_arms_is_still_no_search(swept) -> None:
     words = compose("run", type(settings_of()), [f"resume={made}"])
     assert words is not None
     with pytest.raises(InputError, match="confirm resume=mine"):
-        run_module.take_up(words)
+        resume.take_up(words)
     lost = composed("resume=mine")
     with pytest.raises(InputError, match="Remove"):
         take_up(lost)
@@ -532,7 +534,7 @@ def test_a_confirmation_is_no_search(swept) -> None:
         words = compose("run", type(settings_of()), [f"{verb}={made}"])
         assert words is not None
         with pytest.raises(InputError, match=fix):
-            run_module.take_up(words)
+            resume.take_up(words)
 
 
 def test_other_data_are_refused(swept) -> None:
@@ -545,3 +547,40 @@ def test_other_data_are_refused(swept) -> None:
 
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@pytest.mark.parametrize(
+    ("swept_on", "words", "goes_to"),
+    [
+        ([], ["cluster=longleaf"], "longleaf"),
+        (["cluster.name=longleaf"], [], "longleaf"),
+        (["cluster.address=10.0.0.1:6379"], ["cluster=longleaf"], "longleaf"),
+    ],
+)
+def test_from_outside_a_cluster_it_is_handed_over_as_a_job(
+    swept, monkeypatch, tmp_path, swept_on, words, goes_to
+) -> None:
+    folder = swept(words=tuple(swept_on))
+    asked, handed = [], []
+
+    def found(cluster):
+        asked.append((cluster.name, cluster.address))
+        return Connection(address="10.0.0.1:6379", dashboard="", token=tmp_path / "token", here=False)
+
+    monkeypatch.setattr(confirm_module, "found", found)
+    monkeypatch.setattr(confirm_module, "run_there", lambda connection, *job: handed.append(job) or 7)
+    assert confirm(composed("sweep=mine", "top=2", *words)) == 7
+    assert asked == [(goes_to, "")]
+    assert handed == [("tune_app.confirm", ["sweep=mine", "top=2", *words])]
+    assert not (folder / "confirmation").exists(), "the job makes it"
+
+
+def test_a_confirmation_goes_on_where_it_ran_and_here_if_told_so(swept) -> None:
+    folder = swept()
+    made = write_confirmation(folder / "confirmation", fixed_plan(folder), {("seesaw_p0.8", 4): 0.5})
+    settings = yaml.safe_load((made / "sweep.yaml").read_text())
+    settings["cluster"]["name"] = "longleaf"
+    (made / "sweep.yaml").write_text(yaml.safe_dump(settings))
+    assert confirm_module.wanted_cluster(composed("resume=mine")).name == "longleaf"
+    assert not confirm_module.wanted_cluster(composed("resume=mine", "cluster=local")).remote
+    assert not confirm_module.wanted_cluster(composed("sweep=mine")).remote

@@ -21,7 +21,8 @@ from tune_app.manifest import (
     write_manifest,
 )
 from tune_app.repeats import t_quantile
-from tune_app.results import Sweep, sweep_folders
+from tune_app.results import Sweep
+from tune_app.sweep_folders import sweep_folders
 
 NAN = math.nan
 GOOD = WrittenTrial(label="seesaw_default", preset="seesaw_default", dice=[(0.5, 0.5), (0.8, 0.6), (0.7, 0.5)])

@@ -18,6 +18,7 @@ from tune_app.command_line import Composed
 from tune_app.errors import InputError, RunFailed
 from tune_app.manifest import read_manifest, write_manifest
 from tune_app.messages import _baseline_line
+from tune_app.resume import take_up
 from tune_app.sweep import FREQUENCIES, TRIAL, Prepared, new_folder, prepare
 
 STARTED_WITH = ("family=seesaw", "trainer.epochs=4", "space.p=[0.5,1.2]", "resources.gpus_per_trial=0.25")
@@ -40,7 +41,7 @@ def started(tmp_path, monkeypatch):
 
 
 def taken_up(*words: str) -> Prepared:
-    return run_module.take_up(composed_of(*words))
+    return take_up(composed_of(*words))
 
 
 def test_a_sweep_goes_on_with_its_own_settings(started):
@@ -189,7 +190,7 @@ def test_what_is_said_of_the_baseline_beforehand(monkeypatch, tmp_path, words, l
 
 def test_a_baseline_that_is_there_is_not_added_again(started, monkeypatch):
     started("family=compare")
-    monkeypatch.setattr(run_module, "baseline_trials", lambda sweep: sweep.trials[:1])
+    monkeypatch.setattr("tune_app.resume.baseline_trials", lambda sweep: sweep.trials[:1])
     with pytest.raises(InputError, match="has the untuned baseline already, 0000_a"):
         taken_up("extend=mine", "search.baseline=true")
 

@@ -22,8 +22,9 @@ from tune_app.errors import InputError, require_input
 from tune_app.manifest import write_text
 from tune_app.render import to_plain
 from tune_app.repeats import arm_labels, is_baseline
-from tune_app.results import ARMS, CONFIRMATIONS, Sweep, is_confirmation, spoken
+from tune_app.results import Sweep
 from tune_app.search.arms import Arm
+from tune_app.sweep_folders import ARMS, CONFIRMATIONS, is_confirmation, spoken
 from tune_app.trial import Trial, device_hours, read_json
 
 MOST_ROUNDS = 500

@@ -15,8 +15,9 @@ from tune_app.confirmed import CONFIRMATION, read_confirmation
 from tune_app.confirming.arms import Plan, confirmations
 from tune_app.manifest import now, write_text
 from tune_app.render import to_plain
-from tune_app.results import Sweep, is_sweep
+from tune_app.results import Sweep
 from tune_app.search.arms import Arm
+from tune_app.sweep_folders import is_sweep
 from tune_app.trial import Trial
 
 COUNTS = ("epochs", "tp", "fp", "fn")

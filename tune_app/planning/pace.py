@@ -18,7 +18,8 @@ from tune_app.errors import InputError
 from tune_app.manifest import read_manifest
 from tune_app.planning.epochs import Range
 from tune_app.ray_session import TrialResources
-from tune_app.results import Sweep, sweep_folders
+from tune_app.results import Sweep
+from tune_app.sweep_folders import sweep_folders
 from tune_app.trial import Trial, is_finite
 
 SAME = {

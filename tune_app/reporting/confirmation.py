@@ -12,7 +12,7 @@ from tune_app.confirmed import CONFIRMATION, SHOWN, arms_of, entries, said
 from tune_app.reporting.findings import Findings, counted, listed
 from tune_app.reporting.page import Plot, Section, Table, short
 from tune_app.reporting.plots import BASELINE, INK, QUIET, color, figure
-from tune_app.results import spoken
+from tune_app.sweep_folders import spoken
 
 TITLE = "Confirmation"
 CLASS_SHOWN = {

@@ -15,7 +15,7 @@ from tune_app.reporting.findings import Findings, counted
 from tune_app.reporting.page import Plot as Picture
 from tune_app.reporting.page import Section, Table, short
 from tune_app.reporting.plots import BASELINE, BEST, OUTLINE, color, figure, hatching
-from tune_app.results import spoken
+from tune_app.sweep_folders import spoken
 from tune_app.thresholds import CALIBRATED
 from tune_app.trial import Trial
 
