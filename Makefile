@@ -1,5 +1,6 @@
 # make run     own virtual environment, install, then a sweep on built-in data
-# make test    own virtual environment, install, lint, types, the whole test suite
+# make test    own virtual environment, install, lint, types, every test that one node is enough for
+# make test-cluster    the tests on several nodes, those of a Slurm and simulated ones; they say what they lack
 # make bench   own virtual environment, install, every measurement that needs no GPU, as one table
 #
 # make run ARGS="family=compare trainer.epochs=3"          other settings, see python -m tune_app.run --help
@@ -25,14 +26,17 @@ TORCH_STAMP := $(VENV)/.torch-$(shell printf '%s' '$(TORCH)' | cksum | cut -d' '
 PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: run test bench check install install-dev docs constraints clean
+.PHONY: run test test-cluster bench check install install-dev docs constraints clean
 
 run: install
 	$(BIN)/python -m tune_app.run $(ARGS)
 
 # One process per core, a file of tests to each: two files share neither a Ray nor a module's fixtures.
 test: check
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not slurm and not nodes"
+
+test-cluster: install-dev
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "slurm or nodes"
 
 # BENCH="loss memory" for some of them; --write puts the table into docs/performance.md.
 bench: install-dev

@@ -17,8 +17,9 @@ from tune_app.results import Sweep
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
 SWEEP = (
     "search=random", "search.num_samples=8", "search.baseline=false", "scheduler.name=none", "trainer.epochs=25",
-    *CPU_TRIALS,
+    *CPU_TRIALS, "resources.max_failures=0",
 )  # fmt: skip
+"""A trial that fails once is lost for good: but a node that goes is no failure of its trials."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def epochs(sweep: Path) -> dict[str, list[int]]:
     return {trial.name: [row["epoch"] for row in trial.history] for trial in found.trials}
 
 
-def test_a_node_and_then_the_head_are_killed(site: Site) -> None:
+def test_a_node_is_preempted_another_killed_and_then_the_head(site: Site) -> None:
     site.python("cluster", "up", "nodes=2", "hours=2", f"config={site.cluster_yaml()}")
     sweep = site.folder / "results" / "lossy"
     site.start("tune_app.run", "family=seesaw", "cluster=longleaf", "name=lossy", *SWEEP)
@@ -48,6 +49,13 @@ def test_a_node_and_then_the_head_are_killed(site: Site) -> None:
     assert state
     head = int(state.node.removeprefix("n"))
     other = 3 - head
+
+    preempted, *_ = site.jobs("tune_app-longleaf-worker")
+    before = epochs(sweep)
+    site.login("scancel", preempted)  # SIGTERM, and half a minute later SIGKILL, as a preemption
+    site.until(lambda: preempted not in site.jobs(), "the preempted job to end")
+    site.until(lambda: sum(map(len, epochs(sweep).values())) > sum(map(len, before.values())) + 8, "training to go on")
+
     kill(site.pids(other))  # slurmd, Ray and its trials
     before = epochs(sweep)
     site.restart_node(other)

@@ -107,6 +107,15 @@ def http_status(site: Site, url: str, token: str = "") -> str:
     return site.on_node(head_node(site), sys.executable, "-c", STATUS, url, token).strip()
 
 
+def attached(site: Site, attach: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A client that has the token; twice more where Ray's own server for it has died as it started."""
+    for _ in range(3):
+        opened = client(site, attach, **environment)
+        if "ZombieProcess" not in opened.stderr and "startup failed" not in opened.stderr:
+            break
+    return opened
+
+
 ATTACH = "import ray; ray.init('{address}'); print('in', ray.is_initialized())"
 
 
@@ -121,7 +130,7 @@ def test_without_the_token_nobody_gets_in(up: Site) -> None:
         assert http_status(up, state.dashboard + path, token.read_text()) == "200", path
     for address in (state.address, state.client):
         attach = ATTACH.format(address=address)
-        assert "in True" in (opened := client(up, attach, **good)).stdout, opened.stderr
+        assert "in True" in (opened := attached(up, attach, **good)).stdout, opened.stderr
         for bad in ({}, {**good, "RAY_AUTH_TOKEN_PATH": str(wrong)}):
             assert "in " not in client(up, attach, **bad).stdout
 
@@ -144,7 +153,8 @@ def test_the_head_listens_where_the_documentation_says(up: Site) -> None:
     state = state_of(up)
     base = int(state.address.rpartition(":")[2])
     ports = Ports(base)
-    found = {port for _, port in listeners(up, head_node(up))} - {6818}  # slurmd's own
+    of_clients = {place for place in listeners(up, head_node(up)) if "127.0.0.1" in place[0] and place[1] // 1000 == 23}
+    found = {port for _, port in listeners(up, head_node(up)) - of_clients} - {6818}  # slurmd's own
     outside = {port for port in found if not ports.base <= port <= ports.last_worker}
     assert outside == set(), f"undocumented listeners {outside}"
     assert {ports.gcs, ports.dashboard, ports.client, ports.agent, ports.metrics} <= found

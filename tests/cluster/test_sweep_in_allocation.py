@@ -10,7 +10,7 @@ from slurm_site import CPU_TRIALS, ROOT, Site, slurm_site
 
 from tune_app.results import Sweep
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1500)]
 SCRIPT = str(ROOT / "cluster" / "slurm" / "sweep.sbatch")
 COMPARE = ("family=compare", "trainer.epochs=12", *CPU_TRIALS)
 CLOCK = ("seconds_", "patches_per_s", "compiled_graphs", "time", "date", "pid", "trial_id", "node_ip", "hostname")
