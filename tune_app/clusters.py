@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cluster.connect import Connection, connect
@@ -17,14 +17,21 @@ IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
 LOOK_S = 30.0
 
 
-def found(settings: ClusterSettings) -> Connection:
-    """The cluster of `cluster=` or `cluster.address=`, checked. Raises InputError within ten seconds."""
+@contextlib.contextmanager
+def as_ours() -> Iterator[None]:
+    """Within it, what `cluster` raises becomes an InputError or a RunFailed, with its exit code."""
     try:
-        return connect(settings.name, settings.address, settings.token_path)
+        yield
     except ClusterInputError as error:
         raise InputError(str(error)) from None
     except ClusterError as error:
         raise RunFailed(str(error)) from None
+
+
+def found(settings: ClusterSettings) -> Connection:
+    """The cluster of `cluster=` or `cluster.address=`, checked. Raises InputError within ten seconds."""
+    with as_ours():
+        return connect(settings.name, settings.address, settings.token_path)
 
 
 def use_token(connection: Connection) -> None:
@@ -38,14 +45,12 @@ def run_there(connection: Connection, module: str, words: Sequence[str]) -> int:
     """Submit `python -m MODULE WORDS` as a job and follow it; its exit code. Ctrl-C detaches."""
     from cluster import jobs
 
-    try:
+    with as_ours():
         id_ = jobs.submit(connection, module, words)
         print(
             f"this machine is no node of the cluster, so the sweep runs there as job {id_}; Ctrl-C detaches", flush=True
         )
         return jobs.follow(connection, id_)
-    except ClusterError as error:
-        raise RunFailed(str(error)) from None
 
 
 def plain(words: Sequence[str]) -> list[str]:

@@ -14,12 +14,11 @@ from dataclasses import dataclass, replace
 
 from cluster import jobs
 from cluster.connect import Connection
-from cluster.errors import ClusterError, ClusterInputError
 from cluster.words import read_words
-from tune_app.clusters import found, plain
+from tune_app.clusters import as_ours, found, plain
 from tune_app.command_line import compose, exit_code
 from tune_app.config import ClusterSettings, Settings
-from tune_app.errors import InputError, RunFailed
+from tune_app.errors import InputError
 
 DEFAULT_CLUSTER = "longleaf"
 
@@ -88,15 +87,11 @@ ABOUT_JOBS: dict[str, Callable[[JobSettings], int]] = {"jobs": list_jobs, "logs"
 
 def act(words: Sequence[str]) -> int:
     """Submit, or one of the three words about jobs."""
-    try:
+    with as_ours():
         if words and words[0] in ABOUT_JOBS:
             command = f"python -m tune_app.submit {words[0]}"
             return ABOUT_JOBS[words[0]](read_words(JobSettings, words[1:], command))
         return submit(words)
-    except ClusterInputError as error:
-        raise InputError(str(error)) from None
-    except ClusterError as error:
-        raise RunFailed(str(error)) from None
 
 
 def main() -> None:

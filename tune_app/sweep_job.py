@@ -19,11 +19,11 @@ from pathlib import Path
 
 from cluster import slurm_client
 from cluster.allocation import ray_in_allocation
-from cluster.errors import ClusterError, ClusterInputError
 from cluster.state import clusters_folder
+from tune_app.clusters import as_ours
 from tune_app.command_line import compose, exit_code
 from tune_app.config import Settings
-from tune_app.errors import InputError, RunFailed
+from tune_app.errors import RunFailed
 from tune_app.manifest import write_text
 from tune_app.messages import INTERRUPTED
 
@@ -81,12 +81,13 @@ def run_in_allocation(words: Sequence[str]) -> int:
     if not given:
         return 0
     slurm, folder = Signals(), clusters_folder() / f"job-{job_id}"
-    with ray_in_allocation(folder) as (address, token):
+    with as_ours(), ray_in_allocation(folder) as (address, token):
         code = _drive([*given, f"cluster.address={address}", f"cluster.token_path={token}"], slurm)
     if signal.SIGUSR1 in slurm.received and code == INTERRUPTED:
         refuse_standstill(folder / "epochs.json", epochs_of(given))
         print(f"the wall limit is near: job {job_id} goes back into the queue, to go on with the sweep", flush=True)
-        slurm_client.requeue(job_id)
+        with as_ours():
+            slurm_client.requeue(job_id)
         return 0
     shutil.rmtree(folder, ignore_errors=True)
     return code
@@ -126,17 +127,8 @@ def _drive(words: Sequence[str], slurm: Signals) -> int:
     return slurm.driver.returncode
 
 
-def act(words: Sequence[str]) -> int:
-    try:
-        return run_in_allocation(words)
-    except ClusterInputError as error:
-        raise InputError(str(error)) from None
-    except ClusterError as error:
-        raise RunFailed(str(error)) from None
-
-
 def main() -> None:
-    sys.exit(exit_code(lambda: act(sys.argv[1:])))
+    sys.exit(exit_code(lambda: run_in_allocation(sys.argv[1:])))
 
 
 if __name__ == "__main__":

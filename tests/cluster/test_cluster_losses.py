@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_site import CPU_TRIALS, Site, slurm_site
+from slurm_site import CPU_TRIALS, Site
 
 from cluster.state import read_state
 from tune_app.results import Sweep
@@ -20,12 +19,6 @@ SWEEP = (
     *CPU_TRIALS, "resources.max_failures=0",
 )  # fmt: skip
 """A trial that fails once is lost for good: but a node that goes is no failure of its trials."""
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Iterator[Site]:
-    with slurm_site(tmp_path_factory.mktemp("site"), shared_cache) as site:
-        yield site
 
 
 def kill(pids: list[int]) -> None:

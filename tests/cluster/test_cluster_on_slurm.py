@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_site import CPU_TRIALS, Site, slurm_site
+from slurm_site import CPU_TRIALS, Site
 
 from cluster.ports import Ports
 from cluster.state import State, read_state
@@ -24,12 +24,6 @@ EIGHT = (
     "search=random", "search.num_samples=8", "search.baseline=false", "scheduler.name=none", "trainer.epochs=12",
     *CPU_TRIALS,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Iterator[Site]:
-    with slurm_site(tmp_path_factory.mktemp("site"), shared_cache) as site:
-        yield site
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_site import CPU_TRIALS, ROOT, Site, slurm_site
+from slurm_site import CPU_TRIALS, ROOT, Site
 
 from tune_app.results import Sweep
 
@@ -14,12 +13,6 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.ray, pytest.mark.
 SCRIPT = str(ROOT / "cluster" / "slurm" / "sweep.sbatch")
 COMPARE = ("family=compare", "trainer.epochs=12", *CPU_TRIALS)
 CLOCK = ("seconds_", "patches_per_s", "compiled_graphs", "time", "date", "pid", "trial_id", "node_ip", "hostname")
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Iterator[Site]:
-    with slurm_site(tmp_path_factory.mktemp("site"), shared_cache) as site:
-        yield site
 
 
 def results(sweep: Path) -> dict[str, list[dict[str, object]]]:
