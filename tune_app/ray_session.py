@@ -70,6 +70,8 @@ def _environment_before_ray(*, loopback: bool = True) -> None:
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "TUNE_GLOBAL_CHECKPOINT_S": "600",  # Ray's own snapshots are not what a restart reads
+        # After 1 s it would start a trial again whose process may still run, on a node that is slow to answer.
+        "RAY_timeout_ms_task_wait_for_death_info": "60000",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

@@ -48,7 +48,7 @@ FREQUENCIES, TRIAL = "class_frequencies.json", "trial.yaml"
 """What a sweep was started with, kept in its folder: the class counts, and the configuration of trial=."""
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 DRIVER_RESTARTS = 3
-"""Times the search is taken up again within one run when Ray itself breaks (an out-of-memory kill does that)."""
+"""Times the search is taken up again within one run when Ray itself breaks."""
 
 SweepListener = Callable[["Prepared", RaySession, TrialResources], None]
 
@@ -277,6 +277,7 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
     from tune_app.display import Display
     from tune_app.driver_memory import nothing_read_back
     from tune_app.lost_nodes import lost_nodes_are_no_failures
+    from tune_app.memory_kills import memory_kills_are_failures
     from tune_app.search.recovery import reconcile
     from tune_app.search.watch import Watch
     from tune_app.tuner import build_tuner
@@ -286,7 +287,7 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
     watch = Watch(prepared.settings.diagnosis, prepared.folder / "trials")
     display = Display(_progress(prepared, resources, study), watch=watch)
     tuner: tune.Tuner = build_tuner(prepared, resources, study, display)
-    with interrupts(), nothing_read_back(), lost_nodes_are_no_failures():
+    with interrupts(), nothing_read_back(), lost_nodes_are_no_failures(), memory_kills_are_failures():
         try:
             tuner.fit()
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.tune.experiment import Trial
 
 from tune_app.lost_nodes import lost_nodes_are_no_failures
@@ -16,6 +16,7 @@ DIED = "The actor died unexpectedly before finishing this task.\n\tpid: 7\nThe a
     [
         (RayActorError("a", DIED), 0),
         (RayActorError("a", "preempted", preempted=True), 0),
+        (ActorUnavailableError("RpcError: RPC error: Socket closed rpc_code: 14", None), 0),
         (RayActorError("a", "The actor died: worker process killed by signal 9"), 1),
     ],
 )
