@@ -32,8 +32,17 @@ from tune_app.results import Sweep
 from tune_app.resume import refuse_other_data, with_allowed
 from tune_app.run import require_wandb
 from tune_app.stored_settings import stored_settings
-from tune_app.sweep import FREQUENCIES, Outcome, Prepared, in_use, prepare, require_writable, run_sweep
-from tune_app.sweep_folders import LOCK, find_sweep, is_confirmation, lock_is_held, resume_command, spoken
+from tune_app.sweep import FREQUENCIES, Outcome, Prepared, prepare, run_sweep
+from tune_app.sweep_folders import (
+    LOCK,
+    find_sweep,
+    in_use,
+    is_confirmation,
+    lock_is_held,
+    require_writable,
+    resume_command,
+    spoken,
+)
 from tune_app.user_settings import user_setting
 
 AUTO = "auto"

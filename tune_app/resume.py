@@ -17,8 +17,8 @@ from tune_app.errors import InputError
 from tune_app.manifest import read_manifest
 from tune_app.results import Sweep
 from tune_app.stored_settings import located, merged, stored_settings
-from tune_app.sweep import Prepared, in_use, prepare
-from tune_app.sweep_folders import LOCK, find_sweep, is_confirmation, lock_is_held, resume_command, spoken
+from tune_app.sweep import Prepared, prepare
+from tune_app.sweep_folders import LOCK, find_sweep, in_use, is_confirmation, lock_is_held, resume_command, spoken
 
 MAY_CHANGE_ON_RESUME = (
     "resume", "extend", "results_dir", "verbose", "wandb_project", "resources", "cluster", "checkpoints",

@@ -21,8 +21,8 @@ from tune_app.resume import take_up, with_allowed
 from tune_app.search.arms import read_exported
 from tune_app.stored_settings import located, merged, stored_settings
 from tune_app.summary import SummarySettings, summarise
-from tune_app.sweep import Outcome, new_folder, prepare, run_sweep
-from tune_app.sweep_folders import find_sweep, spoken
+from tune_app.sweep import Outcome, prepare, run_sweep
+from tune_app.sweep_folders import find_sweep, new_folder, spoken
 
 EXPORTED_SECTIONS = ("data", "model", "trainer", "hardware")
 

@@ -10,20 +10,16 @@ import contextlib
 import errno
 import json
 import logging
-import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
 import torch
 import yaml
-from filelock import FileLock, Timeout
 
 from search_spaces import ClassCounts, Space
 from trainables.data import PackedDataset, open_packed
@@ -32,13 +28,13 @@ from trainables.models import build as build_model
 from tune_app.clusters import refuse_local_folder
 from tune_app.config import Settings
 from tune_app.counts import class_counts, count_window_voxels
-from tune_app.errors import InputError, RunFailed
+from tune_app.errors import RunFailed
 from tune_app.interrupt import interrupts
 from tune_app.manifest import build_manifest, set_status, write_manifest, write_text
 from tune_app.ray_session import RaySession, TrialResources, ray_session, trial_resources
 from tune_app.search.arms import Arm, planned_arms, read_exported, searched_space, with_baseline
 from tune_app.search.study import UNFINISHED, open_study
-from tune_app.sweep_folders import LOCK, resume_command, spoken
+from tune_app.sweep_folders import locked, resume_command
 
 if TYPE_CHECKING:
     from tune_app.display import Progress
@@ -134,7 +130,7 @@ def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outc
         resources = trial_resources(prepared.settings, trials=prepared.num_trials)
         if prepared.settings.cluster.remote:
             refuse_local_folder(prepared.folder)
-        with _locked(prepared.folder):
+        with locked(prepared.folder):
             _write_folder(prepared)
             complete = False
             with contextlib.suppress(KeyboardInterrupt):
@@ -143,38 +139,6 @@ def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outc
                 complete = _search_until_done(prepared, resources)
             set_status(prepared.folder, "finished" if complete else "interrupted")
     return Outcome(folder=prepared.folder, complete=complete)
-
-
-def new_folder(settings: Settings) -> Path:
-    """The folder of a sweep that starts now, not made yet. Raises InputError where it exists or cannot be written."""
-    label = settings.preset or ("trial" if settings.trial else settings.family)
-    name = settings.name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{label}"
-    if not re.fullmatch(r"\w[\w.+-]*", name) or name == "latest":
-        raise InputError(
-            f"name={name}: letters, digits and . _ + - are allowed in the name of a sweep, and not the word latest. "
-            "Use results_dir= for where it goes"
-        )
-    folder = Path(settings.results_dir).expanduser().resolve() / name
-    if folder.exists():
-        raise InputError(
-            f"name={name}: {folder} exists already, and sweeps do not share a folder. Choose another name "
-            f"or go on: python -m tune_app.run resume={spoken(folder)}"
-        )
-    require_writable(folder.parent)
-    return folder
-
-
-def require_writable(folder: Path) -> None:
-    """Raise InputError unless a file can be made in `folder`, or in what exists of it; nothing stays behind."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"results_dir={folder}: cannot write there ({existing}: {error.strerror}). Give a folder of your own: "
-            "results_dir=PATH"
-        ) from None
 
 
 def _write_folder(prepared: Prepared) -> None:
@@ -202,28 +166,6 @@ def _write_folder(prepared: Prepared) -> None:
         phantom=prepared.phantom,
     )
     write_manifest(folder, manifest)
-
-
-def in_use(folder: Path) -> InputError:
-    """The error for a sweep that another driver holds."""
-    return InputError(
-        f"{folder.name}: another process is running this sweep. Watch it with python -m tune_app.summary "
-        f"sweep={spoken(folder)}, or end that process first"
-    )
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=2)  # a reader's probe holds it for a moment
-    except Timeout:
-        raise in_use(folder) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager

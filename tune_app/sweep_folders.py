@@ -1,13 +1,19 @@
-"""The folders of sweeps: where one is found, what to type for it, and what marks it."""
+"""The folders of sweeps: where one is found or made, what to type for it, what marks it, and who holds it."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import re
+import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from tune_app.config import Settings
 from tune_app.errors import InputError
 from tune_app.manifest import MANIFEST, read_manifest
 from tune_app.study_reader import JOURNAL
@@ -84,3 +90,57 @@ def resume_command(folder: Path) -> str:
     if is_confirmation(folder):
         return f"python -m tune_app.confirm resume={spoken(folder.parent)}"
     return f"python -m tune_app.run resume={spoken(folder)}"
+
+
+def new_folder(settings: Settings) -> Path:
+    """The folder of a sweep that starts now, not made yet. Raises InputError where it exists or cannot be written."""
+    label = settings.preset or ("trial" if settings.trial else settings.family)
+    name = settings.name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{label}"
+    if not re.fullmatch(r"\w[\w.+-]*", name) or name == "latest":
+        raise InputError(
+            f"name={name}: letters, digits and . _ + - are allowed in the name of a sweep, and not the word latest. "
+            "Use results_dir= for where it goes"
+        )
+    folder = Path(settings.results_dir).expanduser().resolve() / name
+    if folder.exists():
+        raise InputError(
+            f"name={name}: {folder} exists already, and sweeps do not share a folder. Choose another name "
+            f"or go on: python -m tune_app.run resume={spoken(folder)}"
+        )
+    require_writable(folder.parent)
+    return folder
+
+
+def require_writable(folder: Path) -> None:
+    """Raise InputError unless a file can be made in `folder`, or in what exists of it; nothing stays behind."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"results_dir={folder}: cannot write there ({existing}: {error.strerror}). Give a folder of your own: "
+            "results_dir=PATH"
+        ) from None
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=2)  # a reader's probe holds it for a moment
+    except Timeout:
+        raise in_use(folder) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def in_use(folder: Path) -> InputError:
+    """The error for a sweep that another driver holds."""
+    return InputError(
+        f"{folder.name}: another process is running this sweep. Watch it with python -m tune_app.summary "
+        f"sweep={spoken(folder)}, or end that process first"
+    )

@@ -20,7 +20,7 @@ from trial_lives import lives, lost_one_epoch_at_most
 
 from tune_app.results import Sweep
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 TRIALS, EPOCHS, NODES, CHURN_S, PATIENCE_S = 10, 100, 4, 120, 600
 SWEEP = (

@@ -23,7 +23,7 @@ from trial_lives import lives, lost_one_epoch_at_most
 
 from tune_app.results import Sweep
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 TRIALS, EPOCHS, KILLS, PATIENCE_S = 3, 50, 2, 240
 SWEEP = (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sweeps import PATIENCE_S, TINY, Place, place_in
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SWEEP = (
     *(word for word in TINY if not word.startswith("resources.")), "family=static", "search=random",

@@ -19,7 +19,8 @@ from tune_app.errors import InputError, RunFailed
 from tune_app.manifest import read_manifest, write_manifest
 from tune_app.messages import _baseline_line
 from tune_app.resume import take_up
-from tune_app.sweep import FREQUENCIES, TRIAL, Prepared, new_folder, prepare
+from tune_app.sweep import FREQUENCIES, TRIAL, Prepared, prepare
+from tune_app.sweep_folders import new_folder
 
 STARTED_WITH = ("family=seesaw", "trainer.epochs=4", "space.p=[0.5,1.2]", "resources.gpus_per_trial=0.25")
 

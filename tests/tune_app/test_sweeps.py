@@ -256,6 +256,7 @@ def test_interrupted_and_taken_up_twice(place):
     assert exactly_once(sweep)
 
 
+@pytest.mark.nodes
 @pytest.mark.slow
 def test_two_gpus_hold_four_trials_at_half_a_gpu_each(place):
     sweep = place.sweep("four")
