@@ -78,11 +78,11 @@ class Browser:
         elif event == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
             self.messages.append(params["entry"]["text"])
 
-    def open(self, path: Path, size: tuple[int, int] = LAPTOP) -> None:
-        """Open a file and wait until it has been loaded and its scripts have run."""
+    def open(self, page: Path | str, size: tuple[int, int] = LAPTOP) -> None:
+        """Open a file, or an address, and wait until it has been loaded and its scripts have run."""
         self.resize(size)
         self._loaded = False
-        self.call("Page.navigate", url=path.absolute().as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.absolute().as_uri())
         while not self._loaded:
             self._receive()
 
