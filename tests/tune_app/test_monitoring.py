@@ -241,7 +241,7 @@ def inside(scraped: Watched) -> Iterator[Browser]:
         wait_for(browser, "Authentication Token Required")
         give_token(browser, "0" * 64)
         wait_for(browser, "Invalid authentication token")
-        give_token(browser, scraped.token)
+        browser.until_loaded(lambda: give_token(browser, scraped.token))
         wait_for(browser, "Resource Status")
         yield browser
 
