@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cluster.connect import await_self
 from cluster.errors import ClusterError, ClusterInputError
+from cluster.grafana import offer
 from cluster.node import Stopped, ignore_signals, raise_on_signals
 from cluster.ray_node import (
     answers,
@@ -51,6 +52,7 @@ def ray_in_allocation(folder: Path) -> Iterator[tuple[str, Path]]:
         until_answering(head, address)
         until_answering(head, f"{place.ip}:{place.ports.dashboard}")
         await_self(address, f"http://{place.ip}:{place.ports.dashboard}", place.token)
+        offer(place.temp_dir / "session_latest")
         others = int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) - 1
         if others:
             workers = _start_workers(folder, address, others, cpus, gpus)

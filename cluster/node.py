@@ -19,6 +19,7 @@ from pathlib import Path
 from cluster import slurm_client
 from cluster.connect import await_self
 from cluster.errors import ClusterError
+from cluster.grafana import offer
 from cluster.ray_node import (
     START_S,
     Place,
@@ -86,6 +87,7 @@ def run_head(folder: Path) -> int:
             temp_dir=str(place.temp_dir),
         )  # fmt: skip
         write_state(folder, up)
+        offer(place.temp_dir / "session_latest")
         return _watch(process, place, kind="head", gpus=0, began=began)
     finally:
         ignore_signals()

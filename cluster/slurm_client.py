@@ -173,6 +173,10 @@ def _refusal(command: Sequence[str], stderr: str) -> ClusterError:
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment a new job should start from: nothing of the job, the cards or the Ray that we are in."""
-    ours = re.compile(r"SLURM_(?!CONF$)|SBATCH_|SRUN_|CUDA_VISIBLE|RAY_|AUTOSCALER_METRIC|DASHBOARD_METRIC|GPU_DEVICE")
+    """The environment a new job should start from: nothing of the job, the cards or the Ray that we are in, but where
+    this person's Prometheus and Grafana are."""
+    ours = re.compile(
+        r"SLURM_(?!CONF$)|SBATCH_|SRUN_|CUDA_VISIBLE|RAY_(?!PROMETHEUS_|GRAFANA_)|AUTOSCALER_METRIC|DASHBOARD_METRIC|"
+        "GPU_DEVICE"
+    )
     return {name: value for name, value in environment.items() if not ours.match(name)}

@@ -16,10 +16,11 @@ from trainables.segmentation import SegmentationTrial
 from tune_app.config import Settings
 from tune_app.display import Display
 from tune_app.driver_memory import ForgetEnded, NoProgress
-from tune_app.gauges import SweepGauges
+from tune_app.gauges import SweepGauges, hours_in
 from tune_app.keeper import CheckpointKeeper
 from tune_app.loggers import in_place_loggers
 from tune_app.ray_session import TrialResources
+from tune_app.results import is_confirmation
 from tune_app.search.recovery import recorded_curves
 from tune_app.search.scheduler import ResumableAsha, RunToTheEnd, trial_name
 from tune_app.search.searcher import Budget, StudySearcher
@@ -119,9 +120,17 @@ def _callbacks(prepared: Prepared, resources: TrialResources, study: optuna.Stud
     """In the order in which they hear of a result; whoever asks Ray for its tables needs what Ray remembers."""
     settings = prepared.settings
     callbacks = [*in_place_loggers(), _keeper(prepared, study), display, *_wandb(settings.wandb_project)]
-    if settings.cluster.remote:
-        callbacks.append(SweepGauges(prepared.folder.name, resources.gpus))
+    if settings.cluster.remote or settings.cluster.dashboard:
+        callbacks.append(_gauges(prepared, resources, study))
     return callbacks if settings.verbose else [*callbacks, NoProgress(), ForgetEnded()]
+
+
+def _gauges(prepared: Prepared, resources: TrialResources, study: optuna.Study) -> SweepGauges:
+    """The gauges, with what earlier drivers spent. A confirmation's name is that of its sweep and its own."""
+    folder, gpus = prepared.folder, resources.gpus
+    name = f"{folder.parent.name}/{folder.name}" if is_confirmation(folder) else folder.name
+    before = hours_in(folder.glob("trials/*/history*.jsonl")) * gpus if gpus else 0.0
+    return SweepGauges(name, study, planned=prepared.num_trials, gpus=gpus, gpu_hours=before)
 
 
 def _keeper(prepared: Prepared, study: optuna.Study) -> CheckpointKeeper:

@@ -119,7 +119,9 @@ def test_a_job_starts_from_nothing_of_the_job_that_submits_it() -> None:
     inside = {
         "SLURM_CONF": "/etc/slurm.conf", "SLURM_JOB_ID": "5", "SBATCH_PARTITION": "x", "CUDA_VISIBLE_DEVICES": "",
         "RAY_ADDRESS": "x", "RAY_CLOUD_INSTANCE_ID": "5", "HOME": "/home/me", "TUNE_APP_CACHE": "/c",
+        "RAY_PROMETHEUS_HOST": "http://p:9090", "RAY_GRAFANA_IFRAME_HOST": "http://g:3000",
     }  # fmt: skip
     assert clean_environment(inside) == {
         "SLURM_CONF": "/etc/slurm.conf", "HOME": "/home/me", "TUNE_APP_CACHE": "/c",
-    }  # fmt: skip
+        "RAY_PROMETHEUS_HOST": "http://p:9090", "RAY_GRAFANA_IFRAME_HOST": "http://g:3000",
+    }, "where this person's Prometheus and Grafana are is for the head's dashboard"  # fmt: skip

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,11 +78,16 @@ class Browser:
         elif event == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
             self.messages.append(params["entry"]["text"])
 
-    def open(self, path: Path, size: tuple[int, int] = LAPTOP) -> None:
-        """Open a file and wait until it has been loaded and its scripts have run."""
+    def open(self, page: Path | str, size: tuple[int, int] = LAPTOP) -> None:
+        """Open a file, or an address, and wait until it has been loaded and its scripts have run."""
         self.resize(size)
+        url = page if isinstance(page, str) else page.absolute().as_uri()
+        self.until_loaded(lambda: self.call("Page.navigate", url=url))
+
+    def until_loaded(self, act: Callable[[], object]) -> None:
+        """Do what makes the page load, and wait until it has."""
         self._loaded = False
-        self.call("Page.navigate", url=path.absolute().as_uri())
+        act()
         while not self._loaded:
             self._receive()
 
