@@ -20,12 +20,12 @@ from tune_app.gauges import SweepGauges, hours_in
 from tune_app.keeper import CheckpointKeeper
 from tune_app.loggers import in_place_loggers
 from tune_app.ray_session import TrialResources
-from tune_app.results import is_confirmation
 from tune_app.search.recovery import recorded_curves
 from tune_app.search.scheduler import ResumableAsha, RunToTheEnd, trial_name
 from tune_app.search.searcher import Budget, StudySearcher
 from tune_app.search.watch import Watch
 from tune_app.sweep import METRIC, Prepared
+from tune_app.sweep_folders import is_confirmation
 
 
 def build_tuner(

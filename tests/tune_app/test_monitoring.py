@@ -33,6 +33,7 @@ from tune_app.ray_session import free_port
 from tune_app.results import Sweep
 
 pytestmark = [
+    pytest.mark.nodes,
     pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.timeout(900),
