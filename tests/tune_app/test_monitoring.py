@@ -7,14 +7,12 @@ be embedded is looked up, with a stand-in that only says that it is healthy.
 from __future__ import annotations
 
 import contextlib
-import http.server
 import json
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.parse
@@ -25,6 +23,7 @@ from typing import Any
 
 import pytest
 from browser import Browser, chromium, find_chromium
+from monitors import prometheus_on, stand_in_grafana
 from sweeps import PATIENCE_S, TINY, Place, Run, place_in
 
 from cluster.grafana import DASHBOARDS, OURS, OWN_IDS, RAYS
@@ -48,19 +47,6 @@ SWEEP = (
 """Longer than the tests; they end it."""
 NEEDS_GPU = {"ray_tune_app_gpu_memory_mb"}
 ADDRESS = re.compile(r"^dashboard +(http://127\.0\.0\.1:\d+)", re.MULTILINE)
-
-
-class Healthy(http.server.BaseHTTPRequestHandler):
-    """Stands where Grafana would: its health check, and pages without anything in them."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json" if self.path == "/api/health" else "text/html")
-        self.end_headers()
-        self.wfile.write(b'{"database": "ok"}' if self.path == "/api/health" else b"<p>no Grafana</p>")
-
-    def log_message(self, *args: object) -> None:
-        """Nothing."""
 
 
 class Watched:
@@ -102,33 +88,6 @@ class Watched:
 def get(url: str, **headers: str) -> dict[str, Any]:
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
         return json.load(answer)
-
-
-@contextlib.contextmanager
-def prometheus_on(port: int, config: Path, storage: Path) -> Iterator[None]:
-    """Debian's Prometheus on loopback with this configuration."""
-    with (storage.parent / "prometheus.txt").open("w") as log:
-        process = subprocess.Popen(
-            ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={storage}",
-             f"--web.listen-address=127.0.0.1:{port}"],
-            stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        try:
-            yield
-        finally:
-            process.terminate()
-            process.wait(PATIENCE_S)
-
-
-@contextlib.contextmanager
-def stand_in_grafana() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Healthy)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.fixture(scope="module")
