@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,8 +86,8 @@ def measured(cost: Cost, clock: Clock) -> Iterator[Callable[[], None]]:
     cost.parts = dict(clock.seconds)
 
 
-def prepared_sweep(folder: Path, trials: int, family: str) -> Any:
-    """A sweep as `tune_app.sweep.prepare` makes it, without data."""
+def prepared_sweep(folder: Path, trials: int, family: str, **changed: Any) -> Any:
+    """A sweep as `tune_app.sweep.prepare` makes it, without data. changed: further settings, or other ones."""
     from search_spaces import ClassCounts
     from trainables.data import PackedDataset
     from trainables.settings import TrainerSettings
@@ -102,6 +102,7 @@ def prepared_sweep(folder: Path, trials: int, family: str) -> Any:
         resources=ResourceSettings(num_cpus=SLOTS, num_gpus=0),
         cluster=ClusterSettings(dashboard=False),
     )
+    settings = replace(settings, **changed)
     (folder / "trials").mkdir()
     space = searched_space(settings)
     return Prepared(
