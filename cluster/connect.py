@@ -36,7 +36,8 @@ from ray._raylet import GcsClient
 gcs = GcsClient(address=sys.argv[1])
 metadata = json.loads(gcs.internal_kv_get(b"CLUSTER_METADATA", namespace=b"cluster"))
 dashboard = gcs.internal_kv_get(b"dashboard", namespace=b"dashboard") or b""
-print(json.dumps({**metadata, "dashboard": dashboard.decode()}))
+alive = [node.node_manager_address for node in gcs.get_all_node_info().values() if not node.state]
+print(json.dumps({**metadata, "dashboard": dashboard.decode(), "alive": alive}))
 """
 
 
@@ -86,9 +87,9 @@ def _given(address: str, token_path: str) -> Connection:
         )
     found = _probe(address, token, what)
     refuse_other_versions(what, ray=found["ray_version"], python=found["python_version"])
-    dashboard = f"http://{found['dashboard']}" if found["dashboard"] else ""
-    nodes = ask(dashboard, "/nodes?view=summary", token, what) if dashboard else {}
-    return Connection(address=address, dashboard=dashboard, token=token, here=is_node(address, nodes))
+    named = found["dashboard"]  # also where none was started
+    dashboard = f"http://{named}" if named and answers(named, TIMEOUT_S) else ""
+    return Connection(address=address, dashboard=dashboard, token=token, here=own_address(address) in found["alive"])
 
 
 def readable_token(path: str) -> Path:
@@ -135,8 +136,8 @@ def ask(url: str, path: str, token: Path, what: str) -> dict[str, Any]:
         ) from None
 
 
-def _probe(address: str, token: Path, what: str) -> dict[str, str]:
-    """Versions and dashboard as the GCS tells them, asked by a process that can be ended."""
+def _probe(address: str, token: Path, what: str) -> dict[str, Any]:
+    """Versions, dashboard and live nodes as the GCS tells them, asked by a process that can be ended."""
     env = clean_environment(os.environ) | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     try:
         done = subprocess.run(
@@ -183,9 +184,14 @@ def is_node(address: str, nodes: dict[str, Any]) -> bool:
     """Whether this machine, as the head sees it, is among the live nodes of the dashboard's summary."""
     summary = (nodes.get("data") or {}).get("summary") or []
     alive = {node.get("ip") for node in summary if (node.get("raylet") or {}).get("state") == "ALIVE"}
+    return own_address(address) in alive
+
+
+def own_address(address: str) -> str:
+    """This machine's address as the head at `address` sees it; empty where there is no way there."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((address.rpartition(":")[0], 1))  # sends nothing
-            return probe.getsockname()[0] in alive
+            return str(probe.getsockname()[0])
         except OSError:
-            return False
+            return ""

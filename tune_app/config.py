@@ -75,7 +75,7 @@ class ResourceSettings:
     max_concurrent: int = 0
     """Trials at once at most; 0: as many as fit."""
     max_failures: int = 2
-    """Restarts of a trial whose worker died, each from its last epoch."""
+    """Restarts of a trial whose worker died, each from its last epoch. The loss of a node does not count."""
     num_cpus: int = 0
     """CPUs of the Ray we start; 0: those this process may use."""
     num_gpus: int = -1

@@ -121,7 +121,7 @@ def serve(temp_dir: str) -> None:
     def answer(**values: object) -> None:
         print(json.dumps(values), file=answers, flush=True)
 
-    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": 0, "temp_dir": temp_dir, "memory": 2**30}
+    head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": temp_dir, "memory": 2**30}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes: list[Any] = []
     answer(address=cluster.address)
