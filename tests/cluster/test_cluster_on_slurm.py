@@ -75,6 +75,31 @@ def test_the_autoscaler_brings_two_nodes_for_eight_half_cards_and_sends_them_awa
     assert len(up.jobs("tune_app-longleaf-head")) == 1
 
 
+def test_what_slurm_or_the_cluster_would_refuse_is_one_sentence(up: Site) -> None:
+    yaml = f"config={up.cluster_yaml()}"
+    refused = {
+        ("cluster", *UP, yaml): "this cluster has a head already",
+        ("cluster", *UP, yaml, "name=other", "partition=l50-gpu"): "there is no such partition",
+        ("tune_app.run", "family=seesaw", "cluster=longleaf", "name=huge", *EIGHT, "resources.gpus_per_trial=8"):
+            "no node can hold such a trial",
+    }  # fmt: skip
+    for (module, *words), sentence in refused.items():
+        said = up.python(module, *words, code=2)
+        assert sentence in said
+        assert said.count("error:") == 1
+    assert not (up.folder / "results" / "huge").exists()
+    assert len(up.jobs()) == 1, "the head alone"
+
+
+def test_a_sweep_is_confirmed_on_the_cluster(up: Site) -> None:
+    said = up.python("tune_app.confirm", "sweep=eight", "top=1", "replicates=2", timeout_s=400)
+    assert "the sweep runs there as job confirm-" in said, "where the sweep ran, without being told"
+    confirmation = Sweep(up.folder / "results" / "eight" / "confirmation")
+    assert (confirmation.status, len(confirmation.trials)) == ("finished", 4)
+    assert "confirmation.json" in {path.name for path in (up.folder / "results" / "eight").iterdir()}
+    up.until(lambda: workers(up) == [], "idle workers to be cancelled")
+
+
 def client(site: Site, code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Python on the head's node, as a stranger would run it: in its network, with this environment only."""
     given = {name: value for name, value in site.environment.items() if not name.startswith("RAY_")} | environment
