@@ -1,13 +1,30 @@
-"""The order of the files of tests."""
+"""The order of the files of tests, and one cache for all that run the program: the phantom is packed once."""
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
 
 import pytest
 
 
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of all processes of this run of the tests."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start a real Ray first, the longest before the others: with a file per process, none is waited for."""
-    counts: dict[object, int] = {}
+    """Files that start a real Ray first, the longest before the others: with a file per process, none is waited for.
+
+    How long a file takes is guessed by the time limit of its tests, then by how many there are.
+    """
+    limits: dict[object, list[float]] = {}
     for item in items:
-        counts[item.path] = counts.get(item.path, 0) + (item.get_closest_marker("ray") is not None)
-    items.sort(key=lambda item: -counts[item.path])
+        limit = item.get_closest_marker("timeout")
+        if limit and item.get_closest_marker("ray"):
+            limits.setdefault(item.path, []).append(limit.args[0])
+    items.sort(key=lambda item: [-max(limits[item.path]), -len(limits[item.path])] if item.path in limits else [0, 0])

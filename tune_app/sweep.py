@@ -126,6 +126,8 @@ def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outc
     Raises InputError before anything is written where the machine cannot hold a trial or the folder is in use, and
     KeyboardInterrupt where it is interrupted before there is anything to resume.
     """
+    if prepared.resumed and _had_ended(prepared):
+        return Outcome(folder=prepared.folder, complete=True)
     with ray_session(prepared.settings) as session, interrupts(), _quiet(prepared.settings.verbose):
         resources = trial_resources(prepared.settings, trials=prepared.num_trials)
         if prepared.settings.cluster.remote:
@@ -234,6 +236,21 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
             tuner.fit()
         finally:
             display.close()
+    return _is_done(prepared, study)
+
+
+def _had_ended(prepared: Prepared) -> bool:
+    """Whether nothing is left to do in a sweep that goes on, so that no Ray is needed; noted in its folder."""
+    with locked(prepared.folder):
+        done = _is_done(prepared)
+        if done:
+            set_status(prepared.folder, "finished")  # it may have crashed before it said so
+    return done
+
+
+def _is_done(prepared: Prepared, study: optuna.Study | None = None) -> bool:
+    """Whether every trial of the sweep has ended."""
+    study = study or open_study(prepared.folder, prepared.folder.name)
     states = [trial.state for trial in study.get_trials(deepcopy=False)]
     return len(states) >= prepared.num_trials and not any(state in UNFINISHED for state in states)
 

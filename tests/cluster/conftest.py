@@ -1,4 +1,4 @@
-"""A fake Slurm, a folder of clusters, and one cache for all tests that run the program."""
+"""A fake Slurm, a real one, and a folder of clusters."""
 
 from __future__ import annotations
 
@@ -20,11 +20,6 @@ def clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "clusters"
     monkeypatch.setenv("TUNE_APP_CLUSTERS", str(folder))
     return folder
-
-
-@pytest.fixture(scope="session")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from sweeps import TINY, Place, ended_and_begun, exactly_once, killed, place_in, steady, untouched
+from sweeps import TINY, ended_and_begun, exactly_once, killed, steady, untouched
 
 from tune_app.results import Sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
-
-
-@pytest.fixture
-def place(tmp_path: Path, shared_cache: Path) -> Iterator[Place]:
-    with place_in(tmp_path, shared_cache) as made:
-        yield made
 
 
 @pytest.mark.slow

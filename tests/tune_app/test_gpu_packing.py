@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sweeps import PATIENCE_S, TINY, Place, place_in
+from sweeps import PATIENCE_S, TINY, Place
 
 pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -17,12 +16,6 @@ SWEEP = (
     "search.baseline=false", "scheduler.name=none", "trainer.epochs=1", "resources.num_cpus=4", "resources.num_gpus=2",
     "resources.cpus_per_trial=1", "resources.gpus_per_trial=0.5",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Iterator[Place]:
-    with place_in(tmp_path_factory.mktemp("packing"), shared_cache) as made:
-        yield made
 
 
 @pytest.mark.parametrize(("trials", "cards"), [(4, "0011"), (2, "01")])

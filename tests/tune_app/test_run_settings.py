@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -286,3 +287,23 @@ def test_a_full_disk_is_one_sentence_that_says_how_to_go_on(monkeypatch, tmp_pat
 def test_a_name_that_cannot_be_typed_back_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="name="):
         new_folder(dataclasses.replace(settings_of(), name=name, results_dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize(("planned", "crashed_early"), [(2, False), (3, True)])
+def test_a_sweep_that_had_ended_needs_no_ray(monkeypatch, tmp_path, planned, crashed_early):
+    """A driver that crashed after the last trial had ended left `running` in the manifest."""
+
+    def no_ray(settings):
+        raise RuntimeError("a Ray is started")
+
+    monkeypatch.setattr(sweep_module, "ray_session", no_ray)
+    folder = write_sweep(
+        tmp_path / "mine", [WrittenTrial(label=label, dice=[(0.5,)]) for label in "ab"], status="running", classes=["a"]
+    )
+    prepared = SimpleNamespace(folder=folder, resumed=True, num_trials=planned, settings=settings_of())
+    if crashed_early:
+        with pytest.raises(RuntimeError, match="a Ray is started"):
+            sweep_module.run_sweep(prepared)
+    else:
+        assert sweep_module.run_sweep(prepared).complete
+    assert read_manifest(folder)["status"] == ("running" if crashed_early else "finished")
