@@ -11,7 +11,8 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
-from tune_app.search.scheduler import ResumableAsha, RunToTheEnd, has_no_score, quantile_without, trial_name
+from tune_app.search.quantiles import quantile_without
+from tune_app.search.scheduler import ResumableAsha, RunToTheEnd, has_no_score, trial_name
 
 MAX_EPOCHS, GRACE = 27, 2
 Event = tuple[str, int, float]

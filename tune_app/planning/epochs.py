@@ -1,8 +1,9 @@
 """How many epochs a sweep will train: the rungs of ASHA, and how many trials pass each.
 
-The model, in words: trials come to a rung one after the other and go on where they are among the best 1/η of those that
-came before, so nothing is known of the first ones. Which trial is how good does not depend on when it comes (random
-search); the searcher's proposals get better with time, which lets more of them pass. The truth lies between.
+The model, in words: trials fill the slots in turn, and at a rung one goes on where it is among the best 1/η of those
+that have come there, so nothing is known of the first ones; with recheck they are stopped once better ones have come.
+Which trial is how good does not depend on when it comes (random search); the searcher's proposals get better with
+time, which lets more of them pass. The truth lies between.
 
 Legend: g grace period, η reduction factor.
 """
@@ -11,11 +12,14 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tune_app.search.quantiles import quantile, quantile_without
 
 IMPROVING = 1.0
 """By how many standard deviations of all trials the mean of the proposals rises from the first to the last one."""
@@ -73,27 +77,36 @@ class Work:
 
 
 def expected_work(
-    trials: int, epochs: int, rungs: Sequence[int], reduction_factor: float, *, improving: bool, exempt: int = 0
+    trials: int,
+    epochs: int,
+    rungs: Sequence[int],
+    reduction_factor: float,
+    *,
+    improving: bool,
+    exempt: int = 0,
+    slots: int = 1,
+    recheck: bool = False,
 ) -> Work:
     """The epochs that `trials` trials will take.
 
     rungs: () where none is stopped early. improving: whether the searcher learns from the trials before. exempt: trials
-    that are never stopped. The range is that of 9 in 10 sweeps under two assumptions: the searcher learns nothing, and
-    it learns twice as fast as expected.
+    that are never stopped. slots: trials at once. recheck: as the scheduler's. The range is that of 9 in 10 sweeps
+    under two assumptions: the searcher learns nothing, and it learns twice as fast as expected.
     """
     if not rungs:
         full = float(trials * epochs)
         return Work(trials, Range(full, full, full), epochs)
     judged = max(0, trials - exempt)
     drifts = (0.0, IMPROVING, 2 * IMPROVING) if improving else (0.0, 0.0, 0.0)
-    low, middle, high = (_simulated(judged, epochs, rungs, reduction_factor, drift) for drift in drifts)
+    rule = partial(
+        epochs_of, epochs=epochs, rungs=rungs, reduction_factor=reduction_factor, slots=slots, recheck=recheck
+    )
+    low, middle, high = (_simulated(judged, drift, rule) for drift in drifts)
     own = Range(float(np.mean(middle)), float(np.quantile(low, 0.05)), float(np.quantile(high, 0.95)))
     return Work(trials, own.plus(float((trials - judged) * epochs)), epochs)
 
 
-def _simulated(
-    trials: int, epochs: int, rungs: Sequence[int], reduction_factor: float, drift: float
-) -> NDArray[np.float64]:
+def _simulated(trials: int, drift: float, rule: Callable[[list[float]], list[int]]) -> NDArray[np.float64]:
     """Epochs of sweeps whose trials have qualities drawn from normal distributions with rising means; seeded.
 
     A sweep of very many trials is drawn as one of MOST_DRAWN and scaled: the share that passes has settled by then.
@@ -101,31 +114,44 @@ def _simulated(
     drawn = min(trials, MOST_DRAWN)
     generator = np.random.default_rng(0)
     rise = np.linspace(0, drift, drawn) if drawn else np.zeros(0)
-    sums = [sum(epochs_of(generator.normal(rise).tolist(), epochs, rungs, reduction_factor)) for _ in range(NUM_SWEEPS)]
+    sums = [sum(rule(generator.normal(rise).tolist())) for _ in range(NUM_SWEEPS)]
     return np.array(sums, dtype=np.float64) * (trials / drawn if drawn else 1.0)
 
 
-def epochs_of(qualities: Sequence[float], epochs: int, rungs: Sequence[int], reduction_factor: float) -> list[int]:
-    """Epochs of each trial under ASHA's rule, for trials that come one after the other and keep their quality.
+def epochs_of(
+    qualities: Sequence[float],
+    epochs: int,
+    rungs: Sequence[int],
+    reduction_factor: float,
+    *,
+    slots: int = 1,
+    recheck: bool = False,
+) -> list[int]:
+    """Epochs of each trial under ASHA's rule, for trials that fill the slots in turn, are equally fast, and keep their
+    quality.
 
-    At a rung a trial is stopped below the (1 − 1/η) quantile of the trials recorded there before it.
+    At a rung a trial is stopped below the (1 − 1/η) quantile of the trials recorded there before it; with recheck at
+    every later epoch, too, below that of all others that have come to its last rung.
     """
-    recorded: list[list[float]] = [[] for _ in rungs]
-    found = []
-    for quality in qualities:
-        found.append(epochs)
-        for rung, before in zip(rungs, recorded):
-            stops = bool(before) and quality < _quantile(before, 1 - 1 / reduction_factor)
-            insort(before, quality)
-            if stops:
-                found[-1] = rung
-                break
+    recorded: dict[int, list[float]] = {rung: [] for rung in rungs}
+    share = 1 - 1 / reduction_factor
+    found, last = [0] * len(qualities), [0] * len(qualities)
+    running, begun = list(range(min(slots, len(qualities)))), min(slots, len(qualities))
+    while running:
+        going_on = []
+        for trial in running:
+            found[trial] += 1
+            stops, quality = found[trial] == epochs, qualities[trial]
+            if found[trial] in recorded:
+                last[trial] = found[trial]
+                before = recorded[last[trial]]
+                stops |= bool(before) and quality < quantile(before, share)
+                insort(before, quality)
+            elif recheck and last[trial]:
+                stops |= quality < quantile_without(recorded[last[trial]], quality, share)
+            if not stops:
+                going_on.append(trial)
+        free = min(slots - len(going_on), len(qualities) - begun)
+        running = [*going_on, *range(begun, begun + free)]
+        begun += free
     return found
-
-
-def _quantile(ascending: Sequence[float], share: float) -> float:
-    """Linear interpolation between the values, as NumPy does it, in constant time."""
-    position = share * (len(ascending) - 1)
-    below = int(position)
-    above = min(below + 1, len(ascending) - 1)
-    return ascending[below] + (position - below) * (ascending[above] - ascending[below])

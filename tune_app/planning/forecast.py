@@ -87,6 +87,7 @@ def make_plan(settings: Settings, resources: TrialResources, *, trials: int, exe
     work = expected_work(
         trials, trainer.epochs, rungs, scheduler.reduction_factor,
         improving=settings.search.name == "optuna" and not settings.single_arms, exempt=exempt,
+        slots=resources.slots, recheck=True,
     )  # fmt: skip
     folder = packed_cache(settings)
     known = pace.memory_gb if pace else math.nan

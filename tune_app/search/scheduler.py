@@ -8,7 +8,7 @@ the sweep folder, and rungs follow from the recorded curves alone.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
+from bisect import insort
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
+from tune_app.search.quantiles import quantile, quantile_without
 from tune_app.search.watch import Watch
 
 Curve = Sequence[tuple[int, float]]
@@ -142,30 +143,6 @@ class ResumableAsha(AsyncHyperBandScheduler):
                 insort(ascending, value)
                 return TrialScheduler.STOP if is_poor else TrialScheduler.CONTINUE
         return TrialScheduler.CONTINUE
-
-
-def quantile(ascending: Sequence[float], share: float) -> float:
-    """np.quantile of values in order, interpolated linearly, to the last bit."""
-    place = share * (len(ascending) - 1)
-    return _between(ascending[int(place)], ascending[min(int(place) + 1, len(ascending) - 1)], place % 1)
-
-
-def quantile_without(ascending: Sequence[float], value: float, share: float) -> float:
-    """The quantile of the values without one that equals `value`; −∞ where none is left.
-
-    In logarithmic time: it is asked for at every epoch of every trial.
-    """
-    left_out, last = bisect_left(ascending, value), len(ascending) - 2
-    if last < 0:
-        return -math.inf
-    place = share * last
-    low, high = (ascending[i + (i >= left_out)] for i in (int(place), min(int(place) + 1, last)))
-    return _between(low, high, place % 1)
-
-
-def _between(low: float, high: float, share: float) -> float:
-    """As NumPy interpolates: from the nearer of the two."""
-    return high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share
 
 
 class RunToTheEnd(FIFOScheduler):

@@ -18,8 +18,10 @@ class FakeTrial:
         self.config = {"run": {"name": name}}
 
 
-def scheduler_of(epochs: int, grace: int, eta: float) -> ResumableAsha:
-    return ResumableAsha(metric="mean_dice", max_epochs=epochs, grace_period=grace, reduction_factor=eta)
+def scheduler_of(epochs: int, grace: int, eta: float, *, recheck: bool = False) -> ResumableAsha:
+    return ResumableAsha(
+        metric="mean_dice", max_epochs=epochs, grace_period=grace, reduction_factor=eta, recheck=recheck
+    )
 
 
 @pytest.mark.parametrize(("epochs", "grace", "eta"), SHAPES)
@@ -30,18 +32,26 @@ def test_rungs_are_the_schedulers(epochs: int, grace: int, eta: float) -> None:
     assert all(int(r) in (e, e - 1) for r, e in zip(real, found)), "a rung between two epochs is met at the later one"
 
 
+@pytest.mark.parametrize("recheck", [False, True])
+@pytest.mark.parametrize("slots", [1, 4])
 @pytest.mark.parametrize(("epochs", "grace", "eta"), SHAPES)
-def test_the_model_stops_trials_where_the_scheduler_does(epochs: int, grace: int, eta: float) -> None:
+def test_the_model_stops_trials_where_the_scheduler_does(
+    epochs: int, grace: int, eta: float, slots: int, recheck: bool
+) -> None:
     qualities = np.random.default_rng(0).normal(size=60).tolist()
-    scheduler, real = scheduler_of(epochs, grace, eta), []
-    for number, quality in enumerate(qualities):
-        score = 0.5 + 0.05 * quality  # in the scheduler's range of Dice
-        for epoch in range(1, epochs + 1):
-            row = {"epoch": epoch, "mean_dice": score}
-            if scheduler.on_trial_result(None, FakeTrial(f"{number:04d}_t"), row) == "STOP" or epoch == epochs:
-                real.append(epoch)
-                break
-    assert epochs_of(qualities, epochs, rung_epochs(epochs, grace, eta), eta) == real
+    scheduler = scheduler_of(epochs, grace, eta, recheck=recheck)
+    waiting, running, real = list(range(60)), [], [0] * 60
+    while waiting or running:
+        running += [waiting.pop(0) for _ in range(min(slots - len(running), len(waiting)))]
+        for number in tuple(running):
+            real[number] += 1
+            row = {"epoch": real[number], "mean_dice": 0.5 + 0.05 * qualities[number]}  # a Dice
+            said = scheduler.on_trial_result(None, FakeTrial(f"{number:04d}_t"), row)
+            if said == "STOP" or real[number] == epochs:
+                running.remove(number)
+    rungs = rung_epochs(epochs, grace, eta)
+    assert epochs_of(qualities, epochs, rungs, eta, slots=slots, recheck=recheck) == real
+    assert (len(set(real)) > 1) == bool(rungs)
 
 
 def test_without_early_stopping_all_is_known() -> None:
@@ -62,6 +72,11 @@ def test_a_searcher_that_learns_lets_more_trials_pass() -> None:
     assert learning.epochs.expected > random.epochs.expected
     for work in (random, learning):
         assert 40 * 6 < work.epochs.low < work.epochs.expected < work.epochs.high < 40 * 60
+
+
+def test_rechecking_stops_the_first_ones_too() -> None:
+    once, again = (expected_work(15, 60, (6, 24), 4.0, improving=False, slots=4, recheck=r) for r in (False, True))
+    assert again.epochs.expected < 0.8 * once.epochs.expected
 
 
 def test_exempt_trials_run_to_the_end() -> None:
