@@ -97,14 +97,23 @@ def readable_token(path: str) -> Path:
     token = Path(path).expanduser().absolute()
     try:
         if token.read_text().strip():
+            _warn_of_readers(token)
             return token
         why = "it is empty"
     except OSError as error:
         why = str(error.strerror)
     raise ClusterInputError(
-        f"cluster.token_path={token}: the token cannot be read ({why}). Give the file that whoever started the cluster "
-        "let you read: cluster.token_path=PATH"
+        f"cluster.token_path={token}: the token cannot be read ({why}). For a cluster of your own, down and up make a "
+        "new one; for another's, give the file that whoever started it let you read: cluster.token_path=PATH"
     )
+
+
+def _warn_of_readers(token: Path) -> None:
+    mode = token.stat().st_mode & 0o777
+    if mode & 0o077:
+        print(
+            f"warning: {token} has mode {mode:04o}: others may read it and run code as you. chmod 600", file=sys.stderr
+        )
 
 
 def refuse_other_versions(what: str, *, ray: str, python: str) -> None:
@@ -164,7 +173,7 @@ def _probe(address: str, token: Path, what: str) -> dict[str, Any]:
 def _refused(what: str, token: Path) -> str:
     return (
         f"{what}: the cluster refuses the token in {token}. Give the token file of this cluster: "
-        "cluster.token_path=PATH (whoever started it knows where; python -m cluster status shows yours)"
+        "cluster.token_path=PATH (whoever started it knows where; python -m cluster dashboard names yours)"
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,21 @@ def _as_rays(part: Mapping[str, Any]) -> dict[str, Any]:
     return {**part, "datasource": "${datasource}"}
 
 
+def main(words: Sequence[str]) -> int:
+    """Add ours to the session folder given; the exit code."""
+    if len(words) != 1 or not Path(words[0]).is_dir():
+        given = f"{words[0]} is no folder" if words else "which session"
+        print(
+            f"error: {given}: python -m cluster.grafana TEMP/session_latest, TEMP as in cluster.temp_dir=TEMP",
+            file=sys.stderr,
+        )
+        return 2
+    if not install(Path(words[0])):
+        print(f"error: {words[0]} is no session folder of a running Ray with a dashboard", file=sys.stderr)
+        return 2
+    print("installed")
+    return 0
+
+
 if __name__ == "__main__":
-    done = install(Path(sys.argv[1]))
-    print("installed" if done else f"error: {sys.argv[1]} is no session folder of a running Ray with a dashboard")
-    sys.exit(0 if done else 2)
+    sys.exit(main(sys.argv[1:]))

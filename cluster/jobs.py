@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import shlex
@@ -33,6 +34,7 @@ def client(connection: Connection) -> Any:
     os.environ.pop("RAY_AUTH_TOKEN", None)
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
     return JobSubmissionClient(connection.dashboard)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
+import math
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -33,6 +35,9 @@ from cluster.words import node_range
 
 GONE_S = 90.0
 """How long jobs may take to end after they were cancelled: Slurm's KillWait and the epilogue of the site."""
+
+NEVER = re.compile(r"Partition(TimeLimit|NodeLimit|Config)|AssocMax\w+PerJob|QOSMax\w+Per(Job|Node)")
+"""Reasons of Slurm's for which a job waits until somebody changes it."""
 
 ASK_EVERY_S = 2.0
 """Between two questions to Slurm's controller, which all users share."""
@@ -69,13 +74,20 @@ class NameSettings:
     name: str = "longleaf"
 
 
+def _refuse_times(settings: UpSettings) -> None:
+    """Raise ClusterInputError for a time that is none."""
+    for key, least, use in (("hours", 1 / 60, "24"), ("idle_minutes", 0.0, "5"), ("wait_s", 0.0, "300")):
+        value = getattr(settings, key)
+        if value is not None and not (math.isfinite(value) and value >= least):
+            raise ClusterInputError(f"{key}={value:g}: a number of at least {least:.2g} is needed. Use {key}={use}")
+
+
 def up(settings: UpSettings) -> int:
     """Submit the head and wait until it answers. Raises ClusterInputError for what Slurm or Ray would refuse later."""
     folder = cluster_folder(settings.name)
     nodes = node_range(settings.nodes)
     given = {key: getattr(settings, key) for key in ("partition", "account", "qos", "hours") if getattr(settings, key)}
-    if settings.hours is not None and settings.hours <= 0:
-        raise ClusterInputError(f"hours={settings.hours:g}: must be positive. Use hours=24")
+    _refuse_times(settings)
     path = Path(settings.config).expanduser() if settings.config else ray_yaml.DEFAULT
     config = ray_yaml.filled_in(
         ray_yaml.read(path), name=settings.name, nodes=nodes, gpus_per_node=settings.gpus_per_node,
@@ -127,6 +139,7 @@ def _refuse_what_slurm_refuses(name: str, folder: Path, config: dict) -> None:
                 time_s=float(config["provider"]["hours"]) * 3600, tags={"type": kind},
             )  # fmt: skip
             slurm_client.test_only(script(folder, "worker"), options)
+    slurm_client.test_only(script(folder, "head"), head_options(name, folder, config["provider"]))
 
 
 def _submit_head(name: str, folder: Path, config: dict) -> str:
@@ -166,13 +179,21 @@ def _await_head(settings: UpSettings, folder: Path, job: str) -> int:
         if time.monotonic() - asked < ASK_EVERY_S:
             continue
         asked = time.monotonic()
-        if not _live(job_names(settings.name)[:1]):
+        heads = _live(job_names(settings.name)[:1])
+        if heads and NEVER.search(heads[0].reason):
+            slurm_client.cancel([job])
+            raise ClusterError(
+                f"the head (Slurm job {job}) would wait for ever ({heads[0].reason}), so it was cancelled. Ask for "
+                "less: hours=, partition=, qos=; `sinfo -o '%P %l'` shows the limits"
+            )
+        if not heads:
             log = folder / "logs" / f"head-{job}.log"
             last = log.read_text().strip().splitlines()[-1:] if log.is_file() else []
             raise ClusterError(f"the head (Slurm job {job}) ended before it answered: {''.join(last)} See {log}")
     waiting = _live(job_names(settings.name)[:1])
     why = f"{waiting[0].state.lower()}, {waiting[0].reason}" if waiting else "gone"
-    print(f"not up yet after {settings.wait_s:.0f} s ({why}); it goes on by itself: python -m cluster status")
+    named = "" if settings.name == "longleaf" else f" name={settings.name}"
+    print(f"not up yet after {settings.wait_s:.0f} s ({why}); it goes on by itself: python -m cluster status{named}")
     return 0
 
 
@@ -220,9 +241,9 @@ def down(settings: NameSettings) -> int:
             )
         time.sleep(ASK_EVERY_S)
     folder = cluster_folder(settings.name)
-    spent = gpu_hours(folder)
-    (folder / "state.json").unlink(missing_ok=True)
     (folder / "token").unlink(missing_ok=True)
+    (folder / "state.json").unlink(missing_ok=True)
+    spent = gpu_hours(folder)
     if not cancelled:
         print(f"no cluster {settings.name} was running")
         return 0

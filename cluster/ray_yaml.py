@@ -32,6 +32,10 @@ def read(path: Path) -> dict[str, Any]:
         raise ClusterInputError(f"config={path}: there is no such file. Leave config= out for {DEFAULT.name}") from None
     except yaml.YAMLError as error:
         raise ClusterInputError(f"config={path}: no valid YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(config, dict) or "provider" not in config:
+        raise ClusterInputError(
+            f"config={path}: no cluster YAML: provider is missing. Begin with a copy of {DEFAULT.name}"
+        )
     validate(config, path)
     provider = config["provider"]
     if provider.get("type") != "external":

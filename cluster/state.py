@@ -11,6 +11,7 @@ $TUNE_APP_CLUSTERS is another place for the folder of all clusters.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from typing import Any
 from cluster.errors import ClusterInputError
 
 FOLDER_VARIABLE = "TUNE_APP_CLUSTERS"
+TIMES = ("started", "ends")
 REFUSED = "refused.json"
 """In a cluster's folder: when and why Slurm last refused a worker."""
 
@@ -92,12 +94,16 @@ def read_state(folder: Path) -> State | None:
     path = folder / "state.json"
     try:
         content = json.loads(path.read_text())
-        return State(**{field.name: content[field.name] for field in fields(State) if field.name in content})
+        known = {field.name: content[field.name] for field in fields(State) if field.name in content}
+        wrong = [name for name, value in known.items() if not isinstance(value, (int, float) if name in TIMES else str)]
+        if wrong:
+            raise ValueError(f"{wrong[0]}: {known[wrong[0]]!r}")
+        return State(**known)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
         raise ClusterInputError(
-            f"{path} is damaged ({error}). Remove the folder {folder} after python -m cluster down name={folder.name}"
+            f"{path} is damaged ({error}). python -m cluster down name={folder.name} ends what runs and removes it"
         ) from None
 
 
@@ -122,6 +128,7 @@ def gpu_hours(folder: Path) -> float:
     """GPU-hours that the jobs of a cluster have held so far, to the last minute seen."""
     total = 0.0
     for path in sorted((folder / "usage").glob("*.json")):
-        use = json.loads(path.read_text())
-        total += use["gpus"] * max(0.0, use["seen"] - use["began"]) / 3600
+        with contextlib.suppress(ValueError, TypeError, KeyError, OSError):  # damaged: its hours are not known
+            use = json.loads(path.read_text())
+            total += use["gpus"] * max(0.0, use["seen"] - use["began"]) / 3600
     return total

@@ -30,6 +30,10 @@ def read_words(schema: type[T], words: Sequence[str], command: str) -> T:
 
 
 def _typed(word: str, wanted: Any, text: str) -> Any:
+    if wanted is bool:
+        if text not in ("true", "false"):
+            raise ClusterInputError(f"{word}: true or false is needed")
+        return text == "true"
     number = next((kind for kind in (int, float) if wanted in (kind, kind | None)), None)
     if number is None:
         return text

@@ -63,13 +63,19 @@ def refuse_local_folder(folder: Path) -> None:
 
     A folder in memory is refused whoever is there; else every other node that is there now looks for a file.
     """
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if _file_system(existing) in IN_MEMORY:
-        raise InputError(_local(folder, "it lies in this node's memory"))
+    existing = refuse_in_memory(folder)
     with tempfile.NamedTemporaryFile(dir=existing, prefix=".seen-by-all-nodes-") as marker:
         blind = _nodes_without(Path(marker.name))
     if blind:
         raise InputError(_local(folder, f"node {blind[0]} does not see {existing}"))
+
+
+def refuse_in_memory(folder: Path) -> Path:
+    """What exists of a folder's path. Raises InputError where that is in the memory of this machine."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if _file_system(existing) in IN_MEMORY:
+        raise InputError(_local(folder, "it lies in this node's memory"))
+    return existing
 
 
 def _nodes_without(path: Path) -> list[str]:

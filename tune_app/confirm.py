@@ -112,6 +112,8 @@ def confirm(composed: Composed[ConfirmSettings]) -> int:
     require_wandb(composed.settings.wandb_project)
     cluster = wanted_cluster(composed)
     if cluster.remote and not (connection := found(cluster)).here:
+        if not composed.settings.resume:
+            refuse_unready(Sweep(composed.settings.sweep, results_of(composed.settings)))
         return run_there(connection, "tune_app.confirm", plain(composed.overrides))
     plan, prepared = take_up(composed) if composed.settings.resume else begin(composed)
     outcome = train(plan, prepared)

@@ -30,6 +30,14 @@ NUM_SAMPLES, BASELINE = "search.num_samples", "search.baseline"
 
 def take_up(composed: Composed[Settings]) -> Prepared:
     """The sweep of resume= or extend=, with its own settings. Raises InputError where those given contradict them."""
+    settings, folder = going_on(composed)
+    prepared = prepare(settings, folder, resumed=True, extended=bool(composed.settings.extend))
+    refuse_other_data(prepared, folder)
+    return prepared
+
+
+def going_on(composed: Composed[Settings]) -> tuple[Settings, Path]:
+    """The settings and the folder of a sweep that goes on; the data are not looked at. Raises InputError."""
     asked = composed.settings
     folder = find_sweep(asked.resume or asked.extend, asked.results_dir, key="resume" if asked.resume else "extend")
     refuse_confirmation(folder, extend=bool(asked.extend))
@@ -40,9 +48,7 @@ def take_up(composed: Composed[Settings]) -> Prepared:
     settings = with_allowed(stored, composed)
     if asked.extend:
         settings = extended(settings, folder, composed)
-    prepared = prepare(settings, folder, resumed=True, extended=bool(asked.extend))
-    refuse_other_data(prepared, folder)
-    return prepared
+    return settings, folder
 
 
 def refuse_confirmation(folder: Path, *, extend: bool) -> None:

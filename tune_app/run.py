@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 
 from search_spaces import get_preset
-from tune_app.clusters import found, plain, run_there
+from tune_app.clusters import found, plain, refuse_in_memory, run_there
 from tune_app.command_line import Composed, compose, exit_code
 from tune_app.config import ClusterSettings, Settings
 from tune_app.errors import InputError
 from tune_app.messages import INTERRUPTED, announce, best_line, next_steps
 from tune_app.results import Sweep
-from tune_app.resume import take_up, with_allowed
-from tune_app.search.arms import read_exported
+from tune_app.resume import going_on, take_up, with_allowed
+from tune_app.search.arms import planned_arms, read_exported, searched_space
 from tune_app.stored_settings import located, merged, stored_settings
 from tune_app.summary import SummarySettings, summarise
 from tune_app.sweep import Outcome, prepare, run_sweep
@@ -33,6 +33,7 @@ def run(composed: Composed[Settings]) -> int:
     require_wandb(settings.wandb_project)
     cluster = wanted_cluster(composed)
     if cluster.remote and not (connection := found(cluster)).here:
+        refuse_elsewhere(composed)
         return run_there(connection, "tune_app.run", plain(composed.overrides))
     if settings.resume or settings.extend:
         prepared = take_up(composed)
@@ -40,6 +41,16 @@ def run(composed: Composed[Settings]) -> int:
         settings = located(with_exported(composed) if settings.trial else checked_preset(composed))
         prepared = prepare(settings, new_folder(settings))
     return finish(run_sweep(prepared, announce))
+
+
+def refuse_elsewhere(composed: Composed[Settings]) -> None:
+    """Raise, before a job is sent, what the job would be refused for: all that is known without data and cards."""
+    if composed.settings.resume or composed.settings.extend:
+        going_on(composed)
+        return
+    settings = located(with_exported(composed) if composed.settings.trial else checked_preset(composed))
+    planned_arms(settings, searched_space(settings))
+    refuse_in_memory(new_folder(settings))
 
 
 def wanted_cluster(composed: Composed[Settings]) -> ClusterSettings:

@@ -8,6 +8,7 @@ python -m tune_app.submit stop id=ID         ends it in order: run resume=NAME g
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from tune_app.clusters import as_ours, found, plain
 from tune_app.command_line import compose, exit_code
 from tune_app.config import ClusterSettings, Settings
 from tune_app.errors import InputError
+from tune_app.run import refuse_elsewhere
 
 DEFAULT_CLUSTER = "longleaf"
 
@@ -29,7 +31,7 @@ class JobSettings:
 
     id: str = ""
     """The job, as `jobs` lists it."""
-    follow: str = "false"
+    follow: bool = False
     """With logs: print until the job ends."""
     cluster: str = DEFAULT_CLUSTER
     """Name of the cluster."""
@@ -51,6 +53,7 @@ def submit(words: Sequence[str]) -> int:
     composed = compose("run", Settings, words)
     if composed is None:
         return 0
+    refuse_elsewhere(composed)
     where, words = composed.settings.cluster, plain(composed.overrides)
     if not where.remote:
         where, words = replace(where, name=DEFAULT_CLUSTER), [*words, f"cluster.name={DEFAULT_CLUSTER}"]
@@ -69,7 +72,7 @@ def list_jobs(settings: JobSettings) -> int:
 def logs(settings: JobSettings) -> int:
     id_, connection = settings.required_id(), settings.connection()
     text = jobs.log_of(connection, id_)
-    if settings.follow == "true":
+    if settings.follow:
         return jobs.follow(connection, id_)
     print(text, end="")
     return 0
@@ -87,11 +90,25 @@ ABOUT_JOBS: dict[str, Callable[[JobSettings], int]] = {"jobs": list_jobs, "logs"
 
 def act(words: Sequence[str]) -> int:
     """Submit, or one of the three words about jobs."""
+    if not words:
+        raise InputError(
+            "a sweep or a word about jobs is needed: python -m tune_app.submit family=seesaw, jobs, logs, stop"
+        )
     with as_ours():
-        if words and words[0] in ABOUT_JOBS:
+        if words[0] in ABOUT_JOBS:
             command = f"python -m tune_app.submit {words[0]}"
-            return ABOUT_JOBS[words[0]](read_words(JobSettings, words[1:], command))
+            return ABOUT_JOBS[words[0]](read_words(JobSettings, [as_job_word(word) for word in words[1:]], command))
+        close = difflib.get_close_matches(words[0], ABOUT_JOBS, n=1) if words[0].isalpha() else []
+        if close:
+            raise InputError(
+                f"{words[0]}: did you mean {close[0]}? Choices: {', '.join(ABOUT_JOBS)}, or a sweep's settings"
+            )
         return submit(words)
+
+
+def as_job_word(word: str) -> str:
+    """cluster.token_path=… as token_path=…: a person, and our messages, write it so for a sweep."""
+    return word.removeprefix("cluster.") if word.startswith(("cluster.address=", "cluster.token_path=")) else word
 
 
 def main() -> None:

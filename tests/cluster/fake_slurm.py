@@ -35,8 +35,8 @@ elif program == "squeue":
     names = given["name"].split(",")
     for job in jobs:
         if job["name"] in names:
-            fields = job["id"], job["name"], job["state"], job["node"], "1:05", "1-00:00:00", "Resources"
-            print(*fields, job["comment"] or "(null)", sep="|")
+            fields = job["id"], job["name"], job["state"], job["node"], "1:05", "1-00:00:00"
+            print(*fields, job.get("reason", "Resources"), job["comment"] or "(null)", sep="|")
 elif program == "scancel":
     for job in jobs:
         if job["id"] in words:
@@ -65,12 +65,12 @@ class FakeSlurm:
     def refuse(self, program: str, message: str) -> None:
         (self.folder / f"{program}.refuses").write_text(message)
 
-    def set_state(self, job_id: str, state: str, node: str = "") -> None:
+    def set_state(self, job_id: str, state: str, node: str = "", reason: str = "Resources") -> None:
         path = self.folder / "jobs.json"
         jobs = json.loads(path.read_text())
         for job in jobs:
             if job["id"] == job_id:
-                job.update(state=state, node=node)
+                job.update(state=state, node=node, reason=reason)
         path.write_text(json.dumps(jobs))
 
     def script(self, job_id: str) -> str:

@@ -57,10 +57,13 @@ def test_a_state_is_read_as_it_was_written(clusters: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["state.json"]
 
 
-def test_a_damaged_state_is_one_sentence(clusters: Path) -> None:
+@pytest.mark.parametrize("damage", ['{"name": "a"', "[]", '{"ends": null}', '{"started": "abc"}', '{"name": 7}'])
+def test_a_damaged_state_is_one_sentence(clusters: Path, damage: str) -> None:
     folder = cluster_folder("a")
     write_state(folder, state())
-    (folder / "state.json").write_text('{"name": "a"')
+    given = json.loads((folder / "state.json").read_text())
+    whole = damage.startswith("{") and damage.endswith("}")
+    (folder / "state.json").write_text(json.dumps(given | json.loads(damage)) if whole else damage)
     with pytest.raises(ClusterInputError, match=r"state\.json is damaged"):
         read_state(folder)
 

@@ -85,6 +85,14 @@ def test_a_token_that_is_not_there(dashboard: str, tmp_path: Path) -> None:
         connect("a", token_path=str(tmp_path / "empty"))
 
 
+def test_a_token_that_others_may_read_is_warned_of(dashboard: str, capsys: pytest.CaptureFixture[str]) -> None:
+    connect("a")
+    assert capsys.readouterr().err == ""
+    (cluster_folder("a") / "token").chmod(0o644)
+    connect("a")
+    assert "mode 0644: others may read it" in capsys.readouterr().err
+
+
 def test_a_head_that_has_died(clusters: Path) -> None:
     make_token(cluster_folder("a"))
     remember()

@@ -11,7 +11,7 @@ import pytest
 from ray.dashboard.modules.metrics.grafana_dashboard_factory import generate_default_grafana_dashboard
 
 from cluster import grafana
-from cluster.grafana import DASHBOARDS, OURS, OWN_IDS, RAYS, WRITTEN_LAST, install, offer, with_ours
+from cluster.grafana import DASHBOARDS, OURS, OWN_IDS, RAYS, WRITTEN_LAST, install, main, offer, with_ours
 
 DASHBOARD = json.loads(OURS.read_text())
 GAUGES = Path(__file__).parents[2] / "tune_app" / "gauges.py"
@@ -109,3 +109,9 @@ def test_a_head_runs_without_it_as_well(
         path.write_text("{}")
     offer(session)
     assert "could not be added" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], ["/nope"], ["a", "b"]])
+def test_a_session_that_is_none_is_one_sentence(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith("error: ")

@@ -22,8 +22,9 @@ def test_up_submits_a_held_head_and_says_where_it_is(
     fake_slurm: FakeSlurm, clusters: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert act([*UP, "nodes=1..3", "hours=5", "qos=gpu_access", "head_partition=general"]) == 0
-    tested, options = fake_slurm.calls("sbatch")
+    tested, head_tested, options = fake_slurm.calls("sbatch")
     assert "--test-only" in tested
+    assert {"--test-only", "--job-name=tune_app-a-head", "--partition=general"} <= set(head_tested)
     assert {"--partition=l40-gpu", "--gres=gpu:l40s:2", "--qos=gpu_access"} <= set(tested)
     assert {"--hold", "--job-name=tune_app-a-head", "--partition=general", "--time=0-05:00:00"} <= set(options)
     assert fake_slurm.calls("scontrol") == [["release", "101"]]
@@ -66,10 +67,26 @@ def test_a_head_that_ends_at_once_is_an_error(
         act(["up", "name=a", "wait_s=30"])
 
 
+def test_a_head_that_would_wait_for_ever_is_cancelled(
+    fake_slurm: FakeSlurm, clusters: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held_up(job: str) -> None:
+        fake_slurm.set_state(job, "PENDING", reason="PartitionTimeLimit")
+
+    monkeypatch.setattr("cluster.slurm_client.release", held_up)
+    with pytest.raises(ClusterError, match=r"wait for ever \(PartitionTimeLimit\).*hours="):
+        act(["up", "name=a", "wait_s=30", "hours=1000000"])
+    assert fake_slurm.calls("scancel") == [["101"]]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["up", "hours=-1"], "must be positive"),
+        (["up", "hours=-1"], "hours=-1: a number of at least"),
+        (["up", "hours=nan"], "hours=nan: a number"),
+        (["up", "hours=inf"], "hours=inf: a number"),
+        (["up", "idle_minutes=-1"], "Use idle_minutes=5"),
+        (["up", "wait_s=-5"], "Use wait_s=300"),
         (["up", "nodes=3..1"], "MIN"),
         (["up", "gpus_per_node=3"], "gpus_per_node=3"),
         (["up", "config=none.yaml"], "no such file"),
@@ -110,6 +127,18 @@ def test_down_cancels_the_head_first_and_leaves_nothing(fake_slurm: FakeSlurm, c
     assert not (cluster_folder("a") / "token").exists()
     assert not (cluster_folder("a") / "state.json").exists()
     assert act(["down", "name=a"]) == 0
+
+
+def test_a_damaged_usage_file_keeps_nothing_from_its_end(
+    fake_slurm: FakeSlurm, clusters: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    act([*UP])
+    record_usage(cluster_folder("a"), "101", 2, began=time.time() - 5400, kind="worker")
+    (cluster_folder("a") / "usage" / "102.json").write_text("{bad")
+    act(["status", "name=a"])
+    assert act(["down", "name=a"]) == 0
+    assert capsys.readouterr().out.count("3.00 GPU-hours") == 2
+    assert not (cluster_folder("a") / "token").exists()
 
 
 def test_the_dashboard_line(fake_slurm: FakeSlurm, clusters: Path, capsys: pytest.CaptureFixture[str]) -> None:

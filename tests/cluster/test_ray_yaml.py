@@ -87,6 +87,10 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(ClusterInputError, match="no valid YAML"):
         ray_yaml.read(tmp_path / "bad.yaml")
+    for text in ("x: 1", "[]", "7", ""):
+        (tmp_path / "other.yaml").write_text(text)
+        with pytest.raises(ClusterInputError, match="no cluster YAML: provider is missing"):
+            ray_yaml.read(tmp_path / "other.yaml")
 
 
 def test_the_local_file_belongs_to_ray_up() -> None:
