@@ -24,6 +24,7 @@ EIGHT = (
     "search=random", "search.num_samples=8", "search.baseline=false", "scheduler.name=none", "trainer.epochs=12",
     *CPU_TRIALS,
 )  # fmt: skip
+HUGE = (*(word for word in EIGHT if "cpus_per_trial" not in word), "resources.cpus_per_trial=64")
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +81,8 @@ def test_what_slurm_or_the_cluster_would_refuse_is_one_sentence(up: Site) -> Non
     refused = {
         ("cluster", *UP, yaml): "this cluster has a head already",
         ("cluster", *UP, yaml, "name=other", "partition=l50-gpu"): "there is no such partition",
-        ("tune_app.run", "family=seesaw", "cluster=longleaf", "name=huge", *EIGHT, "resources.gpus_per_trial=8"):
-            "no node can hold such a trial",
+        ("tune_app.run", "family=seesaw", "cluster=longleaf", "resources.gpus_per_trial=8"): "one card at most",
+        ("tune_app.run", "family=seesaw", "cluster=longleaf", "name=huge", *HUGE): "no node can hold such a trial",
     }  # fmt: skip
     for (module, *words), sentence in refused.items():
         said = up.python(module, *words, code=2)
@@ -156,6 +157,7 @@ def test_without_the_token_nobody_gets_in(up: Site) -> None:
 
 def test_a_wrong_token_is_one_sentence(up: Site) -> None:
     (up.folder / "wrong").write_text("0" * 64)
+    (up.folder / "wrong").chmod(0o600)
     for where in ("cluster=longleaf", f"cluster.address={state_of(up).address}"):
         said = up.python("tune_app.run", where, f"cluster.token_path={up.folder / 'wrong'}", code=2, timeout_s=30)
         assert "refuses the token" in said or "does not answer" in said
