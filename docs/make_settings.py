@@ -19,7 +19,7 @@ import yaml
 
 from tune_app.command_line import CONF, compose
 from tune_app.config import Settings
-from tune_app.confirm import ConfirmSettings
+from tune_app.confirming.settings import ConfirmSettings
 from tune_app.data import DataVerbSettings
 from tune_app.export import ExportSettings
 from tune_app.frequencies import FrequenciesSettings

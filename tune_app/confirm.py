@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from rich.console import Console
 
 from tune_app.clusters import found, plain, run_there
 from tune_app.command_line import Composed, compose, exit_code
-from tune_app.config import CheckpointSettings, ClusterSettings, ResourceSettings, SearchSettings, Settings
+from tune_app.config import ClusterSettings, SearchSettings, Settings
 from tune_app.confirmed import CONFIRMATION, confirmed_table, said
-from tune_app.confirming.arms import MOST_ROUNDS, Plan, confirmations, make_plan, new_folder, read_plan
+from tune_app.confirming.arms import Plan, confirmations, make_plan, new_folder, read_plan
 from tune_app.confirming.runs import conclude, has_ended, runs_to_train
-from tune_app.errors import InputError, RunFailed, require_input
+from tune_app.confirming.settings import ConfirmSettings
+from tune_app.errors import InputError, RunFailed
 from tune_app.manifest import set_status
 from tune_app.messages import INTERRUPTED, announcement
 from tune_app.ray_session import RaySession, TrialResources
@@ -44,67 +45,6 @@ from tune_app.sweep_folders import (
     spoken,
 )
 from tune_app.user_settings import user_setting
-
-AUTO = "auto"
-
-
-@dataclass(kw_only=True)
-class DataPlace:
-    """Where the data are now, should they have moved since the sweep; that they are the same is checked."""
-
-    root: str = ""
-    split_file: str = ""
-    cache_dir: str = ""
-
-
-@dataclass(kw_only=True)
-class ConfirmSettings:
-    """What `python -m tune_app.confirm` takes. Everything else is as the sweep was run."""
-
-    sweep: str = "latest"
-    """latest, the name of a sweep in results_dir, or its folder."""
-    resume: str = ""
-    """Go on with the unfinished confirmation of this sweep."""
-    results_dir: str = ""
-    """Folder of the sweeps; empty: $TUNE_APP_RESULTS, the user's setting, or results."""
-    top: int = 4
-    """How many configurations, the first of the leaderboard; the untuned baseline comes besides."""
-    replicates: str = "5"
-    """Runs of each, on fresh seeds; or auto: where they decide most, within budget_gpu_hours."""
-    budget_gpu_hours: float = 0.0
-    """With replicates=auto: GPU-hours for all runs together; CPU-hours where trials have no GPU."""
-    resources: ResourceSettings = field(default_factory=ResourceSettings)
-    cluster: ClusterSettings = field(default_factory=ClusterSettings)
-    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
-    data: DataPlace = field(default_factory=DataPlace)
-    wandb_project: str = ""
-    """Weights & Biases project; empty: none."""
-    verbose: int = 0
-    """Ray Tune's own verbosity, 0 to 3."""
-
-    def __post_init__(self) -> None:
-        require_input(bool(self.sweep), "sweep", self.sweep, "a sweep is needed", "Use sweep=latest")
-        require_input(self.top >= 1, "top", self.top, "must be at least 1", "Use top=4")
-        number = self.replicates.isdecimal() and 2 <= int(self.replicates) <= MOST_ROUNDS
-        require_input(
-            number or self.is_auto, "replicates", self.replicates,
-            f"a number from 2 (one run tells no noise) to {MOST_ROUNDS}, or auto", "Use replicates=5",
-        )  # fmt: skip
-        require_input(
-            not self.is_auto or self.budget_gpu_hours > 0, "budget_gpu_hours", self.budget_gpu_hours,
-            "replicates=auto needs a budget", "Give budget_gpu_hours=10",
-        )  # fmt: skip
-        require_input(
-            self.is_auto or not self.budget_gpu_hours, "budget_gpu_hours", self.budget_gpu_hours,
-            f"replicates={self.replicates} says how many runs there are", "Leave it out, or give replicates=auto",
-        )  # fmt: skip
-
-    @property
-    def is_auto(self) -> bool:
-        return self.replicates == AUTO
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def confirm(composed: Composed[ConfirmSettings]) -> int:

@@ -25,6 +25,7 @@ from tune_app.cautions import PHANTOM
 from tune_app.confirmed import confirmation_of, in_confirmed_order
 from tune_app.errors import InputError, require_input
 from tune_app.manifest import MANIFEST, file_sha256, git_revision, now, package_versions, read_manifest
+from tune_app.model_file import best_state, write_model
 from tune_app.operating_point import metadata, operating_point
 from tune_app.render import to_plain
 from tune_app.results import Sweep
@@ -213,40 +214,6 @@ def _metrics(sweep: Sweep, trial: Trial) -> str:
         "history": trial.history,
     }
     return json.dumps(to_plain(metrics), indent=1, allow_nan=False) + "\n"
-
-
-def best_state(trial: Trial) -> tuple[dict[str, Any], str]:
-    """The trial's best.pt and "", or {} and why it cannot be had."""
-    from trainables import checkpoint
-    from trainables.errors import CheckpointError
-
-    path = trial.folder / checkpoint.BEST
-    if not path.is_file():
-        return {}, "its checkpoint is gone (checkpoints.max_number and checkpoints.max_gb cap what a sweep keeps)"
-    try:
-        state = checkpoint.read(path)
-    except CheckpointError as error:
-        return {}, str(error)
-    return (state, "") if _tensors(state) else ({}, f"{path} holds no weights")
-
-
-def write_model(sweep: Sweep, trial: Trial, state: dict[str, Any], path: Path, thresholds: dict[str, str]) -> None:
-    """Write the weights of a best.pt; the metadata are classes, epoch, metric, sweep, trial, thresholds, as strings."""
-    from safetensors.torch import save
-
-    epoch = int(state.get("epoch", trial.best["epoch"]))
-    row = next((row for row in trial.history if row["epoch"] == epoch), {})
-    about = {"classes": json.dumps(sweep.classes), "epoch": str(epoch), sweep.metric: str(row.get(sweep.metric))}
-    about |= {"sweep": sweep.name, "trial": trial.name, "format": "pt", **thresholds}
-    path.write_bytes(save(_tensors(state), about))  # Its save_file would make a file that only its owner may read.
-
-
-def _tensors(state: dict[str, Any]) -> dict[str, Any]:
-    """The weights in a best.pt, each with storage of its own and contiguous, as safetensors wants them."""
-    sections = [state[key] for key in ("model", "state_dict", "weights") if isinstance(state.get(key), dict)]
-    weights = sections[0] if sections else state
-    named = {name.removeprefix("_orig_mod."): value for name, value in weights.items() if hasattr(value, "contiguous")}
-    return {name: value.detach().contiguous().clone() for name, value in named.items()}
 
 
 def _provenance(sweep: Sweep, trial: Trial, rank: int) -> dict[str, Any]:

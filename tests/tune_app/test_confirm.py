@@ -21,10 +21,11 @@ from search_spaces import ClassCounts
 from tune_app import confirm as confirm_module
 from tune_app import resume
 from tune_app.command_line import Composed, compose
-from tune_app.confirm import ConfirmSettings, begin, confirm, take_up
+from tune_app.confirm import begin, confirm, take_up
 from tune_app.confirmed import confirmed_order, read_confirmation
 from tune_app.confirming.arms import Plan, choose_arms, fresh_seed, make_plan, read_plan
 from tune_app.confirming.runs import replicates_of, runs_to_train
+from tune_app.confirming.settings import ConfirmSettings
 from tune_app.errors import InputError
 from tune_app.export import ExportSettings, export
 from tune_app.report import ReportSettings, report

@@ -18,6 +18,7 @@ from sweep_folder import WrittenTrial, trial_config, write_sweep, write_validati
 
 from trainables.settings import trial_settings
 from tune_app import export as export_module
+from tune_app import model_file
 from tune_app.cautions import PHANTOM
 from tune_app.errors import InputError
 from tune_app.export import KIND, ExportSettings, export, export_and_print, main
@@ -154,7 +155,7 @@ def test_a_shift_at_inference_is_taken_off_the_thresholds(tmp_path: Path, known:
 
 
 def test_the_prefix_of_a_compiled_model_is_taken_off() -> None:
-    tensors = export_module._tensors({"model": {"_orig_mod.a": torch.ones(2)}, "epoch": 1})
+    tensors = model_file._tensors({"model": {"_orig_mod.a": torch.ones(2)}, "epoch": 1})
     assert list(tensors) == ["a"]
 
 
