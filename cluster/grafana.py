@@ -33,9 +33,16 @@ def install(session: Path) -> bool:
     folder = session / DASHBOARDS
     ours = json.loads(OURS.read_text())
     rays = json.loads((folder / RAYS).read_text())
-    (folder / RAYS).write_text(json.dumps(with_ours(rays, ours)))
-    (folder / OURS.name).write_text(OURS.read_text())
+    _write_whole(folder / RAYS, json.dumps(with_ours(rays, ours)))
+    _write_whole(folder / OURS.name, OURS.read_text())
     return True
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """With the mode of Ray's own files: Grafana may run as another user. It looks at *.json only."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text)
+    new.replace(path)
 
 
 def offer(session: Path) -> None:

@@ -217,9 +217,8 @@ def status(settings: NameSettings) -> int:
     if state:
         print(f"address    {state.address or 'not yet'}\nuntil      {when(state.ends)}")
         print(f"cost       {gpu_hours(folder):.2f} GPU-hours so far, idle ones included")
-    refused = folder / REFUSED
-    if refused.is_file():
-        last = json.loads(refused.read_text())
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # none, or damaged
+        last = json.loads((folder / REFUSED).read_text())
         print(f"refused    {when(last['time'])}: {last['message']}")
     return 0
 

@@ -5,12 +5,10 @@ Ray puts `ray_` before the names. Tags: sweep, trial (its name), params (its los
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from optuna.trial import TrialState
 from ray.tune import Callback
 from ray.util.metrics import Gauge
 
-from tune_app.trial import is_finite
+from tune_app.trial import is_finite, read_history
 
 OF_TRIAL = {
     "tune_app_mean_dice": ("mean_dice", "mean Dice of the trial's last epoch"),
@@ -142,14 +140,8 @@ def count_states(study: optuna.Study, planned: int, running: int) -> dict[str, i
 
 def hours_in(histories: Iterable[Path]) -> float:
     """Hours that the epochs of these history files took."""
-    seconds = 0.0
-    for path in histories:
-        with suppress(OSError):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                with suppress(ValueError):  # cut short by a crash
-                    row = json.loads(line)
-                    seconds += number(row.get("seconds_epoch"), 0.0) if isinstance(row, dict) else 0.0
-    return seconds / 3600
+    rows = (row for path in histories for row in read_history(path))
+    return sum(number(row.get("seconds_epoch"), 0.0) for row in rows) / 3600
 
 
 def written(config: Mapping[str, Any] | None) -> str:

@@ -10,7 +10,6 @@ Needs nothing of this repository.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -18,9 +17,11 @@ import time
 from collections.abc import Iterator
 from types import MethodType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+from torch import library
 
 SPATIAL = {"mirror": {"axes": {"y": 0.5, "x": 0.5}}, "transpose": True, "rotate": {"axes": {"z": 180}}}
 """Mirrors, transpose and rotation by a uniform angle within ± 180°, all in the slice plane."""
@@ -36,19 +37,9 @@ def import_torchvision() -> str:
             raise
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
-        with _without_fakes():
+        with mock.patch.object(library, "register_fake", return_value=lambda function: function):
             import torchvision
     return str(torchvision.__version__)
-
-
-@contextlib.contextmanager
-def _without_fakes() -> Iterator[None]:
-    register = torch.library.register_fake
-    torch.library.register_fake = lambda *_, **__: lambda function: function
-    try:
-        yield
-    finally:
-        torch.library.register_fake = register
 
 
 class CropSampler(torch.utils.data.Sampler):

@@ -135,6 +135,7 @@ def test_a_damaged_usage_file_keeps_nothing_from_its_end(
     act([*UP])
     record_usage(cluster_folder("a"), "101", 2, began=time.time() - 5400, kind="worker")
     (cluster_folder("a") / "usage" / "102.json").write_text("{bad")
+    (cluster_folder("a") / "refused.json").write_text('{"time": null}')
     act(["status", "name=a"])
     assert act(["down", "name=a"]) == 0
     assert capsys.readouterr().out.count("3.00 GPU-hours") == 2
