@@ -70,7 +70,7 @@ def simulated_nodes(nodes: int, slots: int) -> Iterator[str]:
         _environment_before_ray()
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": 0, "temp_dir": f"{folder}/ray"}
+        head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": f"{folder}/ray"}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
             for _ in range(nodes):
