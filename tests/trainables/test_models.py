@@ -49,17 +49,20 @@ def test_the_seed_decides_the_weights(name):
     assert not torch.equal(states[0], states[2])
 
 
-@pytest.mark.parametrize("depth", [1, 3])
-def test_unet2d_sees_as_far_as_its_depth(depth):
-    """A pixel reaches its output through the coarsest level only if `depth` poolings lie between."""
-    torch.manual_seed(0)
-    unet = models.build(ModelSettings(width=2, depth=depth), in_channels=1, num_classes=1, patch=[1, 128, 8]).eval()
-    image = torch.zeros(1, 1, 128, 8)
-    far = image.clone()
-    far[0, 0, 0] = 1.0
-    changed = (unet(image) - unet(far)).abs().amax(dim=(0, 1, 3)) > 0
-    reach = int(changed.nonzero().max())
-    assert (reach > 16) == (depth == 3)
+@pytest.mark.parametrize(("depth", "last"), [(1, 9), (2, 21), (3, 45)])
+def test_unet2d_sees_as_far_as_its_depth(depth, last):
+    """The last image row that the output of row 0 depends on; weights of one sign, so that nothing cancels.
+
+    Every 3 × 3 convolution looks one row further at its level, and every pooling over a brightening image picks the
+    lower of two rows: from the bottom, row r of level l stems from rows up to 2(r + 2) + 1 of level l - 1.
+    """
+    unet = models.build(ModelSettings(width=2, depth=depth), in_channels=1, num_classes=1, patch=[1, 128, 8]).double()
+    for parameter in unet.parameters():
+        torch.nn.init.constant_(parameter, 0.125)
+    image = torch.arange(1.0, 129, dtype=torch.float64).view(1, 1, 128, 1).repeat(1, 1, 1, 8).requires_grad_()
+    unet.eval()(image)[..., 0, :].sum().backward()
+    seen = image.grad.amax(dim=(0, 1, 3)).nonzero()
+    assert int(seen.max()) == last
 
 
 @pytest.mark.parametrize(
