@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import foreign_data
 import pytest
+from filelock import FileLock
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +17,18 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def foreign_root(shared_cache: Path) -> Path:
+    """`foreign_data`, written once for all processes. Only read it."""
+    root = shared_cache.with_name("foreign")
+    with FileLock(root.with_suffix(".lock")):
+        if not root.exists():
+            making = root.with_suffix(".making")
+            foreign_data.make(making)
+            making.rename(root)
+    return root
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
