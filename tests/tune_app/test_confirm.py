@@ -497,14 +497,20 @@ def test_later_trials_of_a_confirmed_configuration_are_known_by_their_loss(swept
     assert json.loads((exported / "manifest.json").read_text())["trial"] == "0002_weight_uniform"
 
 
-def test_a_run_that_diverged_in_its_last_epoch_does_not_count(swept, planned, monkeypatch) -> None:
+@pytest.mark.parametrize(("epoch", "counts"), [(1, True), (2, False), (3, False)])
+def test_a_run_counts_unless_it_is_hopeless_at_its_best_epoch_or_its_end(swept, planned, epoch, counts) -> None:
+    """Its best epoch is the second of three."""
     folder = swept()
     plan = fixed_plan(folder)
     made = write_confirmation(folder / "confirmation", plan, {("seesaw_p0.8", 4): 0.7, ("seesaw_p0.8", 5): 0.7})
     path = made / "trials" / "0001_seesaw_p0.8" / "history.jsonl"
-    *lines, last = path.read_text().splitlines()
-    path.write_text("\n".join([*lines, json.dumps({**json.loads(last), "weight_growth": 1e6})]))
-    np.testing.assert_allclose(replicates_of(plan, Sweep(made)).scores[0], [0.7, NAN])
+    rows = [json.loads(path.read_text().splitlines()[0]) | {"epoch": e, "mean_dice": d} for e, d in
+            ((1, 0.5), (2, 0.7), (3, 0.6))]  # fmt: skip
+    rows[epoch - 1]["weight_growth"] = 1e6
+    path.write_text("\n".join(map(json.dumps, rows)))
+    (run,) = (trial for trial in Sweep(made).trials if trial.seed == 5)
+    assert [one.code for one in run.diagnoses] == ["diverged"], "it is said, whether the run counts or not"
+    np.testing.assert_allclose(replicates_of(plan, Sweep(made)).scores[0], [0.7, 0.7 if counts else NAN])
 
 
 def test_a_folder_that_has_lost_its_arms_is_still_no_search(swept) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from tune_app.confirmation import Replicates, confirm_statistics, next_replicates
 from tune_app.confirmed import CONFIRMATION, read_confirmation
 from tune_app.confirming.arms import Plan, confirmations
+from tune_app.diagnosis import hopeless
 from tune_app.manifest import now, write_text
 from tune_app.render import to_plain
 from tune_app.results import Sweep
@@ -56,8 +57,13 @@ def has_ended(trial: Trial) -> bool:
 
 
 def is_sound(trial: Trial) -> bool:
-    """Whether a run counts: trained to the end, and not hopeless by then."""
-    return trial.status == "finished" and not any(one.hopeless for one in trial.diagnoses)
+    """Whether a run counts: trained to the end, and hopeless neither there nor at its best epoch, where it is scored.
+
+    What it went through in between and recovered from does not matter.
+    """
+    to_best = [row for row in trial.history if row["epoch"] <= trial.best.get("epoch", 0)]
+    ends = (to_best, trial.history)
+    return trial.status == "finished" and not any(hopeless(rows, trial.judged_by) for rows in ends)
 
 
 def cells_of(plan: Plan, trials: Iterable[Trial]) -> dict[tuple[int, int], Trial]:
