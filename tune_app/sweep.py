@@ -30,7 +30,7 @@ from tune_app.config import Settings
 from tune_app.counts import class_counts, count_window_voxels
 from tune_app.errors import RunFailed
 from tune_app.interrupt import interrupts
-from tune_app.manifest import build_manifest, set_status, write_manifest, write_text
+from tune_app.manifest import build_manifest, read_manifest, set_status, write_manifest, write_text
 from tune_app.ray_session import RaySession, TrialResources, ray_session, trial_resources
 from tune_app.search.arms import Arm, planned_arms, read_exported, searched_space, with_baseline
 from tune_app.search.study import UNFINISHED, open_study
@@ -144,11 +144,11 @@ def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outc
 
 
 def _write_folder(prepared: Prepared) -> None:
-    """sweep.yaml and what it refers to, and manifest.json; kept as they are where the sweep goes on."""
+    """sweep.yaml and what it refers to, and manifest.json; kept as they are where the sweep goes on and has them."""
     settings, folder = prepared.settings, prepared.folder
     if not prepared.resumed or prepared.extended:
         write_text(folder / "sweep.yaml", yaml.safe_dump(settings.as_dict(), sort_keys=False))
-    if prepared.resumed:
+    if prepared.resumed and read_manifest(folder):
         set_status(folder, "running")
         return
     write_text(folder / FREQUENCIES, json.dumps(asdict(prepared.counts), indent=1))

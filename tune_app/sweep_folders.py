@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -24,19 +27,23 @@ ARMS, CONFIRMATIONS = "arms.json", "confirmation"
 """The arms of a confirmation, and its folder in the sweep's; further ones are confirmation_2, … See
 `tune_app.confirming`."""
 START_ONE = "python -m tune_app.run family=seesaw"
+_KILLED = "its driver was killed before it wrote anything"
 
 
 def find_sweep(sweep: str | Path, results_dir: str | Path = "results", *, key: str = "sweep") -> Path:
     """The folder of a sweep given as a path, as a name under `results_dir`, or as `latest`. key: what was typed."""
     found = sweep_folders(results_dir)
     if str(sweep) == "latest":
+        _note_half_made(Path(results_dir), _created(found[0]) if found else 0.0)
         if found:
             return found[0].resolve()
         raise InputError(f"{key}=latest: there is no sweep in {results_dir} yet. Start one: {START_ONE}")
     for folder in (Path(sweep).expanduser(), Path(results_dir) / sweep):
         if is_sweep(folder):
             return folder.resolve()
-    missing = "holds no sweep" if Path(sweep).exists() else "does not exist"
+        if is_half_made(folder):
+            raise InputError(f"{key}={sweep}: {_KILLED}. Start it again under this name, or delete {folder}")
+    missing = "holds no sweep" if os.path.exists(sweep) else "does not exist"
     names = ", ".join(folder.name for folder in found)
     choices = f"Sweeps in {results_dir}, newest first: {names}" if names else f"None in {results_dir} yet: {START_ONE}"
     raise InputError(f"{key}={sweep}: {missing} (a sweep folder has {MANIFEST}, {JOURNAL} and trials/). {choices}")
@@ -44,21 +51,42 @@ def find_sweep(sweep: str | Path, results_dir: str | Path = "results", *, key: s
 
 def sweep_folders(results_dir: str | Path = "results") -> list[Path]:
     """The sweeps in a results folder, newest first by the `created` of their manifests."""
+    return sorted(filter(is_sweep, _entries(Path(results_dir))), key=_created, reverse=True)
+
+
+def _entries(folder: Path) -> list[Path]:
     with suppress(OSError):
-        return sorted(filter(is_sweep, Path(results_dir).iterdir()), key=_created, reverse=True)
+        return list(folder.iterdir())
     return []
 
 
 def _created(folder: Path) -> float:
-    """Seconds since 1970; that of the folder where the manifest does not say."""
-    with suppress(ValueError, TypeError):
+    """Seconds since 1970; that of the folder where the manifest does not say, 0 where it has just been deleted."""
+    with suppress(KeyError, ValueError, TypeError):
         return datetime.fromisoformat(read_manifest(folder)["created"]).timestamp()
-    return folder.stat().st_mtime
+    with suppress(OSError):
+        return folder.stat().st_mtime
+    return 0.0
 
 
 def is_sweep(folder: Path) -> bool:
-    files = (JOURNAL, "sweep.yaml", LOCK, ARMS)
-    return (folder / "trials").is_dir() or any((folder / name).is_file() for name in files)
+    """Whether a folder holds a sweep, or a driver is just making one in it. One that cannot be read is none."""
+    files = (JOURNAL, "sweep.yaml", ARMS)
+    held = os.path.isdir(folder / "trials") or any(os.path.isfile(folder / name) for name in files)
+    return held or lock_is_held(folder / LOCK)
+
+
+def is_half_made(folder: Path) -> bool:
+    """Whether a driver was killed before it wrote anything but its lock: there is nothing to read or to resume."""
+    return os.path.isfile(folder / LOCK) and not is_sweep(folder)
+
+
+@cache
+def _note_half_made(results_dir: Path, since: float) -> None:
+    """Say once which folders, newer than the sweep that is taken, hold only the lock of a killed driver."""
+    for folder in filter(is_half_made, _entries(results_dir)):
+        if _created(folder) > since:
+            print(f"note: {folder} is passed over: {_KILLED}", file=sys.stderr)
 
 
 def is_confirmation(folder: Path) -> bool:
@@ -102,7 +130,7 @@ def new_folder(settings: Settings) -> Path:
             "Use results_dir= for where it goes"
         )
     folder = Path(settings.results_dir).expanduser().resolve() / name
-    if folder.exists():
+    if folder.exists() and not is_half_made(folder):
         raise InputError(
             f"name={name}: {folder} exists already, and sweeps do not share a folder. Choose another name "
             f"or go on: python -m tune_app.run resume={spoken(folder)}"

@@ -22,7 +22,7 @@ from tune_app.manifest import (
 )
 from tune_app.repeats import t_quantile
 from tune_app.results import Sweep
-from tune_app.sweep_folders import sweep_folders
+from tune_app.sweep_folders import is_half_made, locked, sweep_folders
 
 NAN = math.nan
 GOOD = WrittenTrial(label="seesaw_default", preset="seesaw_default", dice=[(0.5, 0.5), (0.8, 0.6), (0.7, 0.5)])
@@ -271,6 +271,28 @@ def test_latest_is_the_newest_created_in_any_time_zone(tmp_path: Path) -> None:
     assert Sweep("latest", tmp_path).name == "a"
     assert [folder.name for folder in sweep_folders(tmp_path)] == ["a", "b"]
     assert Sweep("b", tmp_path).folder == Sweep(tmp_path / "b").folder
+
+
+def test_a_folder_that_a_kill_left_half_made_stands_in_nobodys_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(tmp_path / "whole", [GOOD])
+    half = tmp_path / "half"
+    with locked(half):
+        assert Sweep("latest", tmp_path).folder == half, "its driver is about to write"
+    assert is_half_made(half)
+    assert Sweep("latest", tmp_path).name == Sweep("latest", tmp_path).name == "whole"
+    assert capsys.readouterr().err.count("half is passed over: its driver was killed") == 1
+    with pytest.raises(InputError, match=r"sweep=half: its driver was killed.*Start it again under this name"):
+        Sweep("half", tmp_path)
+    (half / "sweep.yaml").touch()
+    assert Sweep("latest", tmp_path).name == "half", "its age is that of the folder"
+
+
+def test_a_name_that_no_file_can_have_is_one_that_does_not_exist(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "whole", [])
+    with pytest.raises(InputError, match=r"does not exist.*newest first: whole"):
+        Sweep("n" * 300, tmp_path)
 
 
 def test_errors_say_what_exists_and_what_to_type(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tune_app.manifest import read_manifest, write_manifest
 from tune_app.messages import _baseline_line
 from tune_app.resume import take_up
 from tune_app.sweep import FREQUENCIES, TRIAL, Prepared, prepare
-from tune_app.sweep_folders import new_folder
+from tune_app.sweep_folders import locked, new_folder
 
 STARTED_WITH = ("family=seesaw", "trainer.epochs=4", "space.p=[0.5,1.2]", "resources.gpus_per_trial=0.25")
 
@@ -287,6 +287,23 @@ def test_a_full_disk_is_one_sentence_that_says_how_to_go_on(monkeypatch, tmp_pat
 def test_a_name_that_cannot_be_typed_back_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="name="):
         new_folder(dataclasses.replace(settings_of(), name=name, results_dir=str(tmp_path)))
+
+
+def test_a_name_that_a_killed_driver_left_empty_can_be_taken_again(tmp_path):
+    settings = dataclasses.replace(settings_of(), name="mine", results_dir=str(tmp_path))
+    with locked(tmp_path / "mine"):
+        pass
+    assert new_folder(settings) == tmp_path / "mine"
+    with locked(tmp_path / "mine"), pytest.raises(InputError, match="exists already"):
+        new_folder(settings)
+
+
+def test_a_sweep_killed_before_its_manifest_is_given_one(started):
+    folder = started(*STARTED_WITH)
+    (folder / "manifest.json").unlink()
+    sweep_module._write_folder(taken_up("resume=latest"))
+    manifest = read_manifest(folder)
+    assert (manifest["status"], manifest["sweep"], manifest["data"]["fingerprint"]) == ("running", "mine", "f00d")
 
 
 @pytest.mark.parametrize(("planned", "crashed_early"), [(2, False), (3, True)])
