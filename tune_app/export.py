@@ -4,6 +4,9 @@ out/1/config.yaml          complete; python -m tune_app.run trial=out/1/config.y
                            where to cut the output of the model, and what that is worth
 out/1/metrics.json         every epoch
 out/1/model.safetensors    the weights of the best epoch, with the thresholds in its metadata
+out/1/model.pt2            the same as a program: raw grey values in, logits out; PyTorch alone runs it
+out/1/model.json           what that program takes, its classes and where to cut its logits
+out/1/README.md            what this is, and how to use it
 out/1/manifest.json        where it came from, and the sha256 of the other files
 """
 
@@ -25,8 +28,8 @@ from tune_app.cautions import PHANTOM
 from tune_app.confirmed import confirmation_of, in_confirmed_order
 from tune_app.errors import InputError, require_input
 from tune_app.manifest import MANIFEST, file_sha256, git_revision, now, package_versions, read_manifest
-from tune_app.model_file import best_state, write_model
-from tune_app.operating_point import metadata, operating_point
+from tune_app.model_file import WEIGHTS, best_state, write_model, write_program
+from tune_app.operating_point import inference_shift, metadata, operating_point
 from tune_app.render import to_plain
 from tune_app.results import Sweep
 from tune_app.thresholds import CALIBRATED
@@ -36,6 +39,30 @@ from tune_app.user_settings import user_setting
 KIND = "tune_app export"
 SECTIONS = ("loss", "data", "model", "trainer", "hardware", "resources")
 Tell = Callable[[str], None]
+USE = """With PyTorch alone, from this folder:
+
+```python
+import json
+import numpy as np
+import torch
+
+about = json.load(open("model.json"))  # classes, logit (where to cut), voxel_nm, stride
+network = torch.export.load("model.pt2").module()
+em = torch.from_numpy(np.load("em.npy"))  # uint8 (slices, height, width), sides multiples of the stride
+with torch.no_grad():
+    logits = network(em[:, None])  # (slices, classes, height, width)
+masks = logits > torch.tensor(about["logit"]).view(-1, 1, 1)
+```"""
+README = """# {title}
+
+Trial {trial} of the sweep {sweep} ({family}), weights of epoch {epoch}: {metric} {score:.4f} on the validation crops.
+Classes: {classes}.
+{notice}
+{use}
+
+`config.yaml` is the whole configuration, `manifest.json` says where it came from and `metrics.json` how it was trained.
+To train it again: `python -m tune_app.run trial=config.yaml`
+"""
 
 
 @dataclass(kw_only=True)
@@ -184,13 +211,20 @@ def _write_files(sweep: Sweep, trial: Trial, rank: int, folder: Path, tell: Tell
     (folder / "metrics.json").write_text(_metrics(sweep, trial), encoding="utf-8")
     if trial.calibration.problem:
         tell(f"rank {rank}, {trial.name}: thresholds kept at 0.5, {trial.calibration.problem}")
+    program_problem = problem
     if not problem:
-        write_model(sweep, trial, state, folder / "model.safetensors", metadata(thresholds))
+        write_model(sweep, trial, state, folder / WEIGHTS, metadata(thresholds))
+        shift = inference_shift(trial, sweep.classes, state)
+        program_problem = write_program(trial, state, shift, folder, sweep.classes)
+        if program_problem:
+            tell(f"rank {rank}, {trial.name}: exported without model.pt2, {program_problem}")
     else:
         tell(f"rank {rank}, {trial.name}: exported without its weights, {problem}. To train it again: "
              f"python -m tune_app.run trial={folder.parent / str(rank)}/config.yaml")  # fmt: skip
+    (folder / "README.md").write_text(_readme(sweep, trial, program_problem), encoding="utf-8")
     digests = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
-    manifest = {**_provenance(sweep, trial, rank), "model_missing": problem, "sha256": digests}
+    missing = {"model_missing": problem, "program_missing": program_problem}
+    manifest = {**_provenance(sweep, trial, rank), **missing, "sha256": digests}
     (folder / MANIFEST).write_text(json.dumps(to_plain(manifest), indent=2) + "\n", encoding="utf-8")
 
 
@@ -200,6 +234,16 @@ def trial_config(trial: Trial) -> dict[str, Any]:
     body = {section: trial.config[section] for section in SECTIONS if section in trial.config}
     rest = {k: v for k, v in trial.config.items() if k not in ("run", *head, *body)}
     return head | body | rest
+
+
+def _readme(sweep: Sweep, trial: Trial, program_missing: str) -> str:
+    """What the folder is, for somebody who has nothing else."""
+    epoch, score = trial.best["epoch"], trial.score(sweep.metric)
+    use = f"There is no model.pt2: {program_missing}." if program_missing else USE
+    return README.format(
+        title=trial.label, family=trial.family, sweep=sweep.name, trial=trial.name, epoch=epoch, metric=sweep.metric,
+        score=score, classes=", ".join(sweep.classes), notice=f"\n{PHANTOM}\n" if sweep.phantom else "", use=use,
+    )  # fmt: skip
 
 
 def _metrics(sweep: Sweep, trial: Trial) -> str:

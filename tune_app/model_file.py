@@ -1,13 +1,17 @@
-"""The weights of a trial's best epoch, as model.safetensors."""
+"""The weights of a trial's best epoch: as model.safetensors, and as model.pt2, a program that works alone."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tune_app.operating_point import chosen_logit
 from tune_app.results import Sweep
 from tune_app.trial import Trial
+
+WEIGHTS, PROGRAM, ABOUT = "model.safetensors", "model.pt2", "model.json"
 
 
 def best_state(trial: Trial) -> tuple[dict[str, Any], str]:
@@ -34,6 +38,33 @@ def write_model(sweep: Sweep, trial: Trial, state: dict[str, Any], path: Path, t
     about = {"classes": json.dumps(sweep.classes), "epoch": str(epoch), sweep.metric: str(row.get(sweep.metric))}
     about |= {"sweep": sweep.name, "trial": trial.name, "format": "pt", **thresholds}
     path.write_bytes(save(_tensors(state), about))  # Its save_file would make a file that only its owner may read.
+
+
+def write_program(
+    trial: Trial, state: dict[str, Any], shift: Mapping[str, float] | None, folder: Path, classes: Sequence[str]
+) -> str:
+    """Write model.pt2, and what it takes and gives as model.json. Returns "", or why there is none.
+
+    shift: what validation added to the logits of each class; None where that is not known.
+    """
+    from trainables.errors import TrainablesError
+    from trainables.inference import inference, save_program
+    from trainables.settings import trial_settings
+
+    if shift is None:
+        return "its checkpoint does not hold the logit shift of apply_at=inference"
+    try:
+        settings = trial_settings(trial.config)
+        model = inference(settings, _tensors(state), [shift[name] for name in classes])
+    except TrainablesError as error:
+        return str(error)
+    save_program(model, folder / PROGRAM)
+    about = {
+        "classes": list(classes), "logit": [chosen_logit(trial, name) for name in classes],
+        "voxel_nm": settings.data.voxel_nm, "patch": settings.data.patch, "stride": model.stride,
+    }  # fmt: skip
+    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    return ""
 
 
 def _tensors(state: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Where an exported model is to be cut: one threshold per class, chosen on all validation crops.
 
-The thresholds are for the raw output of the model. A loss that shifts logits at inference has been validated with its
-shift; here the shift is taken off the threshold instead, so that nobody has to know of it.
+A loss that shifts logits at inference has been validated with its shift. model.pt2 holds the shift, so its thresholds
+are as chosen; for the raw output of the weights alone, the shift is taken off the thresholds instead.
 """
 
 from __future__ import annotations
@@ -50,12 +50,17 @@ def inference_shift(trial: Trial, classes: Sequence[str], state: Mapping[str, An
     return None if shifts else dict.fromkeys(classes, 0.0)
 
 
+def chosen_logit(trial: Trial, name: str) -> float:
+    """The threshold of a class for logits as validated; 0 where none could be chosen."""
+    own = dict(zip(trial.calibration.classes, trial.calibration.logits)).get(name, math.nan)
+    return own if math.isfinite(own) else 0.0
+
+
 def _of_class(trial: Trial, name: str, shift: float) -> dict[str, Any]:
     """One class: its threshold, what it is worth, and why it is 0.5 where it is."""
     calibration = trial.calibration
     place = calibration.classes.index(name) if name in calibration.classes else None
-    own = math.nan if place is None else calibration.logits[place]
-    logit = (own if math.isfinite(own) else 0.0) - shift
+    logit = chosen_logit(trial, name) - shift
     found = {"logit": logit, "probability": sigmoid(logit), "dice": trial.score(f"dice/{name}")}
     found["calibrated_dice"] = trial.score(f"calibrated/{name}")
     why = calibration.problem if place is None else calibration.reasons[place]

@@ -37,18 +37,24 @@ def run(folder: Path, out: Path, **settings: Any) -> tuple[list[Path], list[str]
     return folders, notices
 
 
+@pytest.fixture(autouse=True)
+def _no_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing takes seconds: test_exported_model.py does it, once."""
+    monkeypatch.setattr(export_module, "write_program", lambda *_: "")
+
+
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     return write_sweep(tmp_path / "results" / "a", [SECOND, FIRST, BROKEN])
 
 
-def test_an_export_holds_the_four_files_and_their_digests(sweep: Path, tmp_path: Path) -> None:
+def test_an_export_holds_its_files_and_their_digests(sweep: Path, tmp_path: Path) -> None:
     folders, notices = run(sweep, tmp_path / "best", top=2)
     assert folders == [tmp_path / "best" / "1", tmp_path / "best" / "2"]
     assert notices == []
     assert sorted(path.name for path in (tmp_path / "best").iterdir()) == ["1", "2"]
     manifest = json.loads((folders[0] / "manifest.json").read_text())
-    assert set(manifest["sha256"]) == {"config.yaml", "metrics.json", "model.safetensors"}
+    assert set(manifest["sha256"]) == {"config.yaml", "metrics.json", "model.safetensors", "README.md"}
     for name, digest in manifest["sha256"].items():
         assert hashlib.sha256((folders[0] / name).read_bytes()).hexdigest() == digest
     expected = {
@@ -182,7 +188,8 @@ def test_a_checkpoint_that_is_gone_leaves_the_rest(sweep: Path, tmp_path: Path, 
     if damage == "no weights":
         torch.save({"epoch": 1}, best)
     folders, notices = run(sweep, tmp_path / "best", top=1)
-    assert sorted(path.name for path in folders[0].iterdir()) == ["config.yaml", "manifest.json", "metrics.json"]
+    kept = ["README.md", "config.yaml", "manifest.json", "metrics.json"]
+    assert sorted(path.name for path in folders[0].iterdir()) == kept
     assert f"python -m tune_app.run trial={folders[0]}/config.yaml" in notices[0]
     assert json.loads((folders[0] / "manifest.json").read_text())["model_missing"]
 

@@ -2,8 +2,9 @@
 
 A model file defines `build(settings, *, in_channels, num_classes, patch) -> torch.nn.Module`. The module maps
 images (N, in_channels, *space) to logits (N, num_classes, *space) and says in `spatial_dims` whether its space is
-H W (2, the patch is one slice thick) or D H W (3). Its layers re-initialise by construction: the engine draws a new
-model on the CPU and copies its weights in place, so a model needs no reset of its own.
+H W (2, the patch is one slice thick) or D H W (3), and in `stride` of what its sides must be multiples. Its layers
+re-initialise by construction: the engine draws a new model on the CPU and copies its weights in place, so a model needs
+no reset of its own.
 """
 
 from __future__ import annotations

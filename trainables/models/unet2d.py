@@ -47,6 +47,7 @@ class UNet2D(nn.Module):
 
     def __init__(self, *, in_channels: int, num_classes: int, width: int, depth: int) -> None:
         super().__init__()
+        self.stride = 2**depth
         self.first = double_conv(in_channels, width)
         self.pool = nn.MaxPool2d(2)
         self.down = nn.ModuleList(double_conv(width * 2**i, width * 2 ** (i + 1)) for i in range(depth))

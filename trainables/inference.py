@@ -1,0 +1,65 @@
+"""A trained network as one program that needs nothing of ours: grey values as they lie on disk in, logits out.
+
+Shapes: N batch, C classes, *S space: H W for a 2D network, D H W for a 3D one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainables import models
+from trainables.errors import CheckpointError
+from trainables.settings import TrialSettings
+from trainables.steps import normalise
+
+
+class Inference(nn.Module):
+    """Normalisation, network, and the shift that validation adds to the logits of each class."""
+
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, shift: Sequence[float]) -> None:
+        super().__init__()
+        shape: Any = network
+        self.network, self.spatial_dims, self.stride = network, int(shape.spatial_dims), int(shape.stride)
+        self.register_buffer("shift", torch.tensor(shift).view(1, -1, *(1,) * self.spatial_dims))
+
+    def forward(self, em: Tensor) -> Tensor:
+        """em uint8 (N, 1, *S), S divisible by the network's stride: logits float32 (N, C, *S), as thresholded."""
+        logits: Tensor = self.network(normalise(em)).float() + self.shift
+        return logits
+
+
+def inference(settings: TrialSettings, weights: Mapping[str, Tensor], shift: Sequence[float]) -> Inference:
+    """The network of these settings with trained weights, in evaluation mode, on the CPU. shift: one per class.
+
+    Raises CheckpointError where the weights are not those of such a network.
+    """
+    data = settings.data
+    with torch.device("meta"):
+        network = models.build(settings.model, in_channels=1, num_classes=len(data.classes), patch=data.patch)
+    try:
+        network.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        difference = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"its weights are not those of its model ({difference})") from None
+    return Inference(network, shift).eval()
+
+
+def save_program(model: Inference, path: Path) -> None:
+    """Write `model` by torch.export; `torch.export.load(path).module()` is it again, without its source.
+
+    The program takes any batch, and any sides that are multiples of the network's stride, from two strides on (a side
+    of one stride is a size of its own to torch.export).
+    """
+    stride, dims = model.stride, model.spatial_dims
+    sides = {2 + axis: stride * torch.export.Dim(f"side{axis}", min=2) for axis in range(dims)}
+    example = torch.zeros(2, 1, *(4 * stride,) * dims, dtype=torch.uint8)
+    with torch.no_grad():
+        program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch"), **sides},))
+    torch.export.save(program, path)
