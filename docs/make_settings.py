@@ -26,6 +26,7 @@ from tune_app.frequencies import FrequenciesSettings
 from tune_app.plan import PlanSettings
 from tune_app.report import ReportSettings
 from tune_app.summary import SummarySettings
+from tune_app.sweeps import SweepsSettings
 from tune_app.user_settings import ENVIRONMENT
 
 PAGE = Path(__file__).with_name("settings.md")
@@ -37,6 +38,7 @@ OTHER_VERBS = {
     "export": ExportSettings,
     "frequencies": FrequenciesSettings,
     "data": DataVerbSettings,
+    "sweeps": SweepsSettings,
 }
 GROUPS = ("data", "model", "trainer", "hardware", "search", "cluster", "experiment")
 INTRO = """# Settings

@@ -23,6 +23,7 @@ from tune_app.frequencies import FrequenciesSettings
 from tune_app.plan import PlanSettings
 from tune_app.report import ReportSettings
 from tune_app.summary import SummarySettings
+from tune_app.sweeps import SweepsSettings
 
 ROOT = Path(__file__).parents[1]
 TOP_LEVEL = {
@@ -39,6 +40,7 @@ SCHEMAS: dict[str, type] = {
     "export": ExportSettings,
     "frequencies": FrequenciesSettings,
     "data": DataVerbSettings,
+    "sweeps": SweepsSettings,
 }
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from trainables.data.packed import cache_folder
+from trainables.data.packed import cache_folder, mark_used
 from trainables.settings import DataSettings, HardwareSettings, require
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,9 @@ def prepare_process(hardware: Hardware, data: DataSettings) -> None:
     torch.set_num_threads(hardware.threads)
     for name in THREAD_VARIABLES:
         os.environ[name] = str(hardware.threads)  # for children: this process has already loaded its libraries
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder(data) / "inductor"))
+    graphs = cache_folder(data) / "inductor"
+    mark_used(graphs)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(graphs))
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(compile_threads(hardware)))
     if hardware.cuda:
         torch.set_float32_matmul_precision("high" if hardware.tf32 else "highest")

@@ -28,7 +28,7 @@ from tune_app.errors import InputError
 from tune_app.manifest import read_manifest
 from tune_app.repeats import Noise, arm_labels, arms_frame, is_baseline, pooled_noise
 from tune_app.study_reader import JOURNAL, read_study
-from tune_app.sweep_folders import LOCK, find_sweep, lock_is_held
+from tune_app.sweep_folders import LOCK, find_sweep, lock_is_held, recorded_status
 from tune_app.thresholds import CALIBRATED, GAP, score_keys
 from tune_app.trial import Trial, read_trial
 from tune_app.user_settings import user_setting
@@ -193,14 +193,11 @@ class Sweep:
         return str(frozen.user_attrs.get("name") or f"{frozen.number:04d}_{label}")
 
     def _status(self, driver_runs: bool) -> str:
-        if driver_runs:
-            return "running"
-        recorded = self.manifest.get("status")
-        if recorded:
-            return str(recorded) if recorded in ("finished", "interrupted") else "crashed"
+        """Where the manifest does not say, what is missing does."""
         planned = self.settings.get("search", {}).get("num_samples", 0)
         unfinished = any(trial.status in ("interrupted", "waiting") for trial in self.trials)
-        return "crashed" if unfinished or len(self.trials) < planned else "finished"
+        guessed = "crashed" if unfinished or len(self.trials) < planned else "finished"
+        return "running" if driver_runs else recorded_status(self.folder) or guessed
 
 
 _FIRST = ("rank", "number", "name", "family", "preset")

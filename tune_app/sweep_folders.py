@@ -107,6 +107,12 @@ def lock_is_held(path: Path) -> bool:
     return False
 
 
+def recorded_status(folder: Path) -> str:
+    """finished, interrupted or crashed, by the manifest of a sweep whose lock nobody holds; "" if it does not say."""
+    recorded = read_manifest(folder).get("status")
+    return str(recorded) if recorded in ("finished", "interrupted") else "crashed" if recorded else ""
+
+
 def spoken(folder: Path) -> str:
     """What to type as sweep=, resume= or extend=: the name where it is found by that, else the whole path."""
     default = Path(user_setting("results_dir", "results")).expanduser().resolve()

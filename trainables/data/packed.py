@@ -2,23 +2,27 @@
 
 Shapes: C classes, P = ceil(2C / 8) bytes per voxel, D H W the crop in target voxels, M sampled positions per class.
 A cache is a folder with index.json and three .npy files per crop. It is built in a folder of another name and renamed,
-under a lock, so it is seen whole or not at all. `packing` writes it, this file opens it.
+under a lock, so it is seen whole or not at all. Whoever has it open shares a lock on its index, so that it is not
+removed meanwhile. `packing` writes it, this file opens and removes it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
+import mmap
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from trainables.data.cellmap import CropSource
@@ -66,6 +70,8 @@ class PackedDataset:
     fingerprint: str
     root: str
     folder: Path
+    held: mmap.mmap | None = field(default=None, repr=False, compare=False)
+    """index.json, open under a shared lock as long as this data set is in use."""
 
     def counts(self, side: str = "train") -> dict[str, list[Any]]:
         """Exact voxel counts over the crops of one side: classes, positive, known, in class order."""
@@ -94,7 +100,9 @@ def data_root(settings: DataSettings) -> Path:
     if settings.name == "phantom" and not settings.root:
         from trainables.data import phantom  # makes volumes only when asked
 
-        return Path(phantom.ensure(cache_folder(settings)))
+        made = Path(phantom.ensure(cache_folder(settings)))
+        mark_used(made)
+        return made
     if not settings.root:
         raise DataError(
             f"data.root is empty: data={settings.name} needs the folder that holds DATASET/DATASET.zarr. "
@@ -128,11 +136,56 @@ def open_packed(settings: DataSettings) -> PackedDataset:
     """
     root, sources = data_sources(settings)
     folder = _make_folder(cache_folder(settings) / "packed") / cache_key(settings, sources)
-    if not (folder / "index.json").exists():
-        with FileLock(folder.with_suffix(".lock")):
-            if not (folder / "index.json").exists():
-                _build(settings, sources, folder)
-    return load_packed(settings, on_this_node(folder), str(root))
+    while True:
+        if not (folder / "index.json").exists():
+            with FileLock(folder.with_suffix(".lock")):
+                if not (folder / "index.json").exists():
+                    _build(settings, sources, folder)
+        mark_used(folder)
+        try:
+            return load_packed(settings, on_this_node(folder), str(root))
+        except FileNotFoundError:
+            if (folder / "index.json").exists():
+                raise  # damaged, not removed in the meantime
+
+
+def mark_used(folder: Path) -> None:
+    """Let the time of a folder in the cache say when it was last used; nothing where it cannot be written."""
+    with suppress(OSError):
+        os.utime(folder)
+
+
+def is_open(folder: Path) -> bool:
+    """Whether any process, on any machine, has a packed cache open; True, too, where the file system cannot say."""
+    try:
+        with (folder / "index.json").open("r+b") as index:
+            fcntl.flock(index, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def remove_packed(folder: Path) -> bool:
+    """Remove a packed cache, or what a dead build left, unless somebody has it open or builds it; whether it is gone.
+
+    Raises OSError where it cannot be removed.
+    """
+    key = folder.name.partition(".")[0]
+    removed = folder.with_name(f"{key}.building-{os.getpid()}")
+    try:
+        with (
+            FileLock(folder.with_name(f"{key}.lock"), timeout=0),
+            suppress(FileNotFoundError),
+            (folder / "index.json").open("r+b") as index,
+        ):
+            fcntl.flock(index, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.replace(folder, removed)  # whoever waits for the lock finds no cache and builds one
+    except (BlockingIOError, Timeout):
+        return False
+    shutil.rmtree(removed if removed.exists() else folder)
+    return True
 
 
 def on_this_node(folder: Path) -> Path:
@@ -188,10 +241,14 @@ def _build(settings: DataSettings, sources: Sequence[CropSource], folder: Path) 
 
 
 def load_packed(settings: DataSettings, folder: Path, root: str) -> PackedDataset:
-    """Map a finished cache into memory, read-only."""
-    index = json.loads((folder / "index.json").read_text())
+    """Map a finished cache into memory, read-only, and hold it. FileNotFoundError where it was just removed."""
+    with (folder / "index.json").open("rb") as file:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_SH)
+        held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # keeps the file open, and with it the lock
+    index = json.loads(held[:])
     crops = tuple(_load_crop(folder, row) for row in index["crops"])
-    return PackedDataset(settings, tuple(index["classes"]), crops, index["fingerprint"], root, folder)
+    return PackedDataset(settings, tuple(index["classes"]), crops, index["fingerprint"], root, folder, held)
 
 
 def _load_crop(folder: Path, row: dict[str, Any]) -> PackedCrop:

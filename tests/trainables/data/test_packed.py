@@ -14,9 +14,10 @@ import pytest
 import zarr
 from volume_writer import container, write_em, write_label
 
-from trainables.data import open_packed
+from trainables.data import open_packed, packed
 from trainables.data.cellmap import discover_crops
 from trainables.data.expand import class_masks
+from trainables.data.packed import is_open, remove_packed
 from trainables.errors import DataError
 
 
@@ -147,7 +148,7 @@ def test_leftovers_of_a_killed_build_are_removed(small_root, settings_for):
 OPEN = """
 import json, logging, sys
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-from trainables.data import open_packed
+from trainables.data import open_packed, packed
 from trainables.settings import DataSettings
 settings = DataSettings(**json.loads(sys.argv[1]))
 print("ready", flush=True)
@@ -184,3 +185,34 @@ def test_3d_patch_keeps_em_above_and_below(tmp_path, settings_for):
     crop = open_packed(settings_for(root, classes=["nuc"], patch=[8, 8, 8])).crops[0]
     assert crop.offset[0] == -4
     np.testing.assert_array_equal(crop.em[:, 0, 0], np.arange(4, 16) + 1)
+
+
+def test_a_cache_that_somebody_has_open_is_not_removed(small_root, settings_for):
+    settings = settings_for(small_root)
+    dataset = open_packed(settings)
+    folder, total = dataset.folder, sum(int(crop.em.sum()) for crop in dataset.crops)
+    assert is_open(folder)
+    assert not remove_packed(folder)
+    assert len(open_packed(settings).crops) == 4
+    del dataset
+    assert not is_open(folder)
+    assert remove_packed(folder)
+    assert [path.name for path in folder.parent.iterdir()] == [f"{folder.name}.lock"]
+    assert sum(int(crop.em.sum()) for crop in open_packed(settings).crops) == total
+
+
+def test_opening_a_cache_marks_it_as_used(small_root, settings_for):
+    folder = open_packed(settings_for(small_root)).folder
+    os.utime(folder, (1e9, 1e9))
+    open_packed(settings_for(small_root))
+    assert folder.stat().st_mtime > 1.7e9
+
+
+def test_a_cache_removed_while_it_is_being_opened_is_built_again(small_root, settings_for, monkeypatch):
+    settings = settings_for(small_root)
+    folder = open_packed(settings).folder
+    monkeypatch.setattr(packed, "mark_used", lambda folder: monkeypatch.undo() or remove_packed(folder))
+    assert len(open_packed(settings).crops) == 4
+    next(folder.glob("*.em.npy")).unlink()
+    with pytest.raises(FileNotFoundError):
+        open_packed(settings)
