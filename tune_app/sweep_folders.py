@@ -42,7 +42,8 @@ def find_sweep(sweep: str | Path, results_dir: str | Path = "results", *, key: s
         if is_sweep(folder):
             return folder.resolve()
         if is_half_made(folder):
-            raise InputError(f"{key}={sweep}: {_KILLED}. Start it again under this name, or delete {folder}")
+            remove = f"python -m tune_app.sweeps action=delete sweep={spoken(folder)} force=true"
+            raise InputError(f"{key}={sweep}: {_KILLED}. Start it again under this name, or remove it: {remove}")
     missing = "holds no sweep" if os.path.exists(sweep) else "does not exist"
     names = ", ".join(folder.name for folder in found)
     choices = f"Sweeps in {results_dir}, newest first: {names}" if names else f"None in {results_dir} yet: {START_ONE}"
@@ -52,6 +53,11 @@ def find_sweep(sweep: str | Path, results_dir: str | Path = "results", *, key: s
 def sweep_folders(results_dir: str | Path = "results") -> list[Path]:
     """The sweeps in a results folder, newest first by the `created` of their manifests."""
     return sorted(filter(is_sweep, _entries(Path(results_dir))), key=_created, reverse=True)
+
+
+def half_made_folders(results_dir: str | Path = "results") -> list[Path]:
+    """The folders in which a driver was killed before it wrote anything but its lock, newest first."""
+    return sorted(filter(is_half_made, _entries(Path(results_dir))), key=_created, reverse=True)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -84,7 +90,7 @@ def is_half_made(folder: Path) -> bool:
 @cache
 def _note_half_made(results_dir: Path, since: float) -> None:
     """Say once which folders, newer than the sweep that is taken, hold only the lock of a killed driver."""
-    for folder in filter(is_half_made, _entries(results_dir)):
+    for folder in half_made_folders(results_dir):
         if _created(folder) > since:
             print(f"note: {folder} is passed over: {_KILLED}", file=sys.stderr)
 

@@ -34,7 +34,9 @@ from tune_app.sweep_folders import (
     LOCK,
     START_ONE,
     find_sweep,
+    half_made_folders,
     in_use,
+    is_half_made,
     lock_is_held,
     locked,
     recorded_status,
@@ -99,11 +101,13 @@ def act(settings: SweepsSettings) -> int:
     results = Path(settings.results_dir or user_setting("results_dir", "results")).expanduser()
     place = cache_folder(DataSettings(cache_dir=settings.cache_dir or user_setting("cache_dir")))
     if settings.action == "delete":
-        return delete(find_sweep(settings.sweep, results), force=settings.force)
+        places = (Path(settings.sweep).expanduser(), results / settings.sweep)
+        half_made = next(filter(is_half_made, places), None)
+        return delete(half_made or find_sweep(settings.sweep, results), force=settings.force)
     if settings.action == "clean":
         return clean(place, settings)
 
-    rows = [sweep_row(folder) for folder in sweep_folders(results)]
+    rows = [sweep_row(folder) for folder in (*sweep_folders(results), *half_made_folders(results))]
     print_table(f"sweeps in {results}", rows, f"none yet; start one: {START_ONE}")
     print()
     print_table(f"caches in {place}", [cache_row(place, cache) for cache in caches(place)], "none yet")
