@@ -67,7 +67,7 @@ def refuse_changes(composed: Composed[Settings], stored: Settings, folder: Path)
     old, new = flatten(stored.as_dict()), flatten(composed.settings.as_dict())
     for key in given_leaves(composed, old | new):
         was, given = old.get(key), new.get(key)
-        if was == given or _may_change(key) or (key == BASELINE and given is None):
+        if was == given or may_change(key) or (key == BASELINE and given is None):
             continue
         if key == BASELINE and given and composed.settings.extend:
             continue
@@ -90,14 +90,15 @@ def given_leaves(composed: Composed[Any], leaves: Iterable[str]) -> list[str]:
     return [leaf for leaf in leaves if any(leaf == key or leaf.startswith(f"{key}.") for key in given)]
 
 
-def _may_change(key: str) -> bool:
+def may_change(key: str) -> bool:
+    """Whether a setting may be another when a sweep goes on."""
     return any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE_ON_RESUME)
 
 
 def with_allowed(stored: Settings, composed: Composed[Any]) -> Settings:
     """The stored settings with what may change: where it runs, what is shown and kept."""
     new, values = flatten(composed.settings.as_dict()), stored.as_dict()
-    changed = [key for key in given_leaves(composed, new) if _may_change(key)]
+    changed = [key for key in given_leaves(composed, new) if may_change(key)]
     overlaid = OmegaConf.create(values)
     for key in changed:
         OmegaConf.update(overlaid, key, new[key])

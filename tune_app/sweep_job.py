@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cluster import slurm_client
@@ -24,9 +25,12 @@ from tune_app.clusters import as_ours
 from tune_app.command_line import compose, exit_code
 from tune_app.config import Settings
 from tune_app.errors import RunFailed
-from tune_app.manifest import write_text
+from tune_app.manifest import file_sha256, write_text
 from tune_app.messages import INTERRUPTED
+from tune_app.resume import may_change
+from tune_app.sweep_folders import find_sweep
 
+STORED = "sweep.yaml"
 STANDSTILLS = 3
 PATIENCE_S = 8.0
 """How long the driver may take to end after SIGTERM, of Slurm's KillWait (30 s, where nobody changed it)."""
@@ -55,36 +59,54 @@ class Signals:
             self.driver.send_signal(signal.SIGINT)
 
 
-def words_of_job(words: Sequence[str], job_id: str) -> list[str]:
-    """What `run` is given: the words, a name for the sweep, and resume= once its folder is there.
+@dataclass(frozen=True)
+class Begun:
+    """What a job is about, fixed at its first start: `latest` may be another sweep at the next one."""
 
-    Raises InputError for words that `run` would refuse.
-    """
-    composed = compose("run", Settings, words)
-    if composed is None:
-        return []
-    settings = composed.settings
+    folder: str
+    """Of the sweep, absolute."""
+    before: str
+    """sha256 of its sweep.yaml before it was extended; empty where it is not to be."""
+
+
+def first_start(settings: Settings, job_id: str) -> Begun:
+    """The sweep that a job starts, resumes or extends. Raises InputError where there is none to go on with."""
     if settings.resume or settings.extend:
-        return list(words)
+        key = "resume" if settings.resume else "extend"
+        folder = find_sweep(settings.resume or settings.extend, settings.results_dir, key=key)
+        return Begun(str(folder), file_sha256(folder / STORED) if settings.extend else "")
     name = settings.name or f"job-{job_id}_{settings.preset or settings.family}"
-    folder = Path(settings.results_dir).expanduser().resolve() / name
-    if (folder / "sweep.yaml").is_file():
-        where = [word for word in words if word.startswith(("results_dir=", "cluster.", "resources."))]
-        return [f"resume={name}", *where]
-    return [*words, *([] if settings.name else [f"name={name}"])]
+    return Begun(str(Path(settings.results_dir).expanduser().resolve() / name), "")
+
+
+def words_of_start(words: Sequence[str], settings: Settings, begun: Begun) -> list[str]:
+    """What `run` is given at this start: the words until the sweep has taken them up, then resume= and what may change.
+
+    words: as typed; settings: what they say.
+    """
+    stored, goes_on = Path(begun.folder) / STORED, ("resume", "extend")
+    keyed = [(word.split("=")[0], word) for word in words]
+    if stored.is_file() and not settings.resume and file_sha256(stored) != begun.before:
+        return [f"resume={begun.folder}", *(word for key, word in keyed if key not in goes_on and may_change(key))]
+    named = [f"{key}={begun.folder}" if key in goes_on else word for key, word in keyed]
+    return named if settings.name or settings.resume or settings.extend else [*named, f"name={stored.parent.name}"]
 
 
 def run_in_allocation(words: Sequence[str]) -> int:
     """Ray on the nodes of this job, the sweep on it; the sweep's exit code, 0 where the job was requeued."""
-    job_id = os.environ.get("SLURM_JOB_ID", "")
-    given = words_of_job(words, job_id)
-    if not given:
+    composed = compose("run", Settings, words)
+    if composed is None:
         return 0
-    slurm, folder = Signals(), clusters_folder() / f"job-{job_id}"
+    job_id = os.environ.get("SLURM_JOB_ID", "")
+    folder = clusters_folder() / f"job-{job_id}"
+    note = folder / "sweep.json"
+    begun = Begun(**json.loads(note.read_text())) if note.is_file() else first_start(composed.settings, job_id)
+    given, slurm = words_of_start(words, composed.settings, begun), Signals()
     with as_ours(), ray_in_allocation(folder) as (address, token):
+        write_text(note, json.dumps(asdict(begun)))
         code = _drive([*given, f"cluster.address={address}", f"cluster.token_path={token}"], slurm)
     if signal.SIGUSR1 in slurm.received and code == INTERRUPTED:
-        refuse_standstill(folder / "epochs.json", epochs_of(given))
+        refuse_standstill(folder / "epochs.json", epochs_of(Path(begun.folder)))
         print(f"the wall limit is near: job {job_id} goes back into the queue, to go on with the sweep", flush=True)
         with as_ours():
             slurm_client.requeue(job_id)
@@ -93,13 +115,9 @@ def run_in_allocation(words: Sequence[str]) -> int:
     return code
 
 
-def epochs_of(words: Sequence[str]) -> int:
-    """Epochs recorded so far in the sweep that these words start or resume."""
-    composed = compose("run", Settings, words)
-    assert composed is not None
-    settings = composed.settings
-    folder = Path(settings.results_dir).expanduser().resolve() / (settings.name or settings.resume or settings.extend)
-    return sum(path.read_bytes().count(b"\n") for path in folder.glob("trials/*/history.jsonl"))
+def epochs_of(sweep: Path) -> int:
+    """Epochs recorded so far in the folder of a sweep."""
+    return sum(path.read_bytes().count(b"\n") for path in sweep.glob("trials/*/history.jsonl"))
 
 
 def refuse_standstill(note: Path, epochs: int) -> None:
