@@ -52,7 +52,7 @@ def ray_in_allocation(folder: Path) -> Iterator[tuple[str, Path]]:
         until_answering(head, address)
         until_answering(head, f"{place.ip}:{place.ports.dashboard}")
         await_self(address, f"http://{place.ip}:{place.ports.dashboard}", place.token)
-        offer(place.temp_dir / "session_latest")
+        offer(place.ray_dir / "session_latest")
         others = int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) - 1
         if others:
             workers = _start_workers(folder, address, others, cpus, gpus)

@@ -89,7 +89,7 @@ def main(words: Sequence[str]) -> int:
     if len(words) != 1 or not Path(words[0]).is_dir():
         given = f"{words[0]} is no folder" if words else "which session"
         print(
-            f"error: {given}: python -m cluster.grafana TEMP/session_latest, TEMP as in cluster.temp_dir=TEMP",
+            f"error: {given}: python -m cluster.grafana TEMP/ray/session_latest, TEMP as in cluster.temp_dir=TEMP",
             file=sys.stderr,
         )
         return 2

@@ -84,10 +84,10 @@ def run_head(folder: Path) -> int:
         up = replace(
             state, address=address, dashboard=f"http://{dashboard}", client=f"ray://{place.ip}:{place.ports.client}",
             node=socket.gethostname(), python=python, ray=ray, started=began, ends=began + limit_s,
-            temp_dir=str(place.temp_dir),
+            temp_dir=str(place.ray_dir),
         )  # fmt: skip
         write_state(folder, up)
-        offer(place.temp_dir / "session_latest")
+        offer(place.ray_dir / "session_latest")
         return _watch(process, place, kind="head", gpus=0, began=began)
     finally:
         ignore_signals()

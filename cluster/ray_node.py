@@ -24,6 +24,8 @@ STOP_S = 8.0
 """How long Ray may take to end: less than any KillWait of Slurm."""
 OBJECT_STORE_BYTES = 1_000_000_000
 """A sweep passes only small things through Ray's object store."""
+SOCKET_PATH_BYTES, RAYS_SHARE = 107, 64
+"""How long the path of a socket may be, and what of it Ray adds to its folder: a session's name, a socket's."""
 ALWAYS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0"}
 
 
@@ -37,8 +39,12 @@ class Place:
     ip: str
     ports: Ports
     temp_dir: Path
-    """Ray's own, on local disk."""
+    """The job's own, on local disk; see `private_folder`."""
     token: Path
+
+    @property
+    def ray_dir(self) -> Path:
+        return ray_folder(self.temp_dir)
 
     def ray(self, *options: str) -> list[str]:
         """A command of the Ray that this Python has."""
@@ -61,10 +67,28 @@ def own_ip() -> str:
             return "127.0.0.1"
 
 
+def private_folder(prefix: str, base: str) -> Path:
+    """A new folder of mode 0700, to hold the folder that Ray opens to everybody: see `ray_folder`.
+
+    It lies in `base`, or in /tmp where the paths of Ray's sockets would become too long there.
+    """
+    like = Path(base, f"{prefix}{'x' * 8}")
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=base if fits_sockets(like) else "/tmp"))
+
+
+def ray_folder(private: Path) -> Path:
+    """Ray's folder in one of ours. Ray gives it, and most of what it puts there, mode 0777."""
+    return private / "ray"
+
+
+def fits_sockets(private: Path) -> bool:
+    return len(os.fsencode(ray_folder(private))) <= SOCKET_PATH_BYTES - RAYS_SHARE
+
+
 def local_folder(job_id: str) -> Path:
-    """A new folder on the node's disk, mode 0700, with a path short enough for Ray's sockets (107 characters)."""
+    """A job's private folder on the node's disk."""
     base = os.environ.get("TUNE_APP_NODE_TMP") or os.environ.get("SLURM_TMPDIR") or "/tmp"
-    return Path(tempfile.mkdtemp(prefix=f"ray{job_id}-", dir=base if len(base) < 30 else "/tmp"))
+    return private_folder(f"job{job_id}-", base)
 
 
 def environment(place: Place, node_type: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -86,7 +110,7 @@ def head_command(place: Place, *, cpus: int, gpus: int, autoscaling: Path | None
     """`ray start --head` as this project starts it."""
     return place.ray(
         "start", "--head", "--block", f"--node-ip-address={place.ip}", f"--dashboard-host={place.ip}",
-        "--include-dashboard=true", f"--temp-dir={place.temp_dir}", f"--num-cpus={cpus}", f"--num-gpus={gpus}",
+        "--include-dashboard=true", f"--temp-dir={place.ray_dir}", f"--num-cpus={cpus}", f"--num-gpus={gpus}",
         f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats", *place.ports.head_options(),
         *([f"--autoscaling-config={autoscaling}"] if autoscaling else []),
     )  # fmt: skip
@@ -95,7 +119,7 @@ def head_command(place: Place, *, cpus: int, gpus: int, autoscaling: Path | None
 def worker_command(place: Place, address: str, *, cpus: int, gpus: int) -> list[str]:
     """`ray start` of one worker."""
     return place.ray(
-        "start", "--block", f"--address={address}", f"--node-ip-address={place.ip}", f"--temp-dir={place.temp_dir}",
+        "start", "--block", f"--address={address}", f"--node-ip-address={place.ip}", f"--temp-dir={place.ray_dir}",
         f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--object-store-memory={OBJECT_STORE_BYTES}",
         "--disable-usage-stats", *place.ports.node_options(),
     )  # fmt: skip

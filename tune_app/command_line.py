@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import hydra
+from hydra._internal.utils import get_args
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -28,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trainables.errors import TrainablesError
 from tune_app.errors import InputError, TuneAppError
+from tune_app.terminal import plain_output
 from tune_app.user_settings import user_setting
 
 CONF = Path(__file__).parent / "conf"
@@ -54,7 +56,6 @@ def compose(verb: str, schema: type[T], argv: Sequence[str]) -> Composed[T] | No
     """
     _register(verb, schema)
     argv = [_allow_new_space_key(word) for word in argv]
-    _refuse_multirun(argv)
     captured: list[tuple[DictConfig, list[str]]] = []
 
     def capture(config: DictConfig) -> None:
@@ -62,6 +63,7 @@ def compose(verb: str, schema: type[T], argv: Sequence[str]) -> Composed[T] | No
 
     with _hydra_process(verb, argv), contextlib.redirect_stderr(io.StringIO()) as complaint:
         try:
+            _refuse_flags(argv)
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(capture)()
         except (TuneAppError, TrainablesError):
             raise
@@ -88,7 +90,12 @@ def run_verb(verb: str, schema: type[T], act: Callable[[T], int | None]) -> None
 
 
 def exit_code(action: Callable[[], int | None]) -> int:
-    """Run `action`; print an expected error as one message and return its exit code."""
+    """Run `action`; print an expected error as one message and return its exit code. What is printed is plain text."""
+    with plain_output():
+        return _exit_code(action)
+
+
+def _exit_code(action: Callable[[], int | None]) -> int:
     try:
         return action() or 0
     except (InputError, TrainablesError) as error:
@@ -141,11 +148,18 @@ def _allow_new_space_key(word: str) -> str:
     return f"++{word}" if word.startswith("space.") else word
 
 
-def _refuse_multirun(argv: Sequence[str]) -> None:
-    if {"-m", "--multirun"} & set(argv):
+def _refuse_flags(argv: Sequence[str]) -> None:
+    """Raise InputError for what Hydra can do and a sweep must not; read by its own parser, which takes --multi too."""
+    given = get_args(argv)
+    if given.multirun or any(re.match(r"\+*hydra\.mode=", word) for word in given.overrides):
         raise InputError(
             "--multirun: a sweep is already a search, one at a time. Search several families with family=all, "
             "repeat arms with seeds=3, or start the sweeps one after another"
+        )
+    if given.experimental_rerun is not None:
+        raise InputError(
+            f"--experimental-rerun {given.experimental_rerun}: is not taken, because it runs what the file says as "
+            "code. Repeat a trial with trial=FILE, go on with a sweep with resume=NAME"
         )
 
 

@@ -112,7 +112,8 @@ class ClusterSettings:
     dashboard_port: int = 0
     """Its port; 0: a free one."""
     temp_dir: str = ""
-    """Ray's session folder, a short path on local disk; empty: a new folder in the system's temporary folder."""
+    """Folder for Ray's session (in ray/ of it), a short path on local disk that nobody else can enter, made when
+    absent; empty: a new one in the system's temporary folder."""
 
     def __post_init__(self) -> None:
         require(0 <= self.dashboard_port < 65536, "cluster.dashboard_port", self.dashboard_port, "0 … 65535", "Use 0")

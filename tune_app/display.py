@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_app.search.watch import Watch
+from tune_app.terminal import drawing, plain
 
 HEARTBEAT_S = 30.0
 MAX_ROWS = 8
@@ -129,7 +130,7 @@ class Display(Callback):
 
     def __init__(self, progress: Progress, stream: TextIO | None = None, watch: Watch | None = None) -> None:
         self.progress, self.watch = progress, watch
-        self._stream = stream or sys.stdout
+        self._stream = drawing(stream or sys.stdout)
         self._live: Live | None = None
         self._last_line = time.monotonic()
 
@@ -175,9 +176,9 @@ class Display(Callback):
     def _print(self, line: str) -> None:
         self._last_line = time.monotonic()
         if self._live is not None:
-            self._live.console.print(Text(line.split("  [")[0]))
+            self._live.console.print(Text(plain(line.split("  [")[0])))
         else:
-            print(line, file=self._stream, flush=True)
+            print(plain(line), file=self._stream, flush=True)
 
     def _draw(self) -> None:
         if self._live is not None:
@@ -190,10 +191,10 @@ class Display(Callback):
             table.add_column(heading, justify="left" if heading == "trial" else "right", no_wrap=True)
         for view in list(progress.running.values())[:MAX_ROWS]:
             scores = [short(view.classes.get(name, math.nan)) for name in progress.classes]
-            table.add_row(view.name, f"{view.epoch}/{progress.epochs}", short(view.dice), *scores)
+            table.add_row(plain(view.name), f"{view.epoch}/{progress.epochs}", short(view.dice), *scores)
         hidden = len(progress.running) - MAX_ROWS
         more = [Text(f"… and {hidden} more running")] if hidden > 0 else []
-        return Group(Text(progress.headline(), style="bold"), Text(progress.best_line()), table, *more)
+        return Group(Text(progress.headline(), style="bold"), Text(plain(progress.best_line())), table, *more)
 
 
 def _end_state(result: Mapping[str, Any], progress: Progress) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import logging
 import math
 import os
 import secrets
 import shutil
 import socket
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.ray_node import fits_sockets, private_folder, ray_folder
 from tune_app.clusters import found, use_token
 from tune_app.config import Settings
-from tune_app.errors import InputError, RunFailed
+from tune_app.errors import InputError, RunFailed, require_input
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,9 @@ def _started(settings: Settings) -> Iterator[RaySession]:
 
     if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_AUTH_TOKEN"):
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(token_path())
-    temp_dir = settings.cluster.temp_dir or tempfile.mkdtemp(prefix=f"tune_app-{getpass.getuser()}-")
+    given = settings.cluster.temp_dir
+    own = _given_folder(given) if given else private_folder("tune_app-", tempfile.gettempdir())
+    temp_dir = str(ray_folder(own))
     port = settings.cluster.dashboard_port or free_port()
     try:
         context = ray.init(
@@ -119,8 +122,31 @@ def _started(settings: Settings) -> Iterator[RaySession]:
         yield RaySession(dashboard=url, temp_dir=temp_dir, started_here=True)
     finally:
         ray.shutdown()
-        if not settings.cluster.temp_dir:
-            shutil.rmtree(temp_dir, ignore_errors=True)
+        if not given:
+            shutil.rmtree(own, ignore_errors=True)
+
+
+def _given_folder(given: str) -> Path:
+    """The folder of cluster.temp_dir, made with mode 0700 when absent. Raises InputError where others can enter it."""
+    folder = Path(given).expanduser().absolute()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        raise InputError(
+            f"cluster.temp_dir={given}: {error.strerror}. Give a folder on local disk that you can write"
+        ) from None
+    require_input(
+        status.st_uid == os.getuid() and not stat.S_IMODE(status.st_mode) & 0o077,
+        "cluster.temp_dir", given,
+        "other users can enter this folder, and Ray lets everybody write into what it makes there",
+        f"Give one that does not exist yet, or one of your own: chmod 700 {folder}",
+    )  # fmt: skip
+    require_input(
+        fits_sockets(folder),
+        "cluster.temp_dir", given, "this path is too long for Ray's sockets", "Give a shorter one: /tmp/ray-me"
+    )  # fmt: skip
+    return folder
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +15,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from tune_app.terminal import plain
 
 MISSING = "-"
 HEADERS = {
@@ -26,16 +30,17 @@ FORMATS = {"minutes": ".1f", "threshold_gap": "+.4f", "gap": "+.4f"}
 def cell(column: str, value: Any) -> str:
     """One value as people read it: scores with four digits, gaps signed, minutes with one digit, nothing as `-`."""
     if isinstance(value, list | tuple):
-        return " = ".join(map(str, value))
+        return plain(" = ".join(map(str, value)))
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)) or value == "":
         return MISSING
     if isinstance(value, float | np.floating):
         return f"{value:{FORMATS.get(column, '.4f')}}"
-    return str(value)
+    return plain(str(value))
 
 
 def header(column: str) -> str:
     """dice/nuc reads nuc, iou/nuc reads IoU nuc."""
+    column = plain(column)
     if column.startswith("dice/"):
         return column[5:]
     return HEADERS.get(column, column.replace("iou/", "IoU ").replace("calibrated/", "calibrated ").replace("_", " "))
@@ -66,9 +71,27 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def markdown(frame: pd.DataFrame) -> str:
     """A GitHub table; numbers are right-aligned."""
-    escaped = [[text.replace("|", "\\|") for text in row] for row in cells(frame)]
-    lines = [[header(c) for c in frame.columns], ["---:" if _is_number(frame[c]) else "---" for c in frame.columns]]
+    escaped = [[markdown_text(text) for text in row] for row in cells(frame)]
+    lines = [
+        [markdown_text(header(c)) for c in frame.columns],
+        ["---:" if _is_number(frame[c]) else "---" for c in frame.columns],
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in [*lines, *escaped])
+
+
+def markdown_text(text: str) -> str:
+    """Text that Markdown shows as it is: no HTML, link, picture, or end of a cell comes of it."""
+    return re.sub(r"[\\|\[\]`]", r"\\\g<0>", html.escape(text, quote=False)).replace("\n", " ")
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """The frame as CSV, exact. A text that a spreadsheet would compute as a formula gets an apostrophe before it."""
+
+    def as_text(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+    columns = {as_text(c): pd.Series([as_text(value) for value in frame[c]], dtype=object) for c in frame.columns}
+    return pd.DataFrame(columns).to_csv(index=False, lineterminator="\n")
 
 
 def text_table(frame: pd.DataFrame, width: int | None, *, color: bool = False, bold_first: bool = False) -> str:

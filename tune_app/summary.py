@@ -16,8 +16,9 @@ from tune_app.cautions import cautions, notices
 from tune_app.confirmed import confirmed_table, read_confirmation, what_is_confirmed
 from tune_app.errors import InputError, require_input
 from tune_app.reference import NOT_COMPARABLE, PUBLISHED_CAUTION, read_reference
-from tune_app.render import fit, markdown, records, text_table, to_plain
+from tune_app.render import csv_text, fit, markdown, markdown_text, records, text_table, to_plain
 from tune_app.results import Sweep
+from tune_app.terminal import drawing, plain
 from tune_app.thresholds import CALIBRATED, GAP
 from tune_app.user_settings import user_setting
 
@@ -200,24 +201,24 @@ def _board(report: Report) -> pd.DataFrame:
 def as_table(report: Report, width: int | None, color: bool) -> str:
     """Plain or coloured tables; one that is too wide for the terminal loses columns, then is split."""
     sweep = report.sweep
-    blocks = [f"{sweep.name}   {sweep.status}, {len(sweep.trials)} trials   {sweep.folder}"]
-    blocks += [f"!! {notice}" for notice in report.notices]
+    blocks = [plain(f"{sweep.name}   {sweep.status}, {len(sweep.trials)} trials   {sweep.folder}")]
+    blocks += [plain(f"!! {notice}") for notice in report.notices]
     for frame in fit(_board(report), width, _DROPPABLE, ("rank", "name")):
         blocks.append(text_table(frame, width, color=color, bold_first=True))
     for title, table in report.titled_tables():
         pages = fit(table, width, ("names",), ("name", "class", "arm"))
         blocks.append("\n".join([title, *(text_table(page, width, color=color) for page in pages)]))
-    return "\n\n".join([*blocks, "\n".join(report.cautions)])
+    return "\n\n".join([*blocks, plain("\n".join(report.cautions))])
 
 
 def as_markdown(report: Report) -> str:
     """GitHub Markdown: a heading, the notices in bold, the tables, the cautions."""
     sweep = report.sweep
-    blocks = [f"## {sweep.name}", f"{sweep.status}, {len(sweep.trials)} trials"]
-    blocks += [f"**{notice}**" for notice in report.notices] + [markdown(_board(report))]
+    blocks = [f"## {markdown_text(sweep.name)}", f"{sweep.status}, {len(sweep.trials)} trials"]
+    blocks += [f"**{markdown_text(notice)}**" for notice in report.notices] + [markdown(_board(report))]
     for title, frame in report.titled_tables():
         blocks += [f"### {title}", markdown(frame)]
-    return "\n\n".join([*blocks, *report.cautions])
+    return "\n\n".join([*blocks, *map(markdown_text, report.cautions)])
 
 
 def as_csv(report: Report) -> str:
@@ -229,7 +230,7 @@ def as_csv(report: Report) -> str:
         frame = frame.astype(object)
         rows = [*frame.to_dict("records"), *other.to_dict("records")]
         frame = pd.DataFrame(rows, columns=frame.columns, dtype=object)
-    return frame.to_csv(index=False, lineterminator="\n").rstrip("\n")
+    return csv_text(frame).rstrip("\n")
 
 
 def as_json(report: Report) -> str:
@@ -270,7 +271,8 @@ def summarise_and_print(settings: SummarySettings) -> int:
     terminal = console.is_terminal
     report = build_report(settings)
     width = console.width if terminal else None
-    print(_as_text(report, settings.format, width, terminal and not console.no_color))
+    text = _as_text(report, settings.format, width, terminal and not console.no_color)
+    print(text, file=drawing(sys.stdout) if settings.format == "table" else sys.stdout)
     if settings.format == "csv":
         for notice in report.notices:
             print(f"!! {notice}", file=sys.stderr)

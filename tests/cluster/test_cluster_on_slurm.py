@@ -155,6 +155,12 @@ def test_without_the_token_nobody_gets_in(up: Site) -> None:
             assert "in " not in client(up, attach, **bad).stdout
 
 
+def test_what_ray_keeps_on_a_node_lies_in_a_folder_of_ones_own(up: Site) -> None:
+    ray = Path(state_of(up).temp_dir)
+    assert (ray / "session_latest" / "sockets").is_dir()
+    assert ray.parent.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_wrong_token_is_one_sentence(up: Site) -> None:
     (up.folder / "wrong").write_text("0" * 64)
     (up.folder / "wrong").chmod(0o600)

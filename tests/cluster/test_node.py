@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.ray_node import end, end_rest, local_folder, own_ip, start
+from cluster.ports import free_ports
+from cluster.ray_node import Place, end, end_rest, head_command, local_folder, own_ip, start, worker_command
 
 SLEEPER = "import time; time.sleep(60)"
 STUBBORN = (
@@ -46,12 +47,29 @@ def test_what_bears_the_job_id_is_ended_and_nothing_else() -> None:
         of_job.wait()
 
 
-def test_the_local_folder_is_short_and_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUNE_APP_NODE_TMP", str(tmp_path / ("deep" * 20)))
-    folder = local_folder("17")
+def place_in(folder: Path) -> Place:
+    ports = free_ports(17, "127.0.0.1")
+    return Place(folder=folder, job_id="17", ip="127.0.0.1", ports=ports, temp_dir=folder, token=folder / "token")
+
+
+@pytest.mark.parametrize(("base", "used"), [("/tmp", "/tmp"), ("/var/tmp", "/var/tmp"), ("/tmp/" + "ü" * 9, "/tmp")])
+def test_ray_gets_a_folder_in_one_that_is_ones_own_and_short(
+    base: str, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNE_APP_NODE_TMP", base)
+    folder = local_folder("12345678")
     try:
-        assert folder.parent == Path("/tmp"), "a socket's path has at most 107 characters"
+        assert folder.parent == Path(used)
         assert folder.stat().st_mode & 0o777 == 0o700
+        place = place_in(folder)
+        for command in (
+            head_command(place, cpus=1, gpus=0, autoscaling=None),
+            worker_command(place, "127.0.0.1:1", cpus=1, gpus=0),
+        ):
+            (given,) = (word.removeprefix("--temp-dir=") for word in command if word.startswith("--temp-dir="))
+            assert Path(given).parent == folder, "Ray opens what it is given to everybody"
+            session = f"{given}/session_2026-11-27_03-44-33_123456_4194304"
+            assert len(os.fsencode(f"{session}/sockets/plasma_store")) <= 107
     finally:
         folder.rmdir()
 

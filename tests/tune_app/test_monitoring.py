@@ -58,7 +58,7 @@ class Watched:
         found = ADDRESS.search(run.output())
         assert found
         self.dashboard = found[1]
-        self.session = place.temporary / "ray" / "session_latest"
+        self.session = place.temporary / "ray" / "ray" / "session_latest"
         self.token = (place.folder / "token").read_text()
 
     @property

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import tempfile
+from pathlib import Path
 
 import pytest
 from planned import settings_of
@@ -118,6 +121,25 @@ def test_a_token_is_made_once_and_readable_by_its_owner_alone(tmp_path, monkeypa
     assert len(token) == 64
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert token_path().read_text() == token
+
+
+def test_a_folder_for_ray_that_is_given_is_made_for_its_owner_alone(tmp_path):
+    folder = ray_session._given_folder(str(Path(tempfile.mkdtemp(dir="/tmp")) / "ray"))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    shutil.rmtree(folder.parent)
+
+
+def test_a_folder_for_ray_that_others_can_enter_or_is_too_deep_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "open").mkdir(mode=0o755)
+    for given, why in {
+        "/tmp": "other users",
+        "open": "chmod 700",
+        "d" * 40: "too long",
+        "file/ray": "local disk",
+    }.items():
+        with pytest.raises(InputError, match=f"cluster.temp_dir=.*{why}"):
+            ray_session._given_folder(str(tmp_path / given))
 
 
 def test_the_environment_of_the_person_wins(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from importlib import resources
 from pathlib import Path
 from statistics import mean, stdev
@@ -15,11 +16,13 @@ from rich.text import Text
 from sweep_folder import WrittenTrial, write_sweep
 
 from tune_app.cautions import PHANTOM
+from tune_app.command_line import exit_code
 from tune_app.errors import InputError
 from tune_app.reference import NOT_COMPARABLE, read_reference
 from tune_app.render import fit, natural_width, text_table
 from tune_app.results import Sweep
 from tune_app.summary import FORMATS, SummarySettings, main, summarise, summarise_and_print
+from tune_app.terminal import COLOUR
 
 NAN = float("nan")
 THIRD = 1 / 3
@@ -200,6 +203,61 @@ def test_a_summary_of_another_sweep_is_a_reference(sweep: Path, tmp_path: Path) 
         assert found["reference"][0]["dice/pm"] == THIRD
         assert [row["status"] for row in found["leaderboard"]][-1] == "not run"
         assert len(found["leaderboard"]) == 5
+
+
+EVIL = "\x1b]0;owned\x07\x1b[2J\x9b8m\u202e<img src=x onerror=alert(1)>[a](b)|`c`"
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A sweep of somebody who means harm: in names, classes, parameters, statuses, errors."""
+    trials = [
+        WrittenTrial(label=EVIL, dice=[(0.5, 0.5)], signature=EVIL, params={EVIL: 0.1}),
+        WrittenTrial(label=EVIL, dice=[(0.4, 0.5)], signature=EVIL, family="=1+1"),
+        WrittenTrial(label="b", dice=[(0.4, 0.2)], status="failed: error", family="@SUM(A1)"),
+    ]
+    folder = write_sweep(tmp_path / EVIL.replace("/", ""), trials, classes=[f"-{EVIL}", "+pm"], status="crashed")
+    (folder / "trials" / "0002_b" / "error.txt").write_text(f"RuntimeError: {EVIL}")
+    return folder
+
+
+def printed(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> str:
+    """What `summary` shows of the folder in a terminal."""
+    settings = SummarySettings(sweep=str(folder), **dict(word.split("=") for word in words))
+    exit_code(lambda: summarise_and_print(settings))
+    captured = capsys.readouterr()
+    return captured.out + captured.err
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_foreign_sweep_sends_no_escape_sequence(
+    hostile: Path, form: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    text = (
+        printed(capsys, hostile, f"format={form}")
+        + printed(capsys, hostile, "by=none")
+        + printed(capsys, hostile / "x")
+    )
+    assert "<img" in text or form == "md"
+    ours = COLOUR.sub("", text) if form == "table" else text
+    assert [c for c in ours if c != "\n" and not c.isprintable()] == []
+
+
+def test_a_foreign_sweep_brings_no_formula_into_a_spreadsheet(hostile: Path) -> None:
+    rows = list(csv.reader(io.StringIO(summary(hostile, format="csv"))))
+    assert "'=1+1" in rows[2]
+    assert "'@SUM(A1)" in rows[3]
+    texts = [text for row in rows for text in row if not re.fullmatch(r"-?[\d.e-]+", text)]
+    assert [text for text in texts if text.startswith(("=", "+", "-", "@"))] == []
+
+
+def test_a_foreign_sweep_brings_no_html_into_markdown(hostile: Path) -> None:
+    text = summary(hostile, format="md")
+    assert "<" not in text
+    assert not re.search(r"(?<!\\)[\[`]", text)
+    for block in (block for block in text.split("\n\n") if block.startswith("|")):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from sweeps import (
     histories,
     killed,
     look_at,
+    open_to_strangers,
     reported,
     reported_epochs,
     states,
@@ -33,13 +35,42 @@ ONE_SLOT = (*TINY, "family=seesaw", "search.num_samples=6", "search.startup_tria
 # Fixed arms without early stopping: a killed sweep ends as an unkilled one.
 
 
+@dataclass
+class Watched:
+    """A sweep that ran to its end, and what another user could read or write of its Ray; None where none can look."""
+
+    folder: Path
+    open: list[str] | None
+    opened_by_ray: bool
+
+
 @pytest.fixture(scope="module")
-def whole(place: Place) -> Path:
-    output = place.run("run", *FIXED, "name=whole")
+def watched(place: Place) -> Watched:
+    place.temporary.chmod(0o1777)  # as /tmp is
+    run = place.start("run", *FIXED, "name=whole")
+    run.until(lambda: reported(place.sweep("whole")) >= 1)
+    (session,) = place.temporary.glob("tune_app-*/ray/session_latest")
+    opened = session.stat().st_mode & 0o002
+    found = open_to_strangers(place.temporary)
+    assert run.wait() == 0, run.output()
+    output = run.output()
     for words in ("*** PHANTOM DATA", "8/8 trials done", "export sweep=whole", "rank", "golgi_mem"):
         assert words in output
     assert "extend=whole" not in output, "a grid cannot be extended"
-    return place.sweep("whole")
+    return Watched(place.sweep("whole"), found, bool(opened))
+
+
+@pytest.fixture(scope="module")
+def whole(watched: Watched) -> Path:
+    return watched.folder
+
+
+def test_no_other_user_reads_or_writes_what_ray_puts_on_disk(place: Place, watched: Watched) -> None:
+    assert not list(place.temporary.glob("tune_app-*")), "nothing of Ray is left"
+    if watched.open is None:
+        pytest.skip("needs root, and setpriv of util-linux, to look as another user")
+    assert watched.opened_by_ray, "Ray has stopped opening its folder to everybody: ours around it is needless"
+    assert [path for path in watched.open if "tune_app-" in path] == []
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from tune_app.render import MISSING, cells, fit, header
+from tune_app.render import MISSING, cells, csv_text, fit, header
 
 GENERATOR = "tune_app report"
 """What the page says of itself, so that a later report may replace it."""
@@ -216,7 +216,7 @@ def row_html(row: Sequence[str], right: Iterable[bool]) -> str:
 
 def csv_link(key: str, title: str, data: pd.DataFrame) -> str:
     """A link that saves the data of a picture or table as KEY.csv."""
-    encoded = base64.b64encode(data.to_csv(index=False, lineterminator="\n").encode()).decode()
+    encoded = base64.b64encode(csv_text(data).encode()).decode()
     return (
         f'<a class="csv" download="{key}.csv" href="data:text/csv;base64,{encoded}" '
         f'aria-label="Data of {text(title)} as CSV">data (CSV)</a>'
