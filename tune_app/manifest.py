@@ -2,7 +2,7 @@
 
 {"sweep": name, "created": iso, "status": "running"|"interrupted"|"finished", "family", "experiment", "seed",
  "metric", "mode", "classes", "space", "git", "packages", "data": {"name", "root", "fingerprint", "phantom"},
- "hardware", "settings_hash"}
+ "hardware", "settings_hash", "notices": [sentence]}
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ def build_manifest(
     metric: str = "mean_dice",
     mode: str = "max",
     phantom: bool | None = None,
+    notices: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The manifest of a sweep that starts now.
 
     data: the data section of the settings (name, root). fingerprint: PackedDataset.fingerprint. settings: the resolved
     settings, of which the hash is kept, so that a resume with other settings is noticed.
-    phantom: whether the volumes were generated; None goes by the name.
+    phantom: whether the volumes were generated; None goes by the name. notices: said wherever the scores are.
     """
     name = str(data.get("name", ""))
     return {
@@ -73,6 +74,7 @@ def build_manifest(
         },
         "hardware": hardware(),
         "settings_hash": settings_hash(settings or {}),
+        "notices": list(notices),
     }
 
 

@@ -60,6 +60,7 @@ def _baseline_line(prepared: Prepared) -> str:
 
 def _warnings(prepared: Prepared) -> Iterable[str]:
     settings = prepared.settings
+    yield from (f"warning: {notice}" for notice in prepared.notices)
     for names in same_arms(planned_arms(settings, prepared.space), prepared.counts, prepared.window_voxels):
         once = "one arm, compared as one" if settings.listed else "only the first is tried"
         yield f"note: {', '.join(names)} come out as the same effective weights: {once}"

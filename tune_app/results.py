@@ -50,7 +50,8 @@ class Sweep:
         self.settings = _read_yaml(self.folder / "sweep.yaml")
         self.metric = str(self.manifest.get("metric") or "mean_dice")
         self.mode = str(self.manifest.get("mode") or "max")
-        self.notices: list[str] = []
+        told = self.manifest.get("notices")
+        self.notices = [str(notice) for notice in told] if isinstance(told, list) else []
         self._judged_by = _diagnosis_settings(self.settings.get("diagnosis"))
         driver_runs = lock_is_held(self.folder / LOCK)
         self.trials: tuple[Trial, ...] = self._read_trials(driver_runs)

@@ -73,6 +73,11 @@ class Prepared:
         return is_phantom(Path(self.dataset.root))
 
     @property
+    def notices(self) -> list[str]:
+        """What must be known of the data before any score is read."""
+        return [self.dataset.leak] if self.dataset.leak else []
+
+    @property
     def num_trials(self) -> int:
         """Trials of the whole sweep, planned arms included."""
         if not self.space or self.settings.search.name == "grid":
@@ -166,6 +171,7 @@ def _write_folder(prepared: Prepared) -> None:
         settings=settings.as_dict(),
         metric=METRIC,
         phantom=prepared.phantom,
+        notices=prepared.notices,
     )
     write_manifest(folder, manifest)
 

@@ -13,14 +13,17 @@ from filelock import FileLock
 from planned import composed_of, dataset_in_memory, settings_of
 from sweep_folder import WrittenTrial, write_sweep
 
+from trainables.data.cellmap import discover_crops
 from tune_app import run as run_module
 from tune_app import sweep as sweep_module
+from tune_app.cautions import notices
 from tune_app.command_line import Composed
 from tune_app.errors import InputError, RunFailed
 from tune_app.manifest import read_manifest, write_manifest
-from tune_app.messages import _baseline_line
+from tune_app.messages import _baseline_line, _warnings
+from tune_app.results import Sweep
 from tune_app.resume import take_up
-from tune_app.sweep import FREQUENCIES, TRIAL, Prepared, prepare
+from tune_app.sweep import FREQUENCIES, TRIAL, Prepared, _write_folder, prepare
 from tune_app.sweep_folders import locked, new_folder
 
 STARTED_WITH = ("family=seesaw", "trainer.epochs=4", "space.p=[0.5,1.2]", "resources.gpus_per_trial=0.25")
@@ -188,6 +191,24 @@ def test_the_baseline_and_further_trials_can_be_added_together(started):
 def test_what_is_said_of_the_baseline_beforehand(monkeypatch, tmp_path, words, line):
     monkeypatch.setattr("tune_app.sweep.open_packed", dataset_in_memory)
     assert _baseline_line(prepare(settings_of(*words.split()), tmp_path / "new")) == line
+
+
+def test_a_leaking_split_is_warned_of_and_stays_beside_the_leaderboard(monkeypatch, tmp_path, foreign_root):
+    """Six of the seven crops that lie in a training crop validate: all of their volume is trained on."""
+    crops = [crop for crop in discover_crops(foreign_root) if crop.name.startswith("liver-c")]
+    sides = [dataclasses.replace(c, side="train" if c.name in ("liver-c/crop300", "liver-c/crop307") else "validate")
+             for c in crops]  # fmt: skip
+
+    def leaking(settings):
+        return dataclasses.replace(dataset_in_memory(settings), sources=tuple(sides))
+
+    monkeypatch.setattr("tune_app.sweep.open_packed", leaking)
+    prepared = prepare(settings_of("family=seesaw"), tmp_path / "new")
+    (told,) = [line for line in _warnings(prepared) if "LEAK" in line]
+    assert told.startswith("warning: LEAK: 100 % of the validation volume is training volume too (6 of 6 ")
+    prepared.folder.mkdir()
+    _write_folder(prepared)
+    assert f"warning: {notices(Sweep(tmp_path / 'new'))[-1]}" == told
 
 
 def test_a_baseline_that_is_there_is_not_added_again(started, monkeypatch):

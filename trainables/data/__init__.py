@@ -3,7 +3,7 @@
 cellmap.py, encoding.py            read the CellMap Zarr layout at a target voxel size
 ngff.py, resample.py               multiscale metadata and chunks; resampling between grids
 classes.py                         class names and the checks on them
-datasplit.py                       which crop trains and which validates
+datasplit.py, overlap.py           which crop trains and which validates; crops that share voxels
 packing.py, packed.py              the bit-packed, memory-mapped cache
 sampling.py, augment.py, expand.py patches: cut on the host, augmented and expanded on the device
 check.py                           what is wrong with a data set and its split

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from trainables.data.encoding import Encoding, complement_counts, read_encoding
 from trainables.data.expand import pack_class, packed_bytes
-from trainables.data.ngff import Level, choose_level, missing_chunks, read_box, read_levels
+from trainables.data.ngff import Level, Vector, choose_level, missing_chunks, read_box, read_levels
 from trainables.data.resample import FUZZ, Taps, average, nearest_taps, pick, slabs, smooth_taps
 from trainables.errors import DataError
 
@@ -114,14 +114,18 @@ def holds_class(source: CropSource, name: str) -> bool:
     return not counts or sum(counts.values()) < math.prod(finest.shape)
 
 
+def crop_box(source: CropSource, classes: Sequence[str]) -> tuple[Vector, Vector]:
+    """Where the union of the arrays of the classes begins and ends, nm (3,) each; one of them must be annotated."""
+    finest = [read_levels(source.labels / name)[0] for name in classes if name in source.classes]
+    return np.min([level.corner for level in finest], axis=0), np.max([level.end for level in finest], axis=0)
+
+
 def crop_grid(source: CropSource, classes: Sequence[str], voxel_nm: Sequence[float]) -> Grid:
     """The target grid over the union of the arrays of the classes: the voxels whose centre lies inside.
 
     An axis thinner than one target voxel gets a single one, centred on it.
     """
-    finest = [read_levels(source.labels / name)[0] for name in classes if name in source.classes]
-    corner = np.min([level.corner for level in finest], axis=0)
-    end = np.max([level.end for level in finest], axis=0)
+    corner, end = crop_box(source, classes)
     voxel = np.array(voxel_nm, dtype=np.float64)
     shape = np.maximum(np.ceil((end - corner) / voxel - 0.5 - FUZZ), 1)
     thin = end - corner < voxel

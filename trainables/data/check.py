@@ -22,6 +22,7 @@ from trainables.data.cellmap import (
 from trainables.data.classes import check_classes, unannotated_classes
 from trainables.data.datasplit import FILE_NAME, make_split, parse_split, split_remarks
 from trainables.data.expand import class_masks
+from trainables.data.overlap import leak, overlaps
 from trainables.data.packed import cache_folder, data_root
 from trainables.data.packing import em_margin
 from trainables.errors import DataError
@@ -46,8 +47,8 @@ class Finding:
 def check(settings: DataSettings) -> list[Finding]:
     """Everything wrong with the data and split of `settings`, worst first; only `info` when all is well.
 
-    Looks at the root, the split file (rows, repeats, sides), the class names, which sides hold which class, and
-    decodes each crop with its surroundings. Never raises DataError: it becomes a finding. Data is only read.
+    Looks at the root, the split file (rows, repeats, sides), overlapping crops, the class names, which sides hold which
+    class, and decodes each crop with its surroundings. Never raises DataError: it becomes a finding. Data is only read.
     """
     try:
         root = data_root(settings)
@@ -56,6 +57,7 @@ def check(settings: DataSettings) -> list[Finding]:
         used = [s for s in sources if set(s.classes) & set(settings.classes)]
     except DataError as error:
         return [Finding("error", settings.root or settings.name, str(error))]
+    findings += _overlaps(settings, used)
     for source in used:
         findings += _crop(settings, source)
     findings.append(_summary(used))
@@ -91,6 +93,20 @@ def _classes(settings: DataSettings, sources: Sequence[CropSource]) -> list[Find
             if members and name not in missing
         ]
     return findings
+
+
+def _overlaps(settings: DataSettings, sources: Sequence[CropSource]) -> Iterator[Finding]:
+    """Crops that share voxels: a leak where they are on two sides."""
+    told = leak(sources, settings.classes)
+    if told:
+        yield Finding("warning", "split", told)
+    for pair in overlaps(sources, settings.classes):
+        first, second = pair.first, pair.second
+        yield Finding(
+            "info" if first.side == second.side else "warning",
+            f"{first.name} ({first.side}) and {second.name} ({second.side})",
+            f"they share {pair.um3:.4g} µm³, {100 * pair.share:.0f} % of the smaller",
+        )
 
 
 def _holds(source: CropSource, name: str) -> bool:

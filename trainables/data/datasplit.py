@@ -16,11 +16,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from trainables.data.cellmap import CropSource, annotated_in, crop_name, discover_crops, holds_class
 from trainables.data.classes import check_classes
+from trainables.data.overlap import first_of_group
 from trainables.errors import DataError
 from trainables.settings import DataSettings
 
@@ -171,14 +173,17 @@ def make_split(settings: DataSettings, crops: Sequence[CropSource], folder: Path
     """
     check_classes(settings.classes, crops)
     usable = [crop for crop in crops if set(crop.classes) & set(settings.classes)]
-    asked = {
+    units = _units(settings, usable)
+    asked: dict[str, Any] = {
         "crops": [[str(crop.labels), crop.classes] for crop in usable],
         "classes": list(settings.classes),
         "draw": [settings.validation_fraction, settings.split_seed, settings.split_by_dataset],
     }
+    if not settings.split_by_dataset and len(units) < len(usable):
+        asked["units"] = {unit: [crop.name for crop in members] for unit, members in units.items()}
     path = folder / f"datasplit-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]}.csv"
     if not path.is_file():
-        write_split(path, draw_split(settings, usable))
+        write_split(path, _draw(settings, units))
         log.info("Drew a split of %d crops with seed %d: %s", len(usable), settings.split_seed, path)
     return read_split(path)
 
@@ -186,15 +191,26 @@ def make_split(settings: DataSettings, crops: Sequence[CropSource], folder: Path
 def draw_split(settings: DataSettings, crops: Sequence[CropSource]) -> list[CropSource]:
     """Sides for crops: about `validation_fraction` of them validate, every class on both sides where possible.
 
-    Seeded by `split_seed`; independent of the order of the crops. With `split_by_dataset` the crops of a data set stay
-    together. DataError when there are fewer than two crops (or data sets) to divide.
+    Seeded by `split_seed`; independent of the order of the crops. Crops that share voxels stay together, with
+    `split_by_dataset` all those of a data set. DataError when there are fewer than two such units to divide.
     """
+    return _draw(settings, _units(settings, crops))
+
+
+def _units(settings: DataSettings, crops: Sequence[CropSource]) -> dict[str, list[CropSource]]:
+    """Crops that stay together, by the name of the data set or of the first of them."""
     ordered = sorted(crops, key=lambda crop: crop.name)
+    by_dataset = settings.split_by_dataset
+    names = [c.name.split("/")[0] for c in ordered] if by_dataset else first_of_group(ordered, settings.classes)
     units: dict[str, list[CropSource]] = {}
-    for crop in ordered:
-        units.setdefault(crop.name.split("/")[0] if settings.split_by_dataset else crop.name, []).append(crop)
+    for name, crop in zip(names, ordered):
+        units.setdefault(name, []).append(crop)
+    return units
+
+
+def _draw(settings: DataSettings, units: Mapping[str, list[CropSource]]) -> list[CropSource]:
     if len(units) < 2:
-        kind = "data set" if settings.split_by_dataset else "crop"
+        kind = "data set" if settings.split_by_dataset else "crop (or group of overlapping ones)"
         raise DataError(
             f"{len(units)} {kind} with an annotated class: a split needs two. "
             "Add data, choose other data.classes, or set data.split_by_dataset=false."
@@ -204,15 +220,18 @@ def draw_split(settings: DataSettings, crops: Sequence[CropSource]) -> list[Crop
         for name in settings.classes
     }
     sizes = {unit: len(members) for unit, members in units.items()}
-    chosen = _choose(sizes, holders, settings.validation_fraction, np.random.default_rng(settings.split_seed))
+    order = [list(units)[i] for i in np.random.default_rng(settings.split_seed).permutation(len(units))]
+    if not settings.split_by_dataset:
+        order.sort(key=lambda unit: sizes[unit])  # a group validates only where no smaller one can
+    chosen = _choose(order, sizes, holders, settings.validation_fraction)
     side = {unit: "validate" if unit in chosen else "train" for unit in units}
     return [replace(crop, side=side[unit]) for unit, members in units.items() for crop in members]
 
 
-def _choose(sizes: Mapping[str, int], holders: Mapping[str, set[str]], fraction: float,
-            rng: np.random.Generator) -> set[str]:  # fmt: skip
+def _choose(
+    order: Sequence[str], sizes: Mapping[str, int], holders: Mapping[str, set[str]], fraction: float
+) -> set[str]:
     """Units for validation: first one for each class that two units hold, the rarest first, then up to the share."""
-    order = [list(sizes)[i] for i in rng.permutation(len(sizes))]
     chosen: set[str] = set()
     for _, held in sorted(holders.items(), key=lambda item: (len(item[1]), item[0])):
         if len(held) >= 2 and not held & chosen:

@@ -17,7 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from trainables.data.cellmap import CropSource
 from trainables.data.classes import check_classes, unannotated_classes
 from trainables.data.datasplit import load_or_make_split
+from trainables.data.overlap import leak
 from trainables.data.packing import cache_key, write_cache
 from trainables.errors import DataError
 from trainables.settings import DataSettings
@@ -72,6 +73,13 @@ class PackedDataset:
     folder: Path
     held: mmap.mmap | None = field(default=None, repr=False, compare=False)
     """index.json, open under a shared lock as long as this data set is in use."""
+    sources: tuple[CropSource, ...] = ()
+    """Where the crops were read from."""
+
+    @property
+    def leak(self) -> str:
+        """What of the validation crops is trained on, as a sentence; empty where nothing is."""
+        return leak(self.sources, self.classes)
 
     def counts(self, side: str = "train") -> dict[str, list[Any]]:
         """Exact voxel counts over the crops of one side: classes, positive, known, in class order."""
@@ -143,7 +151,7 @@ def open_packed(settings: DataSettings) -> PackedDataset:
                     _build(settings, sources, folder)
         mark_used(folder)
         try:
-            return load_packed(settings, on_this_node(folder), str(root))
+            return replace(load_packed(settings, on_this_node(folder), str(root)), sources=tuple(sources))
         except FileNotFoundError:
             if (folder / "index.json").exists():
                 raise  # damaged, not removed in the meantime

@@ -72,3 +72,22 @@ def test_misspelled_and_one_sided_classes(small_root, settings_for):
     write_label(small_root, "cells", "crop1", "golgi_mem", np.ones((6, 24, 24), np.uint8), origin=(0, 64, 64))
     text = "\n".join(map(str, check(settings_for(small_root, classes=["nuc", "golgi_mem"]))))
     assert "warning: golgi_mem: no crop on side validate holds this class" in text
+
+
+def test_overlapping_crops_on_two_sides_are_a_warning_with_figures(small_root, settings_for):
+    """crop5 is a quarter of crop1: 6 × 12 × 12 of 6 × 24 × 24 voxels of 8 nm."""
+    write_label(small_root, "cells", "crop5", "pm", np.ones((6, 12, 12), np.uint8), origin=(0, 64, 64))
+    settings = settings_for(small_root)
+    (told,) = [f for f in check(settings) if "they share" in str(f)]
+    assert told.level == "info"
+    zarr = small_root / "cells/cells.zarr"
+    sides = {"crop1": "validate", "crop2": "train", "crop5": "train"}
+    rows = [
+        f'"{side}","{zarr}/recon-1/em/fibsem-uint8","{zarr}/recon-1/labels/groundtruth/{crop}/[nuc,pm]"\n'
+        for crop, side in sides.items()
+    ]
+    (small_root / "datasplit.csv").write_text("".join(rows))
+    text = [str(finding) for finding in check(settings) if finding.level == "warning"]
+    assert any("LEAK: 25 % of the validation volume" in line for line in text)
+    pair = "cells/crop1 (validate) and cells/crop5 (train): they share 0.0004424 µm³, 100 % of the smaller"
+    assert f"warning: {pair}" in text

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from volume_writer import container, write_em, write_label
 
 from trainables.data.cellmap import CropSource, discover_crops
 from trainables.data.datasplit import draw_split, load_or_make_split, make_split, read_split, split_remarks, write_split
+from trainables.data.overlap import first_of_group, leak
 from trainables.errors import DataError
 from trainables.settings import DataSettings
 
@@ -107,11 +111,11 @@ def test_made_once_and_read_afterwards(small_root, settings_for, tmp_path):
 
 
 def synthetic(tmp_path: Path, layout: dict[str, str]) -> list[CropSource]:
-    """Crops whose classes are given as words; the arrays are one voxel."""
-    for name, classes in layout.items():
+    """Crops whose classes are given as words; the arrays are one voxel, one beside the other."""
+    for number, (name, classes) in enumerate(layout.items()):
         dataset, crop = name.split("/")
         for label in classes.split():
-            write_label(tmp_path, dataset, crop, label, np.ones((1, 1, 1), np.uint8))
+            write_label(tmp_path, dataset, crop, label, np.ones((1, 1, 1), np.uint8), origin=(0, 0, 8 * number))
     return discover_crops(tmp_path)
 
 
@@ -149,7 +153,7 @@ def test_annotated_but_absent_does_not_count_as_holding_a_class(tmp_path):
         tmp_path, {"a/crop1": "nuc pm", "a/crop2": "nuc pm", **{f"a/crop{n}": "nuc" for n in range(3, 9)}}
     )
     empty = {"absent": 1, "unknown": 0}
-    write_label(tmp_path, "a", "crop9", "pm", np.zeros((1, 1, 1), np.uint8), complement=empty)
+    write_label(tmp_path, "a", "crop9", "pm", np.zeros((1, 1, 1), np.uint8), (8, 8, 8), (8, 0, 0), complement=empty)
     crops = discover_crops(tmp_path)
     for seed in range(10):
         drawn = draw_split(DataSettings(classes=["nuc", "pm"], split_seed=seed), crops)
@@ -174,3 +178,51 @@ def test_a_class_without_labels_is_remarked_upon(small_root, tmp_path):
     (remark,) = split_remarks(write_rows(tmp_path / "s.csv", rows))
     assert "line 2" in remark
     assert "mito_foo" in remark
+
+
+def test_crops_that_share_voxels_are_never_split(foreign_root):
+    """Seven crops lie in a large one: whatever the seed, all eight are on one side, and the rest are still drawn."""
+    crops = discover_crops(foreign_root)
+    drawn = [draw_split(DataSettings(split_seed=seed), crops) for seed in range(6)]
+    for split in drawn:
+        assert {s.side for s in split if s.name.startswith("liver-c")} == {"train"}
+        assert not leak(split, DataSettings().classes)
+    assert len({tuple(s.side for s in split) for split in drawn}) > 1
+
+
+def test_crops_connected_through_a_third_are_one_group_and_those_that_touch_are_not(tmp_path):
+    """Along x: 0–3, 2–5, 4–7 overlap in a chain, 7–9 touches; a crop of another EM volume overlaps none of them."""
+    for crop, first, length in (("crop1", 0, 3), ("crop2", 4, 3), ("crop3", 2, 3), ("crop4", 7, 2)):
+        write_label(tmp_path, "a", crop, "nuc", np.ones((1, 1, length), np.uint8), origin=(0, 0, 8 * first))
+    write_label(tmp_path, "b", "crop1", "nuc", np.ones((1, 1, 9), np.uint8))
+    crops = discover_crops(tmp_path)
+    assert first_of_group(crops, ["nuc"]) == ["a/crop1", "a/crop1", "a/crop1", "a/crop4", "b/crop1"]
+    with pytest.raises(DataError, match="a split needs two"):
+        draw_split(DataSettings(classes=["nuc"]), crops[:3])
+
+
+def test_without_overlaps_a_split_drawn_earlier_is_found_again(small_root, settings_for, tmp_path):
+    """The name of its file is a hash of what was asked; it must not change for crops that share nothing."""
+    crops = discover_crops(small_root)
+    settings = settings_for(small_root)
+    asked = {
+        "crops": [[str(crop.labels), crop.classes] for crop in crops],
+        "classes": ["nuc", "pm"],
+        "draw": [0.25, 0, False],
+    }
+    make_split(settings, crops, tmp_path / "splits")
+    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    assert [p.name for p in (tmp_path / "splits").iterdir()] == [f"datasplit-{digest}.csv"]
+
+
+def test_a_leak_is_told_with_its_figures(tmp_path):
+    """Validation: 0–6, of which training's 0–2 and 1–3 cover 3 of 6, and 20–26, which nothing covers: 25 %."""
+    boxes = {"crop1": (0, 6), "crop2": (0, 2), "crop3": (1, 2), "crop4": (20, 6)}
+    for crop, (first, length) in boxes.items():
+        write_label(tmp_path, "a", crop, "nuc", np.ones((1, 1, length), np.uint8), origin=(0, 0, 8 * first))
+    sides = ("validate", "train", "train", "validate")
+    split = [replace(crop, side=side) for crop, side in zip(discover_crops(tmp_path), sides)]
+    assert leak(split, ["nuc"]).startswith(
+        "LEAK: 25 % of the validation volume is training volume too (1 of 2 validation crops: a/crop1 50 %)"
+    )
+    assert not leak([replace(crop, side="train") for crop in split], ["nuc"])
