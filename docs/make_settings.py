@@ -17,6 +17,7 @@ from unittest import mock
 
 import yaml
 
+from trainables.settings import DataSettings
 from tune_app.command_line import CONF, compose
 from tune_app.config import Settings
 from tune_app.confirming.settings import ConfirmSettings
@@ -24,6 +25,7 @@ from tune_app.data import DataVerbSettings
 from tune_app.export import ExportSettings
 from tune_app.frequencies import FrequenciesSettings
 from tune_app.plan import PlanSettings
+from tune_app.predict import DataFolder, PredictSettings
 from tune_app.report import ReportSettings
 from tune_app.summary import SummarySettings
 from tune_app.sweeps import SweepsSettings
@@ -36,6 +38,7 @@ OTHER_VERBS = {
     "report": ReportSettings,
     "plan": PlanSettings,
     "export": ExportSettings,
+    "predict": PredictSettings,
     "frequencies": FrequenciesSettings,
     "data": DataVerbSettings,
     "sweeps": SweepsSettings,
@@ -66,6 +69,12 @@ def settings_page() -> str:
         own = docstrings(schema)
         fields = [field for field in dataclasses.fields(schema) if own.get(field.name) and not section_type(field)]
         rows = [row(field.name, plain(field), own[field.name]) for field in fields]
+        rows += [
+            row(f"{outer.name}.{inner.name}", plain(inner), text)
+            for outer in dataclasses.fields(schema)
+            if (section := section_type(outer)) is DataFolder
+            for inner, text in zip(dataclasses.fields(section), docstrings(section).values())
+        ]
         parts += [f"## `python -m tune_app.{verb}`\n", also_takes(schema), table(rows)]
     return "\n".join(part for part in parts if part)
 
@@ -76,7 +85,7 @@ def also_takes(schema: type) -> str:
         return TAKES_ALL
     if schema is ConfirmSettings:
         return TAKES_PLACE
-    return TAKES_DATA if any(field.name == "data" for field in dataclasses.fields(schema)) else ""
+    return TAKES_DATA if any(section_type(field) is DataSettings for field in dataclasses.fields(schema)) else ""
 
 
 def default_settings() -> dict[str, Any]:

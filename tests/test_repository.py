@@ -21,6 +21,7 @@ from tune_app.data import DataVerbSettings
 from tune_app.export import ExportSettings
 from tune_app.frequencies import FrequenciesSettings
 from tune_app.plan import PlanSettings
+from tune_app.predict import PredictSettings
 from tune_app.report import ReportSettings
 from tune_app.summary import SummarySettings
 from tune_app.sweeps import SweepsSettings
@@ -38,6 +39,7 @@ SCHEMAS: dict[str, type] = {
     "report": ReportSettings,
     "plan": PlanSettings,
     "export": ExportSettings,
+    "predict": PredictSettings,
     "frequencies": FrequenciesSettings,
     "data": DataVerbSettings,
     "sweeps": SweepsSettings,

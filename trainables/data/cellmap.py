@@ -60,6 +60,10 @@ class Grid:
         """Voxel centres along z, y, x of a box, nm."""
         return [c + (np.arange(a, b) + 0.5) * v for c, v, a, b in zip(self.corner, self.voxel, *box)]
 
+    def lies_outside(self, level: Level) -> bool:
+        """Whether no voxel has its centre in the array."""
+        return _empty(self.box_inside(((0, 0, 0), self.shape), level))
+
     def box_inside(self, box: Box, level: Level) -> Box:
         """The part of a box whose centres lie in the array; empty (stop = start) where none do."""
         low = np.ceil((level.corner - self.corner) / self.voxel - 0.5 - FUZZ).astype(int)
@@ -176,7 +180,7 @@ def read_em(source: CropSource, grid: Grid, margin: Sequence[int]) -> tuple[NDAr
     """
     levels = read_levels(source.em)
     level = choose_level(levels, grid.voxel.tolist())
-    if _empty(grid.box_inside(((0, 0, 0), grid.shape), level)):
+    if grid.lies_outside(level):
         raise DataError(f"{source.labels}: the crop lies outside the EM volume {source.em}. Check both translations.")
     wanted: Box = (_triple([-m for m in margin]), _triple([n + m for n, m in zip(grid.shape, margin)]))
     box = grid.box_inside(wanted, level)
