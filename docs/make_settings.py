@@ -19,6 +19,7 @@ import yaml
 
 from trainables.settings import DataSettings
 from tune_app.command_line import CONF, compose
+from tune_app.compare import CompareSettings
 from tune_app.config import Settings
 from tune_app.confirming.settings import ConfirmSettings
 from tune_app.data import DataVerbSettings
@@ -37,6 +38,7 @@ OTHER_VERBS = {
     "confirm": ConfirmSettings,
     "report": ReportSettings,
     "plan": PlanSettings,
+    "compare": CompareSettings,
     "export": ExportSettings,
     "predict": PredictSettings,
     "frequencies": FrequenciesSettings,

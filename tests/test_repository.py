@@ -16,6 +16,7 @@ import pytest
 from search_spaces import all_presets, families
 from tune_app.__main__ import VERBS
 from tune_app.command_line import compose
+from tune_app.compare import CompareSettings
 from tune_app.config import Settings
 from tune_app.data import DataVerbSettings
 from tune_app.export import ExportSettings
@@ -38,6 +39,7 @@ SCHEMAS: dict[str, type] = {
     "summary": SummarySettings,
     "report": ReportSettings,
     "plan": PlanSettings,
+    "compare": CompareSettings,
     "export": ExportSettings,
     "predict": PredictSettings,
     "frequencies": FrequenciesSettings,

@@ -18,7 +18,7 @@ from tune_app.reporting.families import families
 from tune_app.reporting.findings import Findings, counted, gather
 from tune_app.reporting.leaderboard import classes, leaderboard
 from tune_app.reporting.ledger import ledger
-from tune_app.reporting.page import GENERATOR, Page, Section, render, short
+from tune_app.reporting.page import Page, Section, refuse_to_replace, render, short
 from tune_app.reporting.parameters import parameters
 from tune_app.reporting.predictions import predictions
 from tune_app.reporting.provenance import diagnoses, manifest
@@ -81,21 +81,6 @@ def target(out: str, sweep: Sweep) -> Path:
             f"out={out}: neither a folder nor the name of an HTML file. Use out={path.stem or 'report'}.html."
         )
     return path
-
-
-def refuse_to_replace(path: Path) -> None:
-    """InputError where `path` holds anything but a report."""
-    if path.is_dir():
-        raise InputError(f"out={path}: is a folder. Choose another name.")
-    try:
-        with path.open("rb") as file:
-            head = file.read(2000)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise InputError(f"out={path}: cannot be read ({error.strerror}). Choose another name.") from None
-    if head and GENERATOR.encode() not in head:
-        raise InputError(f"out={path}: exists and is no report, so it is not replaced. Choose another name.")
 
 
 def build(findings: Findings) -> Page:

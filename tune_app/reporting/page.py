@@ -14,12 +14,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from tune_app.errors import InputError
 from tune_app.render import MISSING, cells, csv_text, fit, header
 
 GENERATOR = "tune_app report"
@@ -129,6 +131,21 @@ def render(page: Page) -> str:
         "<noscript><p>The plots need JavaScript; tables, texts and data do not.</p></noscript>\n"
         f"<script>{get_plotlyjs()}</script>\n<script>{asset('page.js')}</script>\n</body></html>\n"
     )
+
+
+def refuse_to_replace(path: Path) -> None:
+    """InputError where `path` holds anything but a page of ours."""
+    if path.is_dir():
+        raise InputError(f"out={path}: is a folder. Choose another name.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(2000)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"out={path}: cannot be read ({error.strerror}). Choose another name.") from None
+    if head and GENERATOR.encode() not in head:
+        raise InputError(f"out={path}: exists and is no report, so it is not replaced. Choose another name.")
 
 
 def section_html(section: Section) -> str:
