@@ -1,7 +1,7 @@
 """The folder of one trial: what is written there after every epoch, and how it is taken up again.
 
 config.json      the trial's config
-history.jsonl    one flat row per epoch; NaN and infinity are null (strict JSON)
+history.jsonl    one flat row per epoch, see `trainables.history_line`
 validation.npz   TP/FP/FN per epoch, validation crop and class, and the logit histograms of the best epoch
 prediction.npz   a few validation patches, their truth, and what the best epoch predicts, once the trial has ended
 last.pt previous.pt best.pt      checkpoints; last.pt also holds history and validation, so it alone is enough
@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from trainables import checkpoint
+from trainables.history_line import json_line
 
 HISTORY, VALIDATION, CONFIG, LOG, RESULT = "history.jsonl", "validation.npz", "config.json", "trial.log", "result.json"
 BEFORE_RESTART = "history-before-restart.jsonl"
@@ -104,12 +104,6 @@ class TrialFolder:
             logging.getLogger("trainables").removeHandler(self._log)
             self._log.close()
             self._log = None
-
-
-def json_line(row: Mapping[str, Any]) -> str:
-    """One line of strict JSON: NaN and infinities, which JSON does not know, become null."""
-    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-    return json.dumps(plain, allow_nan=False) + "\n"
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -172,7 +172,12 @@ class Sweep:
             frozen = in_study.get(name)
             if not intact and frozen is not None and not frozen.state.is_finished() and name in folders:
                 frozen = None  # Its end may stand in the part that was lost.
-            trials.append(self._read_trial(name, frozen, driver_runs))
+            trials.append(trial := self._read_trial(name, frozen, driver_runs))
+            if trial.damaged_rows:
+                self.notices.append(
+                    f"{name}: history.jsonl is damaged; epochs that it lost ({trial.damaged_rows} at most) are read "
+                    "from result.json"
+                )
         return tuple(sorted(trials, key=lambda trial: (trial.number, trial.name)))
 
     def _read_trial(self, name: str, frozen: FrozenTrial | None, driver_runs: bool) -> Trial:

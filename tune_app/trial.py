@@ -19,6 +19,7 @@ from zipfile import BadZipFile
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from trainables.history_line import CHECKSUM, is_intact
 from tune_app.config import DiagnosisSettings
 from tune_app.diagnosis import HOPELESS, Diagnosis, diagnose, hopeless, of_error
 from tune_app.thresholds import ARRAYS, Calibration, calibrate
@@ -28,9 +29,6 @@ STATUSES = (
     "waiting", "interrupted",
 )  # fmt: skip
 """interrupted: the trial was running when the driver ended; `run resume=` goes on from its last epoch."""
-
-HISTORIES = ("history.jsonl", "result.json")
-"""The trial's own record and, should that be lost, Ray's log of what the trial reported."""
 
 RAY_KEYS = (
     "training_iteration", "trial_id", "date", "timestamp", "time_this_iter_s", "time_total_s", "pid", "hostname",
@@ -63,6 +61,8 @@ class Trial:
     """The text of its last error; a trial that went on after it has one too."""
     error_epoch: int = 0
     """Epochs finished before it."""
+    damaged_rows: int = 0
+    """Lines of history.jsonl that are not as they were written, and are left out."""
 
     @cached_property
     def diagnoses(self) -> tuple[Diagnosis, ...]:
@@ -147,17 +147,25 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_history(path: Path) -> tuple[dict[str, Any], ...]:
-    """The rows of history.jsonl by epoch; the later of two rows of one epoch counts, null is NaN.
+    """The rows of history.jsonl by epoch; the later of two rows of one epoch counts, null is NaN."""
+    return read_rows(path)[0]
 
-    A half-written or damaged line is skipped: the file of a running trial may end anywhere.
+
+def read_rows(path: Path) -> tuple[tuple[dict[str, Any], ...], int]:
+    """(the rows as `read_history` gives them, how many lines are damaged and left out).
+
+    A last line without its end is no damage: the file of a running trial may end anywhere. A line without a checksum is
+    damaged where others have one; the histories of earlier versions have none.
     """
     rows: dict[int, dict[str, Any]] = {}
     with suppress(OSError):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            row = _history_row(line)
-            if row is not None:
-                rows[row["epoch"]] = row
-    return tuple(rows[epoch] for epoch in sorted(rows))
+        *lines, last = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        intact = [is_intact(line) for line in [*lines, last]]
+        sealed = any(known is not None for known in intact)
+        found = [_history_row(line) if known or not sealed else None for line, known in zip([*lines, last], intact)]
+        rows = {row["epoch"]: row for row in found if row is not None}
+        return tuple(rows[epoch] for epoch in sorted(rows)), found[:-1].count(None)
+    return (), 0
 
 
 def _history_row(line: str) -> dict[str, Any] | None:
@@ -167,7 +175,7 @@ def _history_row(line: str) -> dict[str, Any] | None:
         return None
     if not (isinstance(row, dict) and is_finite(row.get("epoch"))):
         return None
-    ours = {k: v for k, v in row.items() if k not in RAY_KEYS and not isinstance(v, dict | list)}
+    ours = {k: v for k, v in row.items() if k not in (CHECKSUM, *RAY_KEYS) and not isinstance(v, dict | list)}
     return {k: math.nan if v is None else v for k, v in ours.items()} | {"epoch": int(row["epoch"])}
 
 
@@ -185,7 +193,8 @@ def read_trial(
     judged_by, error = judged_by or DiagnosisSettings(), _read_text(folder / "error.txt")
     attrs = frozen.user_attrs if frozen else {}
     config = read_json(folder / "config.json") or read_json(folder / "params.json")
-    history = next(filter(None, (read_history(folder / name) for name in HISTORIES)), _study_curve(frozen, metric))
+    history, damaged_rows = _recorded(folder)
+    history = history or _study_curve(frozen, metric)
     loss = attrs.get("loss") or config.get("loss") or {}
     status = _study_status(frozen, attrs) if frozen else _folder_status(folder, config, history)
     if status == "running" and not driver_runs:
@@ -212,7 +221,17 @@ def read_trial(
         judged_by=judged_by,
         error=error,
         error_epoch=_epochs_before(folder / "error.txt", history),
+        damaged_rows=damaged_rows,
     )
+
+
+def _recorded(folder: Path) -> tuple[tuple[dict[str, Any], ...], int]:
+    """(history.jsonl, its damaged lines); an epoch that it lost is that of Ray's log."""
+    history, damaged = read_rows(folder / "history.jsonl")
+    if history and not damaged:
+        return history, 0
+    rows = {row["epoch"]: row for row in (*read_history(folder / "result.json"), *history)}
+    return tuple(rows[epoch] for epoch in sorted(rows)), damaged
 
 
 def _study_curve(frozen: FrozenTrial | None, metric: str) -> tuple[dict[str, Any], ...]:

@@ -18,6 +18,7 @@ from volume_writer import write_small
 
 from trainables import checkpoint, engine
 from trainables.errors import CheckpointError
+from trainables.history_line import CHECKSUM, is_intact
 from trainables.segmentation import SegmentationTrial
 from trainables.trial_folder import TrialFolder
 
@@ -67,7 +68,10 @@ def same(rows: list[dict], others: list[dict]) -> bool:
 
 
 def history(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    """The rows without their checksums."""
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    assert all(map(is_intact, lines))
+    return [{key: value for key, value in json.loads(line).items() if key != CHECKSUM} for line in lines]
 
 
 def test_a_trial_writes_its_folder(start, tmp_path):

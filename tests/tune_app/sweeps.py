@@ -44,6 +44,7 @@ CLOCK = (
     "trial_id",
     "iterations_since_restore",
     "config",
+    "crc32",
 )
 """Beginnings of the keys of a row that a clock or a process decides."""
 

@@ -11,6 +11,7 @@ import pytest
 from filelock import FileLock
 from sweep_folder import WrittenTrial, add_to_study, history_row, open_study, write_sweep, write_trial
 
+from trainables.history_line import json_line
 from tune_app.errors import InputError, RunFailed, TuneAppError
 from tune_app.manifest import (
     build_manifest,
@@ -23,6 +24,7 @@ from tune_app.manifest import (
 from tune_app.repeats import t_quantile
 from tune_app.results import Sweep
 from tune_app.sweep_folders import is_half_made, locked, sweep_folders
+from tune_app.trial import read_rows
 
 NAN = math.nan
 GOOD = WrittenTrial(label="seesaw_default", preset="seesaw_default", dice=[(0.5, 0.5), (0.8, 0.6), (0.7, 0.5)])
@@ -122,6 +124,28 @@ def test_history_survives_damage(tmp_path: Path) -> None:
     trial = Sweep(folder).trials[0]
     assert [row["epoch"] for row in trial.history] == [1, 2, 3]
     assert trial.best["mean_dice"] == pytest.approx(0.9)
+    assert trial.damaged_rows == 4
+
+
+def test_changed_bytes_are_a_notice_and_no_figure(tmp_path: Path) -> None:
+    """Every single byte of a row, changed: to another digit where it is one, so that the line still is JSON."""
+    folder = write_sweep(tmp_path / "a", [GOOD])
+    trial = folder / "trials" / "0000_seesaw_default"
+    rows = [history_row(epoch, dice) for epoch, dice in enumerate(GOOD.dice, start=1)]
+    lines = [json_line(row).encode() for row in rows]
+    for at in range(len(lines[1]) - 1):
+        changed = bytearray(lines[1])
+        changed[at] = ord("7") if changed[at] != ord("7") else ord("8")
+        (trial / "history.jsonl").write_bytes(lines[0] + changed + lines[2])
+        history, damaged = read_rows(trial / "history.jsonl")
+        assert ([row["epoch"] for row in history], damaged) == ([1, 3], 1), changed
+    assert Sweep(folder).notices == [
+        "0000_seesaw_default: history.jsonl is damaged; epochs that it lost (1 at most) are read from result.json"
+    ]
+    (trial / "result.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert Sweep(folder).trials[0].best["mean_dice"] == pytest.approx(0.7)
+    (trial / "history.jsonl").write_bytes(b"".join(lines) + lines[0][:20])
+    assert read_rows(trial / "history.jsonl") == (tuple(rows), 0), "a row that is being written"
 
 
 def test_missing_files_leave_what_there_is(tmp_path: Path) -> None:
