@@ -130,9 +130,14 @@ class Display(Callback):
 
     def __init__(self, progress: Progress, stream: TextIO | None = None, watch: Watch | None = None) -> None:
         self.progress, self.watch = progress, watch
-        self._stream = drawing(stream or sys.stdout)
+        self._given = stream
         self._live: Live | None = None
         self._last_line = time.monotonic()
+
+    @property
+    def _stream(self) -> TextIO:
+        """Found when it is needed: Ray pickles a callback with what it holds, and a terminal cannot be pickled."""
+        return drawing(self._given or sys.stdout)
 
     def setup(self, **info: Any) -> None:
         console = Console(file=self._stream)

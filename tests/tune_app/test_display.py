@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from planned import ray_trial
+from ray import cloudpickle
 from rich.console import Console
 
 from tune_app import display as display_module
 from tune_app.display import Display, Progress, clock, short
+from tune_app.terminal import plain_output
 
 CLASSES = ("nuc", "golgi_mem")
 
@@ -23,6 +25,13 @@ def progress_of(**more: object) -> Progress:
 
 def row(epoch: int, nuc: float, golgi: float, **more: object) -> dict:
     return {"epoch": epoch, "mean_dice": (nuc + golgi) / 2, "dice/nuc": nuc, "dice/golgi_mem": golgi, **more}
+
+
+def test_ray_can_pickle_it_where_it_writes_to_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "log").open("w") as log:
+        monkeypatch.setattr("sys.stdout", log)
+        with plain_output():
+            cloudpickle.dumps(Display(progress_of()))
 
 
 class Screen(io.StringIO):
