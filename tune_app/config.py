@@ -146,8 +146,9 @@ class DiagnosisSettings:
     """End trials that have diverged or collapsed: nothing better is to come."""
     diverged_growth: float = 100.0
     """diverged: the norm of all weights is this many times that before the first step, …"""
-    diverged_loss: float = 1.5
-    """… or the training loss, for two epochs, this many times that of the first epoch."""
+    diverged_loss: float = 0.05
+    """… or no class's training loss, without its weight in [0, 1], is below that of epoch 1 for two epochs, although
+    one has been below it by this much. Above 1: never."""
     collapsed_sd: float = 1e-4
     """collapsed: σ(logit) varies by less than this (standard deviation over voxels) in every class, …"""
     collapsed_band: float = 100.0
@@ -170,9 +171,9 @@ class DiagnosisSettings:
     def __post_init__(self) -> None:
         for name in ("collapsed_epochs", "dead_epochs", "degraded_epochs", "plateau_epochs"):
             require(getattr(self, name) >= 1, f"diagnosis.{name}", getattr(self, name), "must be at least 1", "Use 5")
-        for name in ("diverged_growth", "diverged_loss", "collapsed_band"):
+        for name in ("diverged_growth", "collapsed_band"):
             require(getattr(self, name) > 1, f"diagnosis.{name}", getattr(self, name), "must be above 1", "Use 100")
-        for name in ("collapsed_sd", "degraded_dice", "plateau_dice"):
+        for name in ("diverged_loss", "collapsed_sd", "degraded_dice", "plateau_dice"):
             require(getattr(self, name) >= 0, f"diagnosis.{name}", getattr(self, name), "must be ≥ 0", "Use 0.01")
         share = self.overflow_share
         require(0 <= share < 1, "diagnosis.overflow_share", share, "must lie in [0, 1)", "Use 0.1")

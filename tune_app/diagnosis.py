@@ -4,7 +4,7 @@ Trials report figures, this module decides what they mean. It is a pure function
 that stops a hopeless trial and everyone who reads the sweep later say the same.
 
     nan               the loss or a weight is no number                                               ended by the trial
-    diverged          the weights, or the loss, have grown far beyond where they began                hopeless
+    diverged          the weights have grown far beyond where they began, or all is unlearnt          hopeless
     collapsed         the output is the same everywhere, or far from the true foreground everywhere   hopeless
     amp_overflow      float16 gradients keep overflowing: steps are skipped
     dead_class        a class that is there is never predicted
@@ -108,8 +108,9 @@ class Course:
 
     def __init__(self, settings: DiagnosisSettings, epochs: int = 0) -> None:
         self._settings, self._epochs = settings, epochs
-        self._first_loss = math.nan
         self._classes: list[str] = []
+        self._first_loss: dict[str, float] = {}  # per class, 1 − Tversky: no weight of the loss is in it
+        self._lowest_loss: dict[str, float] = {}
         self._highest_lr = 0.0
         self._dice: list[float] = []
         self._best: list[float] = []  # of the epochs up to each; NaN before the first score
@@ -120,7 +121,6 @@ class Course:
         """What is wrong at this epoch, the next one of the trial."""
         dice = _number(row, "mean_dice")
         if not self._dice:
-            self._first_loss = _number(row, "loss")
             self._classes = [key.removeprefix(TRUTH) for key in row if key.startswith(TRUTH)]
         if math.isfinite(dice) and not dice <= self._best_dice:
             self._best_epoch = row["epoch"]
@@ -150,12 +150,25 @@ class Course:
         return f"{what} is no number at epoch {row['epoch']}, gradient norm {_number(row, 'grad_norm'):.3g}"
 
     def _diverged(self, row: Row) -> str:
-        growth, loss, limit = _number(row, "weight_growth"), _number(row, "loss"), self._settings.diverged_loss
-        risen = self._streak("risen", goes_on=loss > limit * self._first_loss > 0)
+        """Class losses are taken without the weights, which in some families grow with the counts."""
+        growth = _number(row, "weight_growth")
+        losses = {name: _number(row, f"loss/{name}") for name in self._classes}
+        losses = {name: loss for name, loss in losses.items() if math.isfinite(loss)}
+        for name, loss in losses.items():
+            self._first_loss.setdefault(name, loss)
+            self._lowest_loss[name] = min(loss, self._lowest_loss.get(name, loss))
+        fallen = {name: self._first_loss[name] - self._lowest_loss[name] for name in losses}
+        most = max(fallen, key=lambda name: fallen[name], default="")
+        had_learnt = bool(most) and fallen[most] >= self._settings.diverged_loss
+        is_lost = all(loss >= self._first_loss[name] for name, loss in losses.items())
+        epochs_lost = self._streak("unlearnt", goes_on=had_learnt and is_lost)
         if growth > self._settings.diverged_growth:
             return f"the norm of the weights is {growth:.3g} times that before training"
+        if epochs_lost < 2:
+            return ""
         return (
-            f"the training loss is {loss:.4g}, {loss / self._first_loss:.3g} times that of epoch 1" if risen > 1 else ""
+            f"the loss of every class is back where it was in epoch 1, without weights: that of {most} at "
+            f"{losses[most]:.3g}, after {self._lowest_loss[most]:.3g}"
         )
 
     def _collapsed(self, row: Row) -> str:

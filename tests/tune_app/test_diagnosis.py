@@ -87,10 +87,29 @@ def test_diverged_weights_are_hopeless_at_once() -> None:
     assert hopeless([row(1, weight_growth=99.0)], DEFAULTS) is None
 
 
-def test_a_loss_that_rises_for_two_epochs_has_diverged() -> None:
-    rows = [row(1, loss=0.6), row(2, loss=0.95), row(3, loss=0.7), row(4, loss=0.95), row(5, loss=0.99)]
-    assert [one.epoch for one in diagnose(rows, DEFAULTS, epochs=EPOCHS)] == [5]
-    assert codes(rows[:4]) == []
+def test_a_training_that_has_unlearnt_every_class_for_two_epochs_has_diverged() -> None:
+    losses = [(0.8, 0.9), (0.5, 0.9), (0.8, 0.95), (0.6, 0.9), (0.85, 0.9), (0.8, 0.92)]
+    rows = [row(e, **{"loss/nuc": nuc, "loss/pm": pm}) for e, (nuc, pm) in enumerate(losses, start=1)]
+    (found,) = diagnose(rows, DEFAULTS, epochs=EPOCHS)
+    assert (found.code, found.epoch) == ("diverged", 6)
+    assert "nuc at 0.8, after 0.5" in found.evidence
+    assert codes(rows[:5]) == []
+    one_lives = [{**r, "loss/pm": 0.89} if r["epoch"] == 6 else r for r in rows]
+    assert codes(one_lives) == []
+    absent = [{**r, "loss/pm": math.nan} for r in rows]
+    assert codes(absent) == ["diverged"], "a class that is annotated nowhere says nothing"
+
+
+def test_the_scale_of_the_loss_says_nothing() -> None:
+    """Weights that follow counts multiply it: three published configurations, on rarer classes, from 1.8 to 6."""
+    rows = [row(e, 0.3 + e / 100, loss=1.8 if e == 1 else 6e9, **every(0.9 - e / 100, "loss")) for e in range(1, 9)]
+    assert codes(rows) == []
+    assert codes({**r, "loss": r["loss"] / 1e12} for r in rows) == []
+
+
+def test_what_was_never_learnt_is_not_unlearnt() -> None:
+    rows = [row(e, **every(0.9 if e == 1 else 0.91, "loss")) for e in range(1, 9)]
+    assert codes(rows) == []
 
 
 def test_an_output_that_is_the_same_everywhere_has_collapsed() -> None:
@@ -232,14 +251,6 @@ def trained(dataset: PackedDataset, epochs: int, loss: dict[str, Any] | None = N
     if loss:
         engine.reset(loss, 0, engine.settings.trainer)
     return [engine.run_epoch() for _ in range(epochs)]
-
-
-@pytest.mark.parametrize("family", ["static", "seesaw", "tversky", "balanced_softmax", "class_balanced"])
-def test_a_healthy_training_has_no_name_for_anything(blobs: PackedDataset, family: str) -> None:
-    rows = trained(blobs, 6, loss_of(family), lr=1e-2)
-    assert diagnose(rows, DEFAULTS, epochs=6) == []
-    assert rows[-1]["skipped_share"] == 0
-    assert 0.5 < rows[-1]["weight_growth"] < 10
 
 
 def test_a_learning_rate_of_a_million_diverges_in_the_first_epoch(blobs: PackedDataset) -> None:
