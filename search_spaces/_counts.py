@@ -18,11 +18,12 @@ PUBLISHED_COUNTS = "class_frequencies_published.json"
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """positive (n) and annotated (known) voxels per class, in class order; 0 ≤ positive ≤ known."""
+    """positive (n) and annotated (known) voxels per class, in class order; 0 ≤ positive ≤ known. Expected ones are no
+    whole numbers."""
 
     classes: tuple[str, ...]
-    positive: tuple[int, ...]
-    known: tuple[int, ...]
+    positive: tuple[float, ...]
+    known: tuple[float, ...]
     source: str = ""
     """Where they come from, for people."""
 

@@ -197,8 +197,9 @@ class Settings:
     """Set by experiment=; recorded in the manifest."""
     space: dict[str, Any] = field(default_factory=dict)
     """Narrow the family's space: space.p=0.8 fixes, space.p=[0.5,1.2] narrows."""
-    frequencies: str = "data"
-    """Class counts behind derived static weights: data (counted on the training crops), published, or a JSON file."""
+    frequencies: str = "sampled"
+    """Class counts behind derived static weights: sampled (voxels as training patches show them), data (every voxel of
+    the training crops once), published, or a JSON file."""
     seed: int = 0
     """Seed of the search and of every trial (initial weights, patch order)."""
     seeds: int = 1

@@ -1,36 +1,61 @@
-"""Class counts of a sweep: what derived weights follow from, and how much training sees of them at a time."""
+"""Class counts of a sweep: what derived weights follow from, and how much training sees of them at a time.
+
+Shapes: C classes.
+"""
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
+from numpy.typing import NDArray
 
 from search_spaces import ClassCounts
-from trainables.data import PackedDataset
+from trainables.data import PackedDataset, PatchSampler
 from tune_app.config import Settings
+
+POPULATIONS = ("sampled", "data")
+"""Voxels that can be counted: as patches show them, or each voxel of the crops once."""
 
 
 def class_counts(settings: Settings, dataset: PackedDataset) -> ClassCounts:
-    """The counts behind derived weights: of the training crops, the published ones, or a file."""
-    if settings.frequencies == "data":
-        return ClassCounts.from_mapping(dataset.counts("train"), source="training crops")
+    """The counts behind derived weights: of the training side, the published ones, or a file."""
+    if settings.frequencies in POPULATIONS:
+        return count(dataset, settings.frequencies)
     if settings.frequencies == "published":
         return ClassCounts.published().select(settings.data.classes)
     return ClassCounts.from_json(settings.frequencies).select(settings.data.classes)
 
 
-def count_window_voxels(settings: Settings, dataset: PackedDataset) -> float:
-    """Annotated voxels of one class in one count window of training, averaged over classes and training crops.
+def count(dataset: PackedDataset, population: str, side: str = "train") -> ClassCounts:
+    """The counts of one of POPULATIONS on one side of the split.
 
-    A patch covers a smaller crop wholly and a larger one in part; rotation, which loses a little, is left out.
+    sampled: expected voxels of a patch, of the validation side with every crop equally likely; scaled so that all
+    classes together have as many annotated voxels as the crops hold. Which voxels count more is all that differs.
     """
-    trainer, patch = settings.trainer, settings.data.patch
-    covered = [
-        math.prod(min(size, side) for size, side in zip(crop.shape, patch)) * float(np.mean(crop.known))
-        / math.prod(crop.shape)
-        for crop in dataset.crops if crop.side == "train"
-    ]  # fmt: skip
+    held = dataset.counts(side)
+    if population == "data":
+        return ClassCounts.from_mapping(held, source=f"every voxel of the {side} crops")
+    sampling = dataset.settings.sampling if side == "train" else "crop"
+    positive, known = expected_voxels(dataset, side, sampling)
+    scale = sum(held["known"]) / max(known.sum(), 1e-9)
+    return ClassCounts(
+        dataset.classes,
+        tuple((positive * scale).tolist()),
+        tuple((known * scale).tolist()),
+        f"voxels of the {side} crops as patches of {dataset.settings.patch} show them, data.sampling={sampling}",
+    )
+
+
+def expected_voxels(
+    dataset: PackedDataset, side: str, sampling: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Positive and annotated voxels of each class, (C,) each, that a patch holds in expectation."""
+    return PatchSampler(dataset, side=side, batch_size=1, seed=0, sampling=sampling).expected_voxels()
+
+
+def count_window_voxels(settings: Settings, dataset: PackedDataset) -> float:
+    """Annotated voxels of one class in one count window of training, expected, averaged over classes."""
+    trainer = settings.trainer
+    _, known = expected_voxels(dataset, "train", settings.data.sampling)
     whole = trainer.epochs * trainer.iterations_per_epoch
     batches = whole if trainer.count_window == "all" else int(trainer.count_window)
-    return float(np.mean(covered)) * trainer.batch_size * batches
+    return float(known.mean()) * trainer.batch_size * batches

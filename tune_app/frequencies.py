@@ -1,16 +1,16 @@
-"""Exact class counts over the training crops:  python -m tune_app.frequencies data=cellmap data.root=PATH"""
+"""Class counts of the training crops:  python -m tune_app.frequencies data=cellmap data.root=PATH"""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from search_spaces import ClassCounts
 from trainables.data import open_packed
-from trainables.settings import DataSettings
+from trainables.settings import DataSettings, require_choice
 from tune_app.command_line import run_verb
+from tune_app.counts import POPULATIONS, count
 from tune_app.errors import InputError
-from tune_app.manifest import write_text
 
 
 @dataclass(kw_only=True)
@@ -21,25 +21,37 @@ class FrequenciesSettings:
     """File to write; frequencies=FILE of a run reads it."""
     side: str = "train"
     """train, or validate to look at the other side."""
+    population: str = "sampled"
+    """What is written: sampled (voxels as training patches show them) or data (every voxel of the crops once)."""
     data: DataSettings = field(default_factory=DataSettings)
+
+    def __post_init__(self) -> None:
+        require_choice("side", self.side, ("train", "validate"))
+        require_choice("population", self.population, POPULATIONS)
 
 
 def frequencies(settings: FrequenciesSettings) -> int:
     """Count, print and write."""
-    if settings.side not in ("train", "validate"):
-        raise InputError(f"side={settings.side}: choose train or validate")
-    counts = open_packed(settings.data).counts(settings.side)
+    dataset = open_packed(settings.data)
+    counted = {population: count(dataset, population, settings.side) for population in POPULATIONS}
+    counts = counted[settings.population]
     out = Path(settings.out).expanduser()
     try:
-        write_text(out, json.dumps(counts, indent=1) + "\n")
+        counts.to_json(out)
     except OSError as error:
         raise InputError(f"out={out}: cannot write there ({error.strerror}). Give another file: out=PATH") from None
-    print(f"{'class':<14}{'positive voxels':>18}{'known voxels':>18}{'frequency':>12}")
-    for name, positive, known in zip(counts["classes"], counts["positive"], counts["known"]):
-        share = f"{100 * positive / known:.2f} %" if known else "—"
-        print(f"{name:<14}{int(positive):>18,}{int(known):>18,}{share:>12}")
+    print(counts.source)
+    shares = "".join(f"{population:>12}" for population in POPULATIONS)
+    print(f"{'class':<14}{'positive voxels':>18}{'known voxels':>18}{shares}   share of the known voxels")
+    for index, name in enumerate(counts.classes):
+        shares = "".join(f"{_share(found, index):>12}" for found in counted.values())
+        print(f"{name:<14}{counts.positive[index]:>18,.0f}{counts.known[index]:>18,.0f}{shares}")
     print(f"written to {out}")
     return 0
+
+
+def _share(counts: ClassCounts, index: int) -> str:
+    return f"{100 * counts.positive[index] / counts.known[index]:.2f} %" if counts.known[index] else "—"
 
 
 def main() -> None:

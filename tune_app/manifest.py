@@ -2,7 +2,7 @@
 
 {"sweep": name, "created": iso, "status": "running"|"interrupted"|"finished", "family", "experiment", "seed",
  "metric", "mode", "classes", "space", "git", "packages", "data": {"name", "root", "fingerprint", "phantom"},
- "hardware", "settings_hash", "notices": [sentence]}
+ "hardware", "settings_hash", "class_counts": sentence, "notices": [sentence]}
 """
 
 from __future__ import annotations
@@ -45,12 +45,14 @@ def build_manifest(
     mode: str = "max",
     phantom: bool | None = None,
     notices: Sequence[str] = (),
+    class_counts: str = "",
 ) -> dict[str, Any]:
     """The manifest of a sweep that starts now.
 
     data: the data section of the settings (name, root). fingerprint: PackedDataset.fingerprint. settings: the resolved
     settings, of which the hash is kept, so that a resume with other settings is noticed.
     phantom: whether the volumes were generated; None goes by the name. notices: said wherever the scores are.
+    class_counts: what the counts behind derived weights are of.
     """
     name = str(data.get("name", ""))
     return {
@@ -74,6 +76,7 @@ def build_manifest(
         },
         "hardware": hardware(),
         "settings_hash": settings_hash(settings or {}),
+        "class_counts": class_counts,
         "notices": list(notices),
     }
 

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trainables.errors import SettingsError
 from tune_app.config import Settings
+from tune_app.counts import POPULATIONS
 from tune_app.errors import InputError
 from tune_app.sweep import TRIAL
 
@@ -64,5 +65,7 @@ def located(settings: Settings) -> Settings:
         split_file=absolute(settings.data.split_file),
         cache_dir=absolute(settings.data.cache_dir),
     )
-    counts = settings.frequencies if settings.frequencies in ("data", "published") else absolute(settings.frequencies)
+    counts = (
+        settings.frequencies if settings.frequencies in (*POPULATIONS, "published") else absolute(settings.frequencies)
+    )
     return dataclasses.replace(settings, data=data, trial=absolute(settings.trial), frequencies=counts)

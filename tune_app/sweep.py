@@ -171,6 +171,7 @@ def _write_folder(prepared: Prepared) -> None:
         settings=settings.as_dict(),
         metric=METRIC,
         phantom=prepared.phantom,
+        class_counts=prepared.counts.source,
         notices=prepared.notices,
     )
     write_manifest(folder, manifest)

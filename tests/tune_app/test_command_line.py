@@ -213,7 +213,7 @@ def test_relative_paths_become_absolute(tmp_path, monkeypatch):
     assert settings.data.root == str(tmp_path / "a")
     assert settings.data.cache_dir == str(tmp_path / "b")
     assert settings.frequencies == str(tmp_path / "c.json")
-    assert located(settings_of()).frequencies == "data"
+    assert located(settings_of()).frequencies == "sampled"
 
 
 def test_counts_that_cannot_be_read(type_run, monkeypatch):

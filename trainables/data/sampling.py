@@ -78,6 +78,26 @@ class PatchSampler:
         sizes = np.array([np.prod(c.shape) if self.sampling == "volume" else 1 for c in crops], dtype=np.float64)
         return sizes / sizes.sum()
 
+    def expected_voxels(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Positive and annotated voxels of each class, (C,) each, that a patch holds in expectation over the draws.
+
+        Computed from where patches can begin, not drawn. Rotation is left out: it trades voxels near the border of a
+        crop for unknown ones, of all classes alike.
+        """
+        crops, patch = self.dataset.crops, self.patch
+        total = np.zeros((2, len(self.dataset.classes)))
+        if self.sampling == "class_aware":
+            for index, members in self._holders.items():
+                for member in members:
+                    found = kept_positions(crops[member], index)
+                    held = voxels_in_patches(crops[member], patch, *starts_at(crops[member].shape, patch, found))
+                    total += held / (len(self._holders) * len(members))
+        else:
+            for member, weight in zip(self.members, self._weights):
+                shape = np.array([crops[member].shape])
+                total += weight * voxels_in_patches(crops[member], patch, *starts_within(shape, patch))
+        return total[0], total[1]
+
     def batch(self, step: int) -> PackedBatch:
         """Batch `step` (≥ 0) with its augmentation draws. Nothing is remembered: resuming needs only the number."""
         rng = np.random.default_rng([TRAIN_STREAM, self.seed, step])
@@ -130,19 +150,61 @@ def class_holders(dataset: PackedDataset, members: NDArray[np.int64]) -> dict[in
     return holders
 
 
-def random_starts(rng: np.random.Generator, shapes: NDArray[np.int64], patch: Position) -> Position:
-    """Uniform first voxels (N, 3): the patch inside a crop that is larger, else the crop inside the patch."""
+def starts_within(shapes: Position, patch: Position) -> tuple[Position, Position]:
+    """First and last start (N, 3): the patch inside a crop that is larger, else the crop inside the patch."""
     slack = shapes - patch
-    return rng.integers(np.minimum(slack, 0), np.maximum(slack, 0), endpoint=True)
+    return np.minimum(slack, 0), np.maximum(slack, 0)
+
+
+def starts_at(shape: Sequence[int], patch: Position, voxels: Position) -> tuple[Position, Position]:
+    """Those of `starts_within` whose patch holds one of `voxels` (N, 3)."""
+    low, high = starts_within(np.array(shape), patch)
+    return np.maximum(low, voxels - patch + 1), np.minimum(high, voxels)
+
+
+def random_starts(rng: np.random.Generator, shapes: Position, patch: Position) -> Position:
+    """Uniform first voxels (N, 3), see `starts_within`."""
+    return rng.integers(*starts_within(shapes, patch), endpoint=True)
+
+
+def kept_positions(crop: PackedCrop, index: int) -> Position:
+    """The positive voxels (M, 3) of class `index` that class-aware sampling draws from."""
+    return crop.positions[index][: min(int(crop.positive[index]), crop.positions.shape[1])]
 
 
 def start_at_class(rng: np.random.Generator, crop: PackedCrop, index: int, patch: Position) -> Position:
     """A random first voxel (3,), within the limits of `random_starts`, whose patch holds a voxel of class `index`."""
-    voxel = crop.positions[index][rng.integers(min(int(crop.positive[index]), crop.positions.shape[1]))]
-    slack = np.array(crop.shape) - patch
-    low = np.maximum(np.minimum(slack, 0), voxel - patch + 1)
-    high = np.minimum(np.maximum(slack, 0), voxel)
-    return rng.integers(low, high, endpoint=True)
+    kept = kept_positions(crop, index)
+    return rng.integers(*starts_at(crop.shape, patch, kept[rng.integers(len(kept))]), endpoint=True)
+
+
+def voxels_in_patches(crop: PackedCrop, patch: Position, low: Position, high: Position) -> NDArray[np.float64]:
+    """Positive and annotated voxels (2, C) in a patch that starts anywhere in [low, high], the mean over N such boxes.
+
+    low, high: (N, 3). How often a patch covers a voxel is a product over the axes, so they are summed one by one.
+    """
+    z, y, x = (_coverage(n, int(p), a, b) for n, p, a, b in zip(crop.shape, patch, low.T, high.T))
+    if all((axis == axis[:, :1]).all() for axis in (z, y, x)):  # every voxel alike: no need to look where they are
+        return np.stack([crop.positive, crop.known]) * (z[:, 0] * y[:, 0] * x[:, 0]).mean()
+    num_classes = len(crop.positive)
+    total = np.zeros((2, num_classes))
+    for row, plane in enumerate(z.T):
+        reached = np.flatnonzero(plane)
+        if len(reached) == 0:
+            continue
+        planes = np.asarray(crop.labels[:, row])
+        for index in range(num_classes):
+            for kind, mask in enumerate(class_masks(planes, index, num_classes)):
+                covered = y[reached] @ mask.astype(np.float64)
+                total[kind, index] += plane[reached] @ (covered * x[reached]).sum(axis=1)
+    return total / len(low)
+
+
+def _coverage(length: int, patch: int, low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(N, length): how likely voxel i of an axis is in a patch whose start is uniform in [low, high] (N,)."""
+    voxel, low, high = np.arange(length), low[:, None], high[:, None]
+    starts = np.minimum(voxel, high) - np.maximum(voxel - patch + 1, low) + 1
+    return np.clip(starts, 0, None) / (high - low + 1)
 
 
 def cut(dataset: PackedDataset, members: NDArray[np.int64], starts: Position, size: Position,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from trainables.data import PackedCrop, PackedDataset, PatchSampler, expand_labels, validation_set
-from trainables.data.expand import pack_class, packed_bytes
+from trainables.data.expand import class_masks, pack_class, packed_bytes
+from trainables.data.sampling import cut
 from trainables.errors import DataError
 from trainables.settings import DataSettings
 
@@ -187,3 +189,62 @@ def test_validation_set_holds_every_class_with_positives(seed):
     batches = validation_set(stratified(), batch_size=3, num_batches=1, seed=seed)
     target = torch.cat([expand_labels(b.labels, 3) for b in batches])
     assert (target == 1).flatten(2).any(dim=2).any(dim=0).tolist() == [True, True, True]
+
+
+def random_crop(name: str, shape: tuple[int, int, int], seed: int) -> PackedCrop:
+    """nuc everywhere annotated, pm in the left half of it, golgi_mem not at all."""
+    rng = np.random.default_rng(seed)
+    crop = make_crop(name, "train", {0: rng.random(shape) < 0.2}, shape=shape)
+    half = np.arange(shape[2]) < shape[2] // 2
+    present = (rng.random(shape) < 0.05) & half
+    pack_class(crop.labels, 1, 3, present, np.broadcast_to(half, shape))
+    crop.positive[1], crop.known[1] = present.sum(), half.sum() * shape[0] * shape[1]
+    found = np.argwhere(present)[:16]
+    crop.positions[1, : len(found)] = found
+    return crop
+
+
+def counted(crop: PackedCrop, patch: tuple[int, int, int], starts: list[tuple[int, int, int]]) -> np.ndarray:
+    """Positive and annotated voxels (2, C), mean over patches cut at `starts`."""
+    dataset = make_dataset([crop], patch=list(patch))
+    batch = cut(dataset, np.zeros(len(starts), np.int64), np.array(starts), np.array(patch), {})
+    masks = [class_masks(np.moveaxis(batch.labels.numpy(), 1, 0).reshape(1, -1, *patch[1:]), c, 3) for c in range(3)]
+    return np.array([[mask[kind].sum() for mask in masks] for kind in (0, 1)]) / len(starts)
+
+
+def every_start(low: np.ndarray, high: np.ndarray) -> list[tuple[int, int, int]]:
+    return list(product(*(range(a, b + 1) for a, b in zip(low.tolist(), high.tolist()))))
+
+
+@pytest.mark.parametrize("patch", [(1, 8, 8), (3, 12, 6), (9, 30, 30)])
+@pytest.mark.parametrize("sampling", ["crop", "volume"])
+def test_expected_voxels_equal_the_mean_over_every_place_of_a_patch(patch, sampling):
+    crops = [random_crop("a/1", (4, 11, 13), 0), random_crop("a/2", (2, 20, 7), 1)]
+    dataset = make_dataset(crops, patch=list(patch), sampling=sampling)
+    weights = np.array([np.prod(c.shape) if sampling == "volume" else 1 for c in crops], float)
+    slack = [np.array(c.shape) - patch for c in crops]
+    means = [counted(c, patch, every_start(np.minimum(s, 0), np.maximum(s, 0))) for c, s in zip(crops, slack)]
+    expected = np.average(means, axis=0, weights=weights)
+    found = PatchSampler(dataset, batch_size=1, seed=0).expected_voxels()
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("patch", [(1, 8, 8), (3, 12, 6)])
+def test_expected_voxels_of_class_aware_sampling_follow_its_draws(patch):
+    """A class that is there, a crop that holds it, one of the kept voxels, a place whose patch holds that voxel."""
+    crops = [
+        random_crop("a/1", (4, 11, 13), 0),
+        make_crop("a/2", "train", {0: spot((2, 20, 7), (1, 2, 3))}, (2, 20, 7)),
+    ]
+    dataset = make_dataset(crops, patch=list(patch), sampling="class_aware")
+    expected = np.zeros((2, 3))
+    for index, holders in ((0, crops), (1, crops[:1])):
+        for crop in holders:
+            kept = crop.positions[index][: min(int(crop.positive[index]), 16)]
+            slack = np.array(crop.shape) - patch
+            for voxel in kept:
+                low = np.maximum(np.minimum(slack, 0), voxel - patch + 1)
+                high = np.minimum(np.maximum(slack, 0), voxel)
+                expected += counted(crop, patch, every_start(low, high)) / (2 * len(holders) * len(kept))
+    found = PatchSampler(dataset, batch_size=1, seed=0).expected_voxels()
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
