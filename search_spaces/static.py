@@ -1,7 +1,8 @@
 """static: fixed class weights, loss = mean_c(w_c · L_c).
 
-Searched: κ with w_c ∝ f_c^−κ, max = 1. That normalisation is the one of the published vectors, so κ = 0, ½ and 1 *are*
+Searched: κ with w_c ∝ n_c^−κ, max = 1. That normalisation is the one of the published vectors, so κ = 0, ½ and 1 *are*
 weight_uniform, weight_sqrt_inv and weight_inv_freq; AdamW hardly sees the scale. On request one free weight per class.
+Every derived vector uses the same n, as the online families do; see docs/decisions/counts-behind-static-weights.md.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import torch
 
 from search_spaces._counts import ClassCounts
 from search_spaces._family import Family
-from search_spaces._parameters import Float
-from trainables.losses import STATIC_RULES, SettingsError, power_weights, static_vector
+from search_spaces._parameters import Choice, Float
+from trainables.losses import FREQUENCIES, STATIC_RULES, SettingsError, comparable_counts, power_weights, static_vector
 
 MANUAL = {"nuc": 1.8, "mito_mem": 1.3, "er_mem": 1.6, "pm": 1.6, "golgi_mem": 1.1}
 """The hand-made published vector; it has a meaning for these five classes only."""
@@ -23,7 +24,10 @@ FREE = "weight_"
 
 
 def loss(point: Mapping[str, Any], counts: ClassCounts) -> dict[str, Any]:
-    """Point {"kappa": κ}, {"weights": rule or list}, or {"weight_<class>": w, …} (1 for classes not named)."""
+    """Point {"kappa": κ}, {"weights": rule or list}, or {"weight_<class>": w, …} (1 for classes not named).
+
+    With κ or a rule, `frequency` on request.
+    """
     return {"name": "static", "params": {"weights": weights(point, counts)}}
 
 
@@ -32,25 +36,25 @@ def weights(point: Mapping[str, Any], counts: ClassCounts) -> list[float]:
     free = {key.removeprefix(FREE): value for key, value in point.items() if key.startswith(FREE)}
     if free:
         return free_weights(free, counts)
+    positive, known = (torch.tensor(values, dtype=torch.float64) for values in (counts.positive, counts.known))
+    n = comparable_counts(positive, known, point.get("frequency", "count"))
     if "kappa" in point:
-        return power_weights(*tensors(counts), float(point["kappa"])).tolist()
+        return power_weights(n, float(point["kappa"])).tolist()
     wanted = point.get("weights")
+    if wanted == "manual":
+        return manual_weights(counts)
+    if wanted in STATIC_RULES:
+        return static_vector(wanted, n).tolist()
     if isinstance(wanted, str):
-        return named_weights(wanted, counts)
+        raise SettingsError(
+            f"static: weights={wanted} is no rule.\nChoose one of {', '.join((*STATIC_RULES, 'manual'))}"
+        )
     if isinstance(wanted, list | tuple):
         return list(wanted)
     raise SettingsError(
         f"static: {dict(point)} names no weights.\n"
         f"Give kappa, one weight_<class> each, or weights: a list or one of {', '.join((*STATIC_RULES, 'manual'))}"
     )
-
-
-def named_weights(rule: str, counts: ClassCounts) -> list[float]:
-    if rule == "manual":
-        return manual_weights(counts)
-    if rule not in STATIC_RULES:
-        raise SettingsError(f"static: weights={rule} is no rule.\nChoose one of {', '.join((*STATIC_RULES, 'manual'))}")
-    return static_vector(rule, *tensors(counts)).tolist()
 
 
 def manual_weights(counts: ClassCounts) -> list[float]:
@@ -71,11 +75,6 @@ def free_weights(free: Mapping[str, Any], counts: ClassCounts) -> list[float]:
     return [float(free.get(name, 1.0)) for name in counts.classes]
 
 
-def tensors(counts: ClassCounts) -> tuple[torch.Tensor, torch.Tensor]:
-    """positive and known, each (C,) float64."""
-    return torch.tensor(counts.positive, dtype=torch.float64), torch.tensor(counts.known, dtype=torch.float64)
-
-
 def searched(point: Mapping[str, Any]) -> dict[str, Any] | None:
     kappa = KAPPA_OF_RULE.get(point.get("weights", ""))
     return None if kappa is None else {"kappa": kappa}
@@ -83,8 +82,11 @@ def searched(point: Mapping[str, Any]) -> dict[str, Any] | None:
 
 FAMILY = Family(
     name="static",
-    space={"kappa": Float(0.0, 1.5, symbol="κ", help="exponent of the class share, 0 uniform, 1 inverse frequency")},
-    optional={f"{FREE}*": Float(0.05, 20.0, log=True, symbol="w_c", help="weight of one class", replaces="kappa")},
+    space={"kappa": Float(0.0, 1.5, symbol="κ", help="exponent of the class count, 0 uniform, 1 inverse frequency")},
+    optional={
+        "frequency": Choice(FREQUENCIES, help="raw counts, or counts as if all classes were annotated alike"),
+        f"{FREE}*": Float(0.05, 20.0, log=True, symbol="w_c", help="weight of one class", replaces="kappa"),
+    },
     presets={
         "weight_uniform": {"weights": "uniform"},
         "weight_manual": {"weights": "manual"},

@@ -184,6 +184,23 @@ def test_free_weights_are_one_for_classes_not_named_and_refuse_unknown_ones() ->
         loss_of("static", {"weight_golgi": 3.0}, COUNTS)
 
 
+@pytest.mark.parametrize("weights", [{"kappa": 1.0}, *({"weights": r} for r in ("inv_freq", "sqrt_inv", "log_inv"))])
+def test_derived_weights_all_use_one_count_raw_or_as_if_annotated_alike(weights: dict) -> None:
+    """b is half as frequent as a, and annotated in half of the voxels: a quarter of the raw count."""
+    counts = ClassCounts(("a", "b"), (4000, 1000), (40_000, 20_000))
+    alike = ClassCounts(("a", "b"), (3000, 1500), (30_000, 30_000))
+    count, default = (loss_of("static", weights | more, counts) for more in ({"frequency": "count"}, {}))
+    share = loss_of("static", weights | {"frequency": "share"}, counts)
+    formulas = {
+        "sqrt_inv": lambda n: n**-0.5,
+        "log_inv": lambda n: 1 / math.log(1 + n / sum(counts.positive)),
+    }
+    raw = [formulas.get(weights.get("weights", ""), lambda n: 1 / n)(n) for n in counts.positive]
+    assert count["params"]["weights"] == pytest.approx([w / max(raw) for w in raw])
+    assert default == count
+    assert share["params"]["weights"] == pytest.approx(loss_of("static", weights, alike)["params"]["weights"])
+
+
 def test_tversky_complements_fp_weight_unless_fn_weight_is_free() -> None:
     assert loss_of("tversky", {"fp_weight": 0.7}, COUNTS)["params"] == {"fp_weight": 0.7, "fn_weight": 0.3}
     free = {"fp_weight": 0.7, "fn_weight": 0.7}

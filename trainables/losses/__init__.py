@@ -17,7 +17,7 @@ from trainables.losses.seesaw import Seesaw
 from trainables.losses.static import FreeTversky, Static
 from trainables.losses.weighted_tversky import WeightedTversky
 from trainables.losses.weighting import FREQUENCIES, Counts, Factors, Rule
-from trainables.losses.weights import STATIC_RULES, power_weights, static_vector
+from trainables.losses.weights import STATIC_RULES, comparable_counts, power_weights, static_vector
 from trainables.settings import require
 
 RULES: dict[str, type[Rule]] = {
@@ -39,6 +39,7 @@ __all__ = [
     "SettingsError",
     "WeightedTversky",
     "build",
+    "comparable_counts",
     "make_rule",
     "power_weights",
     "static_vector",

@@ -38,7 +38,7 @@ def masked_median(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def comparable_counts(positive: Tensor, known: Tensor, frequency: str) -> Tensor:
-    """The n that an online rule uses, (C,): raw counts, or counts as if every class were annotated equally.
+    """The n that a rule uses, (C,): raw counts, or counts as if every class were annotated equally.
 
     frequency=count: n_c (the published form; unequal annotation then acts like unequal frequency).
     frequency=share: f_c · mean(known) over the seen classes; equal to n_c where all classes are annotated alike.
@@ -90,41 +90,40 @@ def scaled_to_max(values: Tensor, seen: Tensor) -> Tensor:
     return neutral_where_unseen(values / torch.where(largest > 0, largest, 1.0), seen)
 
 
-def power_weights(positive: Tensor, known: Tensor, kappa: float) -> Tensor:
-    """w_c ∝ f_c^−κ with max = 1, (C,): κ = 0 uniform, ½ `sqrt_inv`, 1 `inv_freq`.
+def power_weights(n: Tensor, kappa: float) -> Tensor:
+    """w_c ∝ n_c^−κ with max = 1, (C,): κ = 0 uniform, ½ `sqrt_inv`, 1 `inv_freq`.
 
     The maximum is 1 as in the published vectors, so those lie on this curve to the last bit.
     """
-    seen = positive > 0
-    f = torch.where(seen, share_of_known(positive, known), 1.0)
-    return scaled_to_max(f.pow(-kappa), seen)
+    seen = n > 0
+    return scaled_to_max(torch.where(seen, n, 1.0).pow(-kappa), seen)
 
 
-def log_inverse_weights(positive: Tensor) -> Tensor:
+def log_inverse_weights(n: Tensor) -> Tensor:
     """w_c = 1/ln(1 + g_c), max = 1, (C,). g_c = n_c/Σn is the share among all *positive* voxels, not f (published)."""
-    seen = positive > 0
-    g = torch.where(seen, positive / positive.sum().clamp_min(1.0), 1.0)
+    seen = n > 0
+    g = torch.where(seen, n / n.sum().clamp_min(1.0), 1.0)
     return scaled_to_max(1.0 / torch.log1p(g), seen)
 
 
-def effective_number_weights(positive: Tensor) -> Tensor:
+def effective_number_weights(n: Tensor) -> Tensor:
     """w_c = 1/E(n_c) at β = 0.999, max = 1, (C,): exactly 1 once every n is in the tens of thousands."""
-    seen = positive > 0
-    number = effective_number(torch.where(seen, positive, 1.0), EFFECTIVE_NUM_ONE_MINUS_BETA)
+    seen = n > 0
+    number = effective_number(torch.where(seen, n, 1.0), EFFECTIVE_NUM_ONE_MINUS_BETA)
     return scaled_to_max(1.0 / number, seen)
 
 
-def static_vector(rule: str, positive: Tensor, known: Tensor) -> Tensor:
-    """The fixed weights of one named rule, (C,) float64 with max = 1; SettingsError for an unknown rule.
+def static_vector(rule: str, n: Tensor) -> Tensor:
+    """The fixed weights of one named rule, (C,) with max = 1; SettingsError for an unknown rule.
 
-    uniform 1; inv_freq 1/f; sqrt_inv 1/√f; log_inv 1/ln(1 + g); effective_num 1/E(n).
+    n: (C,) float64, see `comparable_counts`. uniform 1; inv_freq 1/n; sqrt_inv 1/√n; log_inv 1/ln(1 + n/Σn);
+    effective_num 1/E(n).
     """
     require(
         rule in STATIC_RULES, "weights", rule, f"choose one of {', '.join(STATIC_RULES)}", "For example inv_freq"
     )  # fmt: skip
-    positive, known = positive.double(), known.double()
     if rule == "log_inv":
-        return log_inverse_weights(positive)
+        return log_inverse_weights(n)
     if rule == "effective_num":
-        return effective_number_weights(positive)
-    return power_weights(positive, known, {"uniform": 0.0, "sqrt_inv": 0.5, "inv_freq": 1.0}[rule])
+        return effective_number_weights(n)
+    return power_weights(n, {"uniform": 0.0, "sqrt_inv": 0.5, "inv_freq": 1.0}[rule])
