@@ -149,6 +149,11 @@ class Engine:
         """The arrays of validation.npz up to the present epoch."""
         return self.record.arrays()
 
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch whose weights are to be kept, as far as is known by now; 0 before there is one."""
+        return self.settings.trainer.keep_epoch or self.record.best_epoch
+
     def run_epoch(self) -> Row:
         """Train one epoch and validate: the flat row of metrics. NaN in loss or weights makes `diagnosis` "nan".
 

@@ -45,7 +45,7 @@ class PredictionPictures:
         shift that follows from running counts is the present one. Raises CheckpointError.
         """
         engine = self.engine
-        if engine.record.best_epoch != engine.epoch:
+        if engine.kept_epoch != engine.epoch:
             engine.model.load_state_dict(checkpoint.read(folder / checkpoint.BEST)["model"])
         device = self._batch.to(engine.hardware.device)
         with torch.no_grad():
@@ -60,7 +60,7 @@ class PredictionPictures:
             "predicted": np.packbits(flat.numpy() > 0, axis=1, bitorder="little"),
             "crops": np.array([engine.validator.crops[i] for i in host.crop[shown].tolist()]),
             "classes": np.array(engine.classes),
-            "best_epoch": np.array(engine.record.best_epoch, np.int64),
+            "best_epoch": np.array(engine.kept_epoch, np.int64),
         }
 
 

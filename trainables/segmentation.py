@@ -142,7 +142,7 @@ class SegmentationTrial(tune.Trainable):
         row = engine.run_epoch() | times | {"time_ended": time.time()}
         folder.append(row)
         folder.write_validation(engine.validation)
-        if row["best_epoch"] == row["epoch"]:
+        if row["epoch"] == engine.kept_epoch:
             folder.save_best({"model": engine.model.state_dict(), "epoch": row["epoch"],
                               "mean_dice": row["mean_dice"], "classes": list(engine.classes),
                               "inference_shift": engine.loss.inference_shift.tolist()})  # fmt: skip
@@ -182,7 +182,7 @@ class SegmentationTrial(tune.Trainable):
     def _leave_prediction(self) -> None:
         """Write prediction.npz when the trial is over. No trial fails for want of a picture."""
         engine, folder = self._engine, self._folder
-        if engine is None or folder is None or not engine.record.best_epoch:
+        if engine is None or folder is None or not 0 < engine.kept_epoch <= engine.epoch:
             return
         try:
             if self._pictures is None or self._pictures.engine is not engine:

@@ -52,6 +52,8 @@ class DataSettings:
     sampling: str = "crop"
     """crop: every training crop equally likely. volume: by its volume. class_aware: rare classes first (a treatment
     of its own: it confounds a comparison of loss weightings)."""
+    train_on: str = "train"
+    """train, or all: the validation crops too, so that no score says anything any more. `final=` sets it."""
     label_resampling: str = "nearest"
     """nearest or majority, where labels are resampled to the target voxel size."""
     validation_fraction: float = 0.15
@@ -70,6 +72,7 @@ class DataSettings:
     def __post_init__(self) -> None:
         require_choice("data.name", self.name, ("phantom", "cellmap"))
         require_choice("data.sampling", self.sampling, ("crop", "volume", "class_aware"))
+        require_choice("data.train_on", self.train_on, ("train", "all"))
         require_choice("data.label_resampling", self.label_resampling, ("nearest", "majority"))
         require(len(self.classes) > 0, "data.classes", self.classes, "at least one class is needed", "Add one")
         require(
@@ -131,6 +134,8 @@ class TrainerSettings:
     """Gradient norm limit; 0 switches clipping off."""
     compile: bool = True
     """torch.compile the training and the evaluation step."""
+    keep_epoch: int = 0
+    """Epoch whose weights are kept; 0: the one with the best mean Dice. `final=` sets it."""
     checkpoint_every: int = 1
     """Epochs between checkpoints; a restart repeats at most this many."""
     count_update_every: int = 50
@@ -143,6 +148,10 @@ class TrainerSettings:
                      "count_update_every"):  # fmt: skip
             value = getattr(self, name)
             require(value >= 1, f"trainer.{name}", value, "must be at least 1", f"For example trainer.{name}=10")
+        require(
+            0 <= self.keep_epoch <= self.epochs, "trainer.keep_epoch", self.keep_epoch,
+            f"must lie in [0, trainer.epochs = {self.epochs}]", "Use 0 for the best epoch, or more epochs",
+        )  # fmt: skip
         require(self.lr > 0, "trainer.lr", self.lr, "must be positive", "The published value is 1e-4")
         require(
             self.weight_decay >= 0,

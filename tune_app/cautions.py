@@ -13,6 +13,11 @@ from tune_app.sweep_folders import is_confirmation, resume_command, spoken
 PHANTOM = "PHANTOM DATA: generated volumes. These scores say nothing about real electron microscopy."
 
 
+NOT_VALIDATED = (
+    "NOT VALIDATED: the validation crops were trained on, too (final=), so scores on them say nothing of other data."
+)
+
+
 def notices(sweep: Sweep) -> list[str]:
     go_on = f"go on with: {resume_command(sweep.folder)}"
     state = {
@@ -20,7 +25,8 @@ def notices(sweep: Sweep) -> list[str]:
         "crashed": [f"the driver ended without finishing the sweep; {go_on}"],
         "interrupted": [f"the sweep was interrupted; {go_on}"],
     }.get(sweep.status, [])
-    return [*([PHANTOM] if sweep.phantom else []), *state, *sweep.notices]
+    unseen = [] if sweep.validated else [NOT_VALIDATED]
+    return [*([PHANTOM] if sweep.phantom else []), *unseen, *state, *sweep.notices]
 
 
 def cautions(sweep: Sweep, board: pd.DataFrame, *, confirmed: bool = False) -> list[str]:

@@ -189,6 +189,9 @@ class Settings:
     """Train this one named configuration at full budget instead of searching."""
     trial: str = ""
     """Train the configuration of this exported config.yaml instead of searching."""
+    final: str = ""
+    """Train the configuration of this export (best/1) once more, on training and validation crops together, and export
+    it from the sweep's folder; nothing is left to validate it on."""
     resume: str = ""
     """Go on with this sweep: latest, a name, or a folder."""
     extend: str = ""
@@ -226,9 +229,10 @@ class Settings:
     def __post_init__(self) -> None:
         require(self.seeds >= 1, "seeds", self.seeds, "must be at least 1", "Use seeds=3 to repeat each arm")
         require(self.verbose in (0, 1, 2), "verbose", self.verbose, "0, 1 or 2", "Use 0")
-        chosen = [name for name in ("resume", "extend", "trial", "preset") if getattr(self, name)]
+        chosen = [name for name in ("resume", "extend", "trial", "preset", "final") if getattr(self, name)]
         both = " ".join(f"{name}={getattr(self, name)}" for name in chosen)
         require(len(chosen) < 2, *both.rpartition("=")[::2], "only one of them may be given", "Drop the others")
+        require(not self.final or self.seeds == 1, "seeds", self.seeds, "final= trains one network", "Leave it out")
         side = 2**self.model.depth
         require(
             all(size % side == 0 for size in self.data.patch[1:]),

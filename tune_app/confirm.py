@@ -106,6 +106,11 @@ def refuse_unready(sweep: Sweep) -> None:
         raise InputError(
             f"sweep={sweep.folder}: is itself a confirmation. Give the sweep it confirms: {sweep.folder.parent}"
         )
+    if not sweep.validated:
+        raise InputError(
+            f"sweep={sweep.name}: was trained on the validation crops, too (final=), so there is nothing to confirm it "
+            "on. Give the sweep that its configuration comes from"
+        )
     if sweep.status == "running":
         raise InputError(
             f"sweep={sweep.name}: is still running, so its best are not known yet. Wait for its end, or end it with "

@@ -16,7 +16,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,17 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from tune_app.cautions import PHANTOM
-from tune_app.confirmed import confirmation_of, in_confirmed_order
+from tune_app.cautions import NOT_VALIDATED, PHANTOM
+from tune_app.confirmed import confirmation_of, in_confirmed_order, read_confirmation
+from tune_app.confirming.runs import is_sound
 from tune_app.errors import InputError, require_input
 from tune_app.manifest import MANIFEST, file_sha256, git_revision, now, package_versions, read_manifest
 from tune_app.model_file import WEIGHTS, best_state, write_model, write_program
-from tune_app.operating_point import inference_shift, metadata, operating_point
+from tune_app.operating_point import inference_shift, inherited_point, metadata, operating_point
 from tune_app.render import to_plain
 from tune_app.results import Sweep
+from tune_app.sweep import TRIAL
+from tune_app.sweep_folders import CONFIRMATIONS, is_sweep
 from tune_app.thresholds import CALIBRATED
 from tune_app.trial import Trial
 from tune_app.user_settings import user_setting
@@ -55,7 +59,7 @@ masks = logits > torch.tensor(about["logit"]).view(-1, 1, 1)
 ```"""
 README = """# {title}
 
-Trial {trial} of the sweep {sweep} ({family}), weights of epoch {epoch}: {metric} {score:.4f} on the validation crops.
+Trial {trial} of the sweep {sweep} ({family}), weights of epoch {epoch}: {worth}.
 Classes: {classes}.
 {notice}
 {use}
@@ -164,6 +168,8 @@ def _is_unchanged(target: Path, manifest: dict[str, Any]) -> bool:
 def _tell_about(sweep: Sweep, out: Path, chosen: list[tuple[int, Trial]], tell: Tell) -> None:
     if sweep.phantom:
         tell(PHANTOM)
+    if not sweep.validated:
+        tell(NOT_VALIDATED)
     if sweep.status == "running":
         tell("the sweep is still running: a later export may choose others")
     unfinished = [trial.name for _, trial in chosen if trial.status in ("running", "interrupted", "waiting")]
@@ -205,26 +211,33 @@ def _put_in_place(building: Path, target: Path) -> None:
 
 def _write_files(sweep: Sweep, trial: Trial, rank: int, folder: Path, tell: Tell) -> None:
     state, problem = best_state(trial)
-    thresholds = operating_point(trial, sweep.classes, state)
-    whole = to_plain(trial_config(trial) | {"thresholds": thresholds})
+    shift = inference_shift(trial, sweep.classes, state)
+    source = {} if sweep.validated else _source_thresholds(sweep)
+    thresholds = (
+        operating_point(trial, sweep.classes, state)
+        if sweep.validated
+        else inherited_point(source, sweep.classes, shift, int(state.get("epoch") or trial.best["epoch"]))
+    )
+    mark = {} if sweep.validated else {"validated": False}
+    whole = to_plain(trial_config(trial) | {"thresholds": thresholds} | mark)
     (folder / "config.yaml").write_text(yaml.safe_dump(whole, sort_keys=False, allow_unicode=True), encoding="utf-8")
     (folder / "metrics.json").write_text(_metrics(sweep, trial), encoding="utf-8")
-    if trial.calibration.problem:
+    if sweep.validated and trial.calibration.problem:
         tell(f"rank {rank}, {trial.name}: thresholds kept at 0.5, {trial.calibration.problem}")
     program_problem = problem
     if not problem:
         write_model(sweep, trial, state, folder / WEIGHTS, metadata(thresholds))
-        shift = inference_shift(trial, sweep.classes, state)
-        program_problem = write_program(trial, state, shift, folder, sweep.classes)
+        program_problem = write_program(trial, state, thresholds, shift, folder)
         if program_problem:
             tell(f"rank {rank}, {trial.name}: exported without model.pt2, {program_problem}")
     else:
         tell(f"rank {rank}, {trial.name}: exported without its weights, {problem}. To train it again: "
              f"python -m tune_app.run trial={folder.parent / str(rank)}/config.yaml")  # fmt: skip
-    (folder / "README.md").write_text(_readme(sweep, trial, program_problem), encoding="utf-8")
+    (folder / "README.md").write_text(_readme(sweep, trial, thresholds, source, program_problem), encoding="utf-8")
     digests = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
     missing = {"model_missing": problem, "program_missing": program_problem}
-    manifest = {**_provenance(sweep, trial, rank), **missing, "sha256": digests}
+    provenance = _provenance(sweep, trial, rank) | ({} if sweep.validated else _unvalidated(sweep, thresholds, source))
+    manifest = {**provenance, **missing, "sha256": digests}
     (folder / MANIFEST).write_text(json.dumps(to_plain(manifest), indent=2) + "\n", encoding="utf-8")
 
 
@@ -236,13 +249,41 @@ def trial_config(trial: Trial) -> dict[str, Any]:
     return head | body | rest
 
 
-def _readme(sweep: Sweep, trial: Trial, program_missing: str) -> str:
+def _source_thresholds(sweep: Sweep) -> dict[str, Any]:
+    """The section `thresholds` of the export that a final training started from; {} where it had none."""
+    with suppress(OSError, ValueError, yaml.YAMLError):
+        return dict((yaml.safe_load((sweep.folder / TRIAL).read_text(encoding="utf-8")) or {}).get("thresholds") or {})
+    return {}
+
+
+def _unvalidated(sweep: Sweep, thresholds: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest says where nothing was left to validate on: the scores of the same configuration trained
+
+    without the validation crops, and none of its own."""
+    before = {key: source.get(key) for key in ("epoch", "mean_dice", "calibrated_mean_dice")}
+    return {
+        "trained_on": "training and validation crops", sweep.metric: None, CALIBRATED: None,
+        "best_epoch": thresholds["epoch"], "without_validation_crops": before,
+    }  # fmt: skip
+
+
+def _readme(
+    sweep: Sweep, trial: Trial, thresholds: Mapping[str, Any], source: Mapping[str, Any], program_missing: str
+) -> str:  # fmt: skip
     """What the folder is, for somebody who has nothing else."""
-    epoch, score = trial.best["epoch"], trial.score(sweep.metric)
+    epoch = thresholds["epoch"]
+    if sweep.validated:
+        worth = f"{sweep.metric} {trial.score(sweep.metric):.4f} on the validation crops"
+    else:
+        before = source.get("mean_dice")
+        worth = f"not validated.\n\n{NOT_VALIDATED}" + (
+            f" Trained without them, this configuration had a mean Dice of {before:.4f}." if before else ""
+        )
+        worth = worth.removesuffix(".")
     use = f"There is no model.pt2: {program_missing}." if program_missing else USE
     return README.format(
-        title=trial.label, family=trial.family, sweep=sweep.name, trial=trial.name, epoch=epoch, metric=sweep.metric,
-        score=score, classes=", ".join(sweep.classes), notice=f"\n{PHANTOM}\n" if sweep.phantom else "", use=use,
+        title=trial.label, family=trial.family, sweep=sweep.name, trial=trial.name, epoch=epoch, worth=worth,
+        classes=", ".join(sweep.classes), notice=f"\n{PHANTOM}\n" if sweep.phantom else "", use=use,
     )  # fmt: skip
 
 
@@ -253,6 +294,7 @@ def _metrics(sweep: Sweep, trial: Trial) -> str:
         "status": trial.status,
         "classes": sweep.classes,
         "metric": sweep.metric,
+        "validated": sweep.validated,
         "best_epoch": trial.best["epoch"],
         sweep.metric: trial.best[sweep.metric],
         "history": trial.history,
@@ -261,11 +303,11 @@ def _metrics(sweep: Sweep, trial: Trial) -> str:
 
 
 def _provenance(sweep: Sweep, trial: Trial, rank: int) -> dict[str, Any]:
-    source = sweep.manifest
+    source, confirmed = sweep.manifest, confirmation_of(sweep, trial)
     return {
         "kind": KIND,
         "rank": rank,
-        "confirmation": confirmation_of(sweep, trial),
+        "confirmation": confirmed and confirmed | {"best_epochs": confirmed_epochs(sweep, str(confirmed["name"]))},
         "trials_ranked": int(sweep.leaderboard()["rank"].notna().sum()),
         "sweep": sweep.name,
         "sweep_status": sweep.status,
@@ -276,6 +318,7 @@ def _provenance(sweep: Sweep, trial: Trial, rank: int) -> dict[str, Any]:
         "params": trial.params,
         "seed": trial.seed,
         "metric": sweep.metric,
+        "validated": sweep.validated,
         sweep.metric: trial.best[sweep.metric],
         CALIBRATED: trial.score(CALIBRATED),
         "best_epoch": trial.best["epoch"],
@@ -291,6 +334,13 @@ def _provenance(sweep: Sweep, trial: Trial, rank: int) -> dict[str, Any]:
     }
 
 
+def confirmed_epochs(sweep: Sweep, arm: str) -> list[int]:
+    """The best epochs of an arm's runs in the newest confirmation of a sweep."""
+    runs = sweep.folder / str((read_confirmation(sweep.folder).get("source") or {}).get("runs") or CONFIRMATIONS)
+    trials = Sweep(runs).trials if is_sweep(runs) else ()
+    return [int(trial.best["epoch"]) for trial in trials if trial.label == arm and is_sound(trial)]
+
+
 def export_and_print(settings: ExportSettings) -> int:
     """Export, and say where everything lies and what to type next."""
     folders = export(settings)
@@ -300,7 +350,8 @@ def export_and_print(settings: ExportSettings) -> int:
         own = manifest[CALIBRATED]
         more = f"   {own:.4f} at thresholds of its own" if own is not None else ""
         epoch = manifest["best_epoch"]
-        print(f"{folder}   {manifest['trial']}   {metric} {manifest[metric]:.4f} at epoch {epoch}{more}")
+        worth = f"{metric} {manifest[metric]:.4f}" if manifest["validated"] else "not validated, weights"
+        print(f"{folder}   {manifest['trial']}   {worth} at epoch {epoch}{more}")
     print(f"train one again: python -m tune_app.run trial={folders[0]}/config.yaml")
     return 0
 

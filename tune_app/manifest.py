@@ -1,8 +1,9 @@
 """manifest.json: where a result came from. Gathering never fails; what cannot be found out is null.
 
 {"sweep": name, "created": iso, "status": "running"|"interrupted"|"finished", "family", "experiment", "seed",
- "metric", "mode", "classes", "space", "git", "packages", "data": {"name", "root", "fingerprint", "phantom"},
- "hardware", "settings_hash", "class_counts": sentence, "notices": [sentence]}
+ "metric", "mode", "validated", "classes", "space", "git", "packages",
+ "data": {"name", "root", "fingerprint", "phantom"}, "hardware", "settings_hash", "class_counts": sentence,
+ "notices": [sentence]}
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def build_manifest(
         "seed": seed,
         "metric": metric,
         "mode": mode,
+        "validated": data.get("train_on") != "all",
         "classes": list(classes),
         "space": dict(space or {}),
         "git": git_revision(),

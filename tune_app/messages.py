@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
+from tune_app.cautions import NOT_VALIDATED
 from tune_app.planning.record import record_plan
 from tune_app.ray_session import RaySession, TrialResources, dashboard_hint
 from tune_app.results import Sweep
@@ -29,6 +30,8 @@ def announce(prepared: Prepared, session: RaySession, resources: TrialResources)
         if settings.early_stopping
         else "no early stopping"
     )
+    if settings.data.train_on == "all":
+        print(f"!! {NOT_VALIDATED} The weights of epoch {settings.trainer.keep_epoch} are kept")
     print(f"sweep      {prepared.folder}")
     print(
         f"search     {what}{searcher}, {prepared.num_trials} trials of up to {settings.trainer.epochs} × "

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tune_app.operating_point import chosen_logit
+from tune_app.operating_point import cut_of
 from tune_app.results import Sweep
 from tune_app.trial import Trial
 
@@ -35,17 +35,19 @@ def write_model(sweep: Sweep, trial: Trial, state: dict[str, Any], path: Path, t
 
     epoch = int(state.get("epoch", trial.best["epoch"]))
     row = next((row for row in trial.history if row["epoch"] == epoch), {})
-    about = {"classes": json.dumps(sweep.classes), "epoch": str(epoch), sweep.metric: str(row.get(sweep.metric))}
+    score = str(row.get(sweep.metric)) if sweep.validated else "not validated"
+    about = {"classes": json.dumps(sweep.classes), "epoch": str(epoch), sweep.metric: score}
     about |= {"sweep": sweep.name, "trial": trial.name, "format": "pt", **thresholds}
     path.write_bytes(save(_tensors(state), about))  # Its save_file would make a file that only its owner may read.
 
 
 def write_program(
-    trial: Trial, state: dict[str, Any], shift: Mapping[str, float] | None, folder: Path, classes: Sequence[str]
+    trial: Trial, state: dict[str, Any], thresholds: Mapping[str, Any], shift: Mapping[str, float] | None, folder: Path
 ) -> str:
     """Write model.pt2, and what it takes and gives as model.json. Returns "", or why there is none.
 
-    shift: what validation added to the logits of each class; None where that is not known.
+    thresholds: the section of config.yaml. shift: what validation added to the logits of each class; None where that
+    is not known.
     """
     from trainables.errors import TrainablesError
     from trainables.inference import inference, save_program
@@ -55,12 +57,12 @@ def write_program(
         return "its checkpoint does not hold the logit shift of apply_at=inference"
     try:
         settings = trial_settings(trial.config)
-        model = inference(settings, _tensors(state), [shift[name] for name in classes])
+        model = inference(settings, _tensors(state), list(shift.values()))
     except TrainablesError as error:
         return str(error)
     save_program(model, folder / PROGRAM)
     about = {
-        "classes": list(classes), "logit": [chosen_logit(trial, name) for name in classes],
+        "classes": list(shift), "logit": cut_of(thresholds),
         "voxel_nm": settings.data.voxel_nm, "patch": settings.data.patch, "stride": model.stride,
     }  # fmt: skip
     (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

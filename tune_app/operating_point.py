@@ -50,18 +50,43 @@ def inference_shift(trial: Trial, classes: Sequence[str], state: Mapping[str, An
     return None if shifts else dict.fromkeys(classes, 0.0)
 
 
-def chosen_logit(trial: Trial, name: str) -> float:
-    """The threshold of a class for logits as validated; 0 where none could be chosen."""
-    own = dict(zip(trial.calibration.classes, trial.calibration.logits)).get(name, math.nan)
-    return own if math.isfinite(own) else 0.0
+def inherited_point(
+    source: Mapping[str, Any], classes: Sequence[str], shift: Mapping[str, float] | None, epoch: int
+) -> dict[str, Any]:
+    """The section of a network that was trained on the validation crops, too: there is nothing to choose thresholds on,
+
+    so they are as they were chosen without those crops. source: the section of the export it was trained from.
+    """
+    found = source.get("classes") or {}
+    before = {name: found.get(name) or {"logit": 0.0} for name in classes}
+    return {
+        "apply": APPLY if shift is not None else f"{APPLY}; {UNKNOWN_SHIFT}",
+        "epoch": epoch,
+        "validated": False,
+        "chosen_on": "validation crops, with the weights that were trained without them",
+        "classes": {
+            name: _cut(own["logit"] + own.get("shift", 0.0), (shift or {}).get(name, 0.0))
+            for name, own in before.items()
+        },
+    }  # fmt: skip
+
+
+def cut_of(section: Mapping[str, Any]) -> list[float]:
+    """The thresholds for logits as validated, in class order."""
+    return [found["logit"] + found["shift"] for found in section["classes"].values()]
+
+
+def _cut(logit: float, shift: float) -> dict[str, float]:
+    """A threshold for logits as validated, as one for the raw output, and the shift between the two."""
+    return {"logit": logit - shift, "probability": sigmoid(logit - shift), "shift": shift}
 
 
 def _of_class(trial: Trial, name: str, shift: float) -> dict[str, Any]:
     """One class: its threshold, what it is worth, and why it is 0.5 where it is."""
     calibration = trial.calibration
     place = calibration.classes.index(name) if name in calibration.classes else None
-    logit = chosen_logit(trial, name) - shift
-    found = {"logit": logit, "probability": sigmoid(logit), "dice": trial.score(f"dice/{name}")}
+    own = math.nan if place is None else calibration.logits[place]
+    found = _cut(own if math.isfinite(own) else 0.0, shift) | {"dice": trial.score(f"dice/{name}")}
     found["calibrated_dice"] = trial.score(f"calibrated/{name}")
     why = calibration.problem if place is None else calibration.reasons[place]
     return found | ({"kept_at_half": why} if why else {})

@@ -19,9 +19,8 @@ from tune_app.planning.forecast import Plan, make_plan
 from tune_app.planning.measure import measured_pace
 from tune_app.planning.pace import Pace, earlier_pace
 from tune_app.ray_session import gpu_names, trial_resources, usable_cpus
-from tune_app.run import checked_preset, with_exported
+from tune_app.run import planned
 from tune_app.search.arms import planned_arms, searched_space, with_baseline
-from tune_app.stored_settings import located
 
 RAY_START = "Ray's own start, about ten seconds, comes on top."
 
@@ -61,7 +60,7 @@ def plain_settings(composed: Composed[PlanSettings]) -> Settings:
     values: dict[str, Any] = {name: getattr(composed.settings, name) for name in names}
     overrides = [word for word in composed.overrides if word.lstrip("+~").split("=")[0] not in own]
     bare = Composed(Settings(**values), overrides)
-    return located(with_exported(bare) if bare.settings.trial else checked_preset(bare))
+    return planned(bare)
 
 
 def count_trials(settings: Settings, space: Space) -> tuple[int, int]:

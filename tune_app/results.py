@@ -73,6 +73,11 @@ class Sweep:
         return bool(data.get("phantom", data.get("name") == "phantom"))
 
     @property
+    def validated(self) -> bool:
+        """False where the validation crops were trained on, too (final=): then scores are of crops already seen."""
+        return (self.settings.get("data") or {}).get("train_on") != "all"
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names in channel order."""
         configs = [trial.config.get("data", {}).get("classes") for trial in self.trials]

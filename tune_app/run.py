@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import statistics
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tune_app.clusters import found, plain, refuse_in_memory, run_there
 from tune_app.command_line import Composed, compose, exit_code
 from tune_app.config import ClusterSettings, Settings
 from tune_app.errors import InputError
+from tune_app.export import ExportSettings, export_and_print
+from tune_app.manifest import read_manifest
 from tune_app.messages import INTERRUPTED, announce, best_line, next_steps
 from tune_app.results import Sweep
 from tune_app.resume import going_on, take_up, with_allowed
@@ -24,6 +27,8 @@ from tune_app.summary import SummarySettings, summarise
 from tune_app.sweep import Outcome, prepare, run_sweep
 from tune_app.sweep_folders import find_sweep, new_folder, spoken
 
+EXPORT = "export"
+"""Folder in the sweep's for what final= has trained."""
 EXPORTED_SECTIONS = ("data", "model", "trainer", "hardware")
 
 
@@ -38,7 +43,7 @@ def run(composed: Composed[Settings]) -> int:
     if settings.resume or settings.extend:
         prepared = take_up(composed)
     else:
-        settings = located(with_exported(composed) if settings.trial else checked_preset(composed))
+        settings = planned(composed)
         prepared = prepare(settings, new_folder(settings))
     return finish(run_sweep(prepared, announce))
 
@@ -48,7 +53,7 @@ def refuse_elsewhere(composed: Composed[Settings]) -> None:
     if composed.settings.resume or composed.settings.extend:
         going_on(composed)
         return
-    settings = located(with_exported(composed) if composed.settings.trial else checked_preset(composed))
+    settings = planned(composed)
     planned_arms(settings, searched_space(settings))
     refuse_in_memory(new_folder(settings))
 
@@ -60,6 +65,13 @@ def wanted_cluster(composed: Composed[Settings]) -> ClusterSettings:
         return asked.cluster
     folder = find_sweep(asked.resume or asked.extend, asked.results_dir, key="resume" if asked.resume else "extend")
     return with_allowed(stored_settings(folder), composed).cluster
+
+
+def planned(composed: Composed[Settings]) -> Settings:
+    """The settings of a sweep that begins. Raises InputError."""
+    if composed.settings.final:
+        return located(of_final(composed))
+    return located(with_exported(composed) if composed.settings.trial else checked_preset(composed))
 
 
 def checked_preset(composed: Composed[Settings]) -> Settings:
@@ -87,6 +99,32 @@ def with_exported(composed: Composed[Settings]) -> Settings:
     return merged(base, sections, dotted, source=composed.settings.trial)
 
 
+def of_final(composed: Composed[Settings]) -> Settings:
+    """The settings of final=: those of trial=, trained on the validation crops, too, and kept at the epoch that
+
+    validation had chosen: the median over the runs of a confirmation, or that of the one run there was.
+    """
+    given = composed.settings.final
+    folder = Path(given).expanduser()
+    path = folder / "config.yaml" if folder.is_dir() else folder
+    if not path.is_file():
+        raise InputError(
+            f"final={given}: is not the folder of an export. Make one: python -m tune_app.export sweep=latest top=1 "
+            "out=best, and give final=best/1"
+        )
+    exported, manifest = read_exported(path), read_manifest(path.parent)
+    if exported.get("validated") is False:
+        raise InputError(f"final={given}: was itself trained on the validation crops. Give the export it was made from")
+    epochs = (manifest.get("confirmation") or {}).get("best_epochs") or [
+        manifest.get("best_epoch") or (exported.get("thresholds") or {}).get("epoch")
+    ]
+    if None in epochs:
+        raise InputError(f"final={given}: does not say which epoch was the best. Export it again")
+    words = ["data.train_on=all", f"trainer.keep_epoch={round(statistics.median(epochs))}"]
+    settings = dataclasses.replace(composed.settings, trial=str(path), final="")
+    return with_exported(dataclasses.replace(composed, settings=settings, overrides=[*composed.overrides, *words]))
+
+
 def require_wandb(project: str) -> None:
     """Raise InputError where Weights & Biases is asked for and not installed."""
     if project and importlib.util.find_spec("wandb") is None:
@@ -103,6 +141,8 @@ def finish(outcome: Outcome) -> int:
         print(f"\ninterrupted; nothing recorded is lost. Go on with: python -m tune_app.run resume={name}")
         return INTERRUPTED
     sweep = Sweep(outcome.folder)
+    if not sweep.validated:
+        return finish_final(sweep)
     print()
     print(summarise(SummarySettings(sweep=str(outcome.folder))))
     board = sweep.leaderboard()
@@ -114,6 +154,18 @@ def finish(outcome: Outcome) -> int:
         print("error: no trial ended with a score; see the reasons above", file=sys.stderr)
         return 1
     return 0
+
+
+def finish_final(sweep: Sweep) -> int:
+    """Export what final= has trained into its folder, and say what it is."""
+    if not sweep.leaderboard()["rank"].notna().any():
+        print(f"error: the training failed: python -m tune_app.summary sweep={spoken(sweep.folder)}", file=sys.stderr)
+        return 1
+    print()
+    out = sweep.folder / EXPORT
+    code = export_and_print(ExportSettings(sweep=str(sweep.folder), top=1, out=str(out), overwrite=True))
+    print(f"use it: python -m tune_app.predict checkpoint={out / '1'} volume=PATH out=pred.zarr")
+    return code
 
 
 def main() -> None:

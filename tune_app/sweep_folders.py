@@ -134,7 +134,7 @@ def resume_command(folder: Path) -> str:
 
 def new_folder(settings: Settings) -> Path:
     """The folder of a sweep that starts now, not made yet. Raises InputError where it exists or cannot be written."""
-    label = settings.preset or ("trial" if settings.trial else settings.family)
+    label = settings.preset or (_of_trial(settings) if settings.trial else settings.family)
     name = settings.name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{label}"
     if not re.fullmatch(r"\w[\w.+-]*", name) or name == "latest":
         raise InputError(
@@ -149,6 +149,10 @@ def new_folder(settings: Settings) -> Path:
         )
     require_writable(folder.parent)
     return folder
+
+
+def _of_trial(settings: Settings) -> str:
+    return "final" if settings.data.train_on == "all" else "trial"
 
 
 def require_writable(folder: Path) -> None:

@@ -107,6 +107,18 @@ def test_best_pt_holds_the_weights_of_the_best_epoch(start, tmp_path):
     assert all(torch.equal(saved["model"][k], v) for k, v in states[best - 1].items())
 
 
+def test_the_weights_of_an_epoch_that_is_named_are_kept(start, tmp_path):
+    trial = start(trainer={"lr": 0.5, "keep_epoch": 2})
+    states = []
+    for _ in range(4):
+        trial.step()
+        states.append({k: v.clone() for k, v in trial._engine.model.state_dict().items()})
+    saved = checkpoint.read(tmp_path / "t" / "best.pt")
+    assert saved["epoch"] == 2
+    assert all(torch.equal(value, states[1][name]) for name, value in saved["model"].items())
+    assert int(np.load(tmp_path / "t" / "prediction.npz")["best_epoch"]) == 2
+
+
 @pytest.mark.parametrize("reported", [0, 1, 2])
 def test_a_killed_trial_goes_on_and_reports_every_row_once(start, tmp_path, reported):
     """Two epochs are in last.pt, Ray has logged 0, 1 or 2 of them."""

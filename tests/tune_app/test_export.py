@@ -130,7 +130,7 @@ def test_a_class_without_a_calibrated_dice_keeps_a_half(sweep: Path, tmp_path: P
     write_validation(sweep / "trials" / "0001_seesaw_p0.8", FIRST, ("nuc", "pm"), crops=1)
     section, metadata = exported(sweep, tmp_path / "best")
     assert section["classes"]["nuc"] == {
-        "logit": 0.0, "probability": 0.5, "dice": 0.8, "calibrated_dice": None,
+        "logit": 0.0, "probability": 0.5, "shift": 0.0, "dice": 0.8, "calibrated_dice": None,
         "kept_at_half": "there is one validation crop, so a threshold chosen on it cannot be scored on another",
     }  # fmt: skip
     assert section["calibrated_mean_dice"] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,22 @@ def test_more_gpus_than_there_are(place):
     assert output.count("error:") == 1
     assert "0 GPUs" in output
     assert not place.sweep("greedy").exists()
+
+
+@pytest.mark.slow
+def test_a_final_training_takes_all_crops_and_is_exported_as_not_validated(place, whole):
+    place.run("export", "sweep=whole", "top=1", "out=best")
+    output = place.run("run", "final=best/1", "name=last", "cluster.dashboard=false", "resources.num_cpus=2")
+    assert "NOT VALIDATED" in output
+    exported = place.sweep("last") / "export" / "1"
+    manifest = json.loads((exported / "manifest.json").read_text())
+    assert (manifest["validated"], manifest["mean_dice"]) == (False, None)
+    assert (exported / "model.pt2").is_file()
+    before = Sweep(whole).trial(Sweep(whole).leaderboard().iloc[0]["name"])
+    assert manifest["best_epoch"] == before.best["epoch"]
+    (trial,) = Sweep(place.sweep("last")).trials
+    assert [row["loss"] for row in trial.history] != [row["loss"] for row in before.history], "of other crops"
+    assert "export/1" in place.run("run", "resume=last")
 
 
 @pytest.mark.slow

@@ -132,8 +132,9 @@ class PatchSampler:
 
 
 def side_members(dataset: PackedDataset, side: str) -> NDArray[np.int64]:
-    """Indices of the crops of `side`; DataError when there are none."""
-    members = np.array([i for i, crop in enumerate(dataset.crops) if crop.side == side], dtype=np.int64)
+    """Indices of the crops of `side`; DataError when there are none. With data.train_on=all, train is both sides."""
+    sides = {side, "validate"} if side == "train" and dataset.settings.train_on == "all" else {side}
+    members = np.array([i for i, crop in enumerate(dataset.crops) if crop.side in sides], dtype=np.int64)
     if len(members) == 0:
         raise DataError(
             f"The split has no crop on side {side!r}. Add one to datasplit.csv or let a new one be written."

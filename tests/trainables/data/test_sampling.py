@@ -248,3 +248,14 @@ def test_expected_voxels_of_class_aware_sampling_follow_its_draws(patch):
                 expected += counted(crop, patch, every_start(low, high)) / (2 * len(holders) * len(kept))
     found = PatchSampler(dataset, batch_size=1, seed=0).expected_voxels()
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_a_final_training_draws_from_both_sides_and_never_from_the_test() -> None:
+    crops = tuple(make_crop(f"a/crop{i}", side, {0: spot()}) for i, side in enumerate(("train", "validate", "test")))
+    for train_on, wanted in (("train", {0}), ("all", {0, 1})):
+        settings = DataSettings(classes=list(CLASSES), patch=[1, 16, 16], train_on=train_on)
+        dataset = PackedDataset(settings, CLASSES, crops, "f", "", Path())
+        sampler = PatchSampler(dataset, batch_size=32, seed=0)
+        assert set(sampler.batch(0).crop.tolist()) == wanted
+        patches = validation_set(dataset, batch_size=4, num_batches=1, seed=0)
+        assert set(patches[0].crop.tolist()) == {1}, "validation stays what it was"
