@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
+from trainables.data.datasplit import moved
 from tune_app.cautions import NOT_VALIDATED
 from tune_app.planning.record import record_plan
 from tune_app.ray_session import RaySession, TrialResources, dashboard_hint
@@ -64,6 +65,8 @@ def _baseline_line(prepared: Prepared) -> str:
 def _warnings(prepared: Prepared) -> Iterable[str]:
     settings = prepared.settings
     yield from (f"warning: {notice}" for notice in prepared.notices)
+    if elsewhere := moved(prepared.dataset.sources):
+        yield f"note: {elsewhere}"
     for names in same_arms(planned_arms(settings, prepared.space), prepared.counts, prepared.window_voxels):
         once = "one arm, compared as one" if settings.listed else "only the first is tried"
         yield f"note: {', '.join(names)} come out as the same effective weights: {once}"

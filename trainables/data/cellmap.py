@@ -46,6 +46,8 @@ class CropSource:
     classes: tuple[str, ...]
     """Classes to be read from it."""
     side: str = ""
+    moved: bool = False
+    """Whether it was found elsewhere than its split file says."""
 
 
 @dataclass(frozen=True)

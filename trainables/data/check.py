@@ -20,7 +20,7 @@ from trainables.data.cellmap import (
     read_labels,
 )
 from trainables.data.classes import check_classes, unannotated_classes
-from trainables.data.datasplit import FILE_NAME, make_split, parse_split, split_remarks
+from trainables.data.datasplit import FILE_NAME, make_split, moved, parse_split, split_remarks
 from trainables.data.expand import class_masks
 from trainables.data.overlap import leak, overlaps
 from trainables.data.packed import cache_folder, data_root
@@ -50,13 +50,16 @@ def check(settings: DataSettings) -> list[Finding]:
     Looks at the root, the split file (rows, repeats, sides), overlapping crops, the class names, which sides hold which
     class, and decodes each crop with its surroundings. Never raises DataError: it becomes a finding. Data is only read.
     """
+    findings: list[Finding] = []
     try:
         root = data_root(settings)
         sources, findings = _split(settings, root)
+        if not sources:  # nothing but rows that cannot be used: they are what is wrong
+            return findings
         findings += _classes(settings, sources)
         used = [s for s in sources if set(s.classes) & set(settings.classes)]
     except DataError as error:
-        return [Finding("error", settings.root or settings.name, str(error))]
+        return [*findings, Finding("error", settings.root or settings.name, str(error))]
     findings += _overlaps(settings, used)
     for source in used:
         findings += _crop(settings, source)
@@ -74,6 +77,8 @@ def _split(settings: DataSettings, root: Path) -> tuple[list[CropSource], list[F
         raise DataError(f"data.split_file={named}: no such file. Leave it empty to have one written.")
     sources, problems = parse_split(path, root)
     findings = [Finding("error", str(path), problem) for problem in problems]
+    if moved(sources):
+        findings.append(Finding("warning", str(path), moved(sources)))
     return sources, findings + [Finding("warning", str(path), text) for text in split_remarks(path, root)]
 
 

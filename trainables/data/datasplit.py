@@ -59,7 +59,8 @@ def read_split(path: Path, root: Path | None = None) -> list[CropSource]:
 def parse_split(path: Path, root: Path | None = None) -> tuple[list[CropSource], list[str]]:
     """The usable rows of a split file, and one sentence for everything wrong with it.
 
-    A relative path is looked for under `root`, then beside the file. A class in brackets without a folder is taken as
+    A relative path is looked for under `root`, then beside the file; an absolute one that does not exist here by data
+    set and crop. A class in brackets without a folder is taken as
     not annotated in that crop, but at least one must be there.
     """
     try:
@@ -110,24 +111,46 @@ def _source(row: Sequence[str], bases: Sequence[Path]) -> CropSource:
     folder, bracket, names = truth.partition("[")
     if not bracket or not names.rstrip(" /").endswith("]"):
         raise DataError(f"label path {truth!r} must end in the classes in brackets, for example crop234/[nuc,pm].")
-    em, labels = _find(raw, bases), _find(folder, bases)
+    (em, em_moved), (labels, labels_moved) = _find(raw, bases), _find(folder, bases)
     listed = _listed(truth)
     present = annotated_in(labels)
     if not set(listed) & set(present):
         raise DataError(
             f"{labels} annotates none of [{', '.join(listed)}]; it annotates {', '.join(present) or 'nothing'}."
         )
-    return CropSource(crop_name(labels), em, labels, tuple(n for n in present if n in listed), side)
+    classes = tuple(name for name in present if name in listed)
+    return CropSource(crop_name(labels), em, labels, classes, side, em_moved or labels_moved)
 
 
-def _find(written: str, bases: Sequence[Path]) -> Path:
-    """The existing folder a row names; a resolution level stands for its multiscale group."""
+def _find(written: str, bases: Sequence[Path]) -> tuple[Path, bool]:
+    """The existing folder a row names, and whether it lies elsewhere: a file of another machine names its folders.
+
+    There DATASET/DATASET.zarr/… is looked for under the bases. A resolution level stands for its multiscale group.
+    """
     path = Path(written.strip()).expanduser()
-    for candidate in [path] if path.is_absolute() else [base / path for base in bases]:
+    container = next((i for i, part in enumerate(path.parts) if i > 0 and part.endswith(".zarr")), 0)
+    relative = Path(*path.parts[container - 1 :]) if container and path.is_absolute() else None
+    candidates = [(path, False)] if path.is_absolute() else [(base / path, False) for base in bases]
+    for candidate, moved in candidates + [(base / relative, True) for base in bases if relative]:
         if candidate.is_dir():
             level = (candidate / ".zarray").exists() and (candidate.parent / ".zattrs").exists()
-            return Path(os.path.abspath(candidate.parent if level else candidate))
-    raise DataError(f"{written} does not exist. Correct the path or take the row out.")
+            return Path(os.path.abspath(candidate.parent if level else candidate)), moved
+    elsewhere = f", and there is no {relative} in {' or '.join(map(str, bases))}" if relative and bases else ""
+    raise DataError(
+        f"{written} does not exist{elsewhere}. Correct the path, take the row out, or give the folder that holds "
+        "DATASET/DATASET.zarr as data.root."
+    )
+
+
+def moved(sources: Sequence[CropSource]) -> str:
+    """What was found elsewhere than the split file says, as a sentence; empty where nothing was."""
+    names = [source.name for source in sources if source.moved]
+    return (
+        f"the split file names folders that do not exist here: {len(names)} of {len(sources)} crops were found by data "
+        f"set and crop instead, the first as {next(s.labels for s in sources if s.moved)}"
+        if names
+        else ""
+    )
 
 
 def _repeats(path: Path, sources: Sequence[CropSource]) -> list[str]:

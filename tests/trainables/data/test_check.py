@@ -91,3 +91,13 @@ def test_overlapping_crops_on_two_sides_are_a_warning_with_figures(small_root, s
     assert any("LEAK: 25 % of the validation volume" in line for line in text)
     pair = "cells/crop1 (validate) and cells/crop5 (train): they share 0.0004424 µm³, 100 % of the smaller"
     assert f"warning: {pair}" in text
+
+
+def test_a_split_file_of_which_nothing_exists_is_told_row_by_row(small_root, settings_for):
+    """Not that no crop annotates the classes."""
+    (small_root / "datasplit.csv").write_text(
+        '"train","/gone/b.zarr","em/fibsem-uint8","/gone/b.zarr","labels/groundtruth/crop1/[nuc]"\n' * 2
+    )
+    findings = check(settings_for(small_root))
+    assert levels(findings) == ["error", "error"]
+    assert all("/gone/b.zarr/em/fibsem-uint8 does not exist" in str(finding) for finding in findings)

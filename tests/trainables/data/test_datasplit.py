@@ -13,7 +13,15 @@ import pytest
 from volume_writer import container, write_em, write_label
 
 from trainables.data.cellmap import CropSource, discover_crops
-from trainables.data.datasplit import draw_split, load_or_make_split, make_split, read_split, split_remarks, write_split
+from trainables.data.datasplit import (
+    draw_split,
+    load_or_make_split,
+    make_split,
+    moved,
+    read_split,
+    split_remarks,
+    write_split,
+)
 from trainables.data.overlap import first_of_group, leak
 from trainables.errors import DataError
 from trainables.settings import DataSettings
@@ -226,3 +234,20 @@ def test_a_leak_is_told_with_its_figures(tmp_path):
         "LEAK: 25 % of the validation volume is training volume too (1 of 2 validation crops: a/crop1 50 %)"
     )
     assert not leak([replace(crop, side="train") for crop in split], ["nuc"])
+
+
+def test_folders_of_another_machine_are_found_by_data_set_and_crop(small_root, tmp_path):
+    rows = [row(Path("/nearby/elsewhere"), "crop1"), row(small_root, "crop2", "validate")]
+    found = read_split(write_rows(tmp_path / "s.csv", rows), small_root)
+    assert [(s.name, s.moved) for s in found] == [("cells/crop1", True), ("cells/crop2", False)]
+    assert found[0].labels == container(small_root, "cells") / "labels/groundtruth/crop1"
+    assert found[0].em == container(small_root, "cells") / "em/fibsem-uint8"
+    assert moved(found).startswith("the split file names folders that do not exist here: 1 of 2 crops")
+    assert not moved(found[1:])
+
+
+def test_folders_of_another_machine_that_are_not_here_are_named(small_root, tmp_path):
+    rows = [row(Path("/nearby/elsewhere"), "crop9")]
+    wanted = r"elsewhere/cells/.*does not exist, and there is no cells/cells.zarr/.*crop9 in .*data\.root"
+    with pytest.raises(DataError, match=wanted):
+        read_split(write_rows(tmp_path / "s.csv", rows), small_root)
