@@ -44,7 +44,7 @@ class DataSettings:
     cache_dir: str = ""
     """Node-local folder of packed crops and the phantom. Empty: $TUNE_APP_CACHE or ~/.cache/tune_app."""
     classes: list[str] = field(default_factory=lambda: list(FIVE_CLASSES))
-    """Class names, in channel order."""
+    """Class names, in channel order; auto: all that the crops annotate, by name."""
     voxel_nm: list[float] = field(default_factory=lambda: [8.0, 8.0, 8.0])
     """Target voxel size z, y, x in nanometres."""
     patch: list[int] = field(default_factory=lambda: [1, 256, 256])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import io
 import os
 import re
@@ -55,7 +56,7 @@ def compose(verb: str, schema: type[T], argv: Sequence[str]) -> Composed[T] | No
     Raises InputError for anything wrong with the arguments, SettingsError for a value outside its range.
     """
     _register(verb, schema)
-    argv = [_allow_new_space_key(word) for word in argv]
+    argv = [_allow_new_space_key(_listed(word, schema)) for word in argv]
     captured: list[tuple[DictConfig, list[str]]] = []
 
     def capture(config: DictConfig) -> None:
@@ -146,6 +147,19 @@ def _verb_config(verb: str) -> dict[str, Any]:
 def _allow_new_space_key(word: str) -> str:
     """`space.p=…` adds a key to an open mapping, which Hydra would want written `++space.p=…`."""
     return f"++{word}" if word.startswith("space.") else word
+
+
+def _listed(word: str, schema: type) -> str:
+    """`data.classes=nuc` and `data.classes=nuc,pm` as the lists they are meant to be."""
+    key, _, value = word.partition("=")
+    bare = value and value[0] not in "[$"
+    known = bare and re.fullmatch(r"[\w.]+", key)
+    return f"{key}=[{value}]" if known and OmegaConf.is_list(OmegaConf.select(_schema(schema), key)) else word
+
+
+@functools.cache
+def _schema(schema: type) -> DictConfig:
+    return OmegaConf.structured(schema)
 
 
 def _refuse_flags(argv: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from search_spaces import ClassCounts
-from trainables.data import open_packed
+from trainables.data import named_classes, open_packed
 from trainables.settings import DataSettings, require_choice
 from tune_app.command_line import run_verb
 from tune_app.counts import POPULATIONS, count
@@ -32,7 +32,7 @@ class FrequenciesSettings:
 
 def frequencies(settings: FrequenciesSettings) -> int:
     """Count, print and write."""
-    dataset = open_packed(settings.data)
+    dataset = open_packed(named_classes(settings.data))
     counted = {population: count(dataset, population, settings.side) for population in POPULATIONS}
     counts = counted[settings.population]
     out = Path(settings.out).expanduser()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
+from search_spaces import ClassCounts
 from trainables.data.datasplit import moved
 from tune_app.cautions import NOT_VALIDATED
 from tune_app.planning.record import record_plan
@@ -13,6 +14,8 @@ from tune_app.results import Sweep
 from tune_app.search.arms import BASELINE, planned_arms, same_arms
 from tune_app.sweep import Prepared
 
+RARE = 0.01
+"""Share of its annotated voxels below which a class is called rare."""
 INTERRUPTED = 130
 """Exit code of a run that a person ended."""
 
@@ -40,6 +43,7 @@ def announce(prepared: Prepared, session: RaySession, resources: TrialResources)
     )
     if prepared.baseline:
         print(f"baseline   {_baseline_line(prepared)}")
+    print(f"classes    {classes_line(prepared.counts)}")
     for line in [*announcement(prepared, session, resources), *_warnings(prepared)]:
         print(line)
     sys.stdout.flush()
@@ -54,6 +58,14 @@ def announcement(prepared: Prepared, session: RaySession, resources: TrialResour
         f"tensorboard --logdir {prepared.folder / 'trials'}",
         f"optuna-dashboard {prepared.folder / 'study.journal'}",
     ]
+
+
+def classes_line(counts: ClassCounts) -> str:
+    """The share of its annotated voxels that each class fills, and which classes are rare."""
+    shares = {name: n / known for name, n, known in zip(counts.classes, counts.positive, counts.known) if known}
+    rare = [name for name, share in shares.items() if share < RARE]
+    told = ", ".join(f"{name} {100 * share:.2g} %" for name, share in shares.items())
+    return told + (f"; rare: {', '.join(rare)}" if rare else "")
 
 
 def _baseline_line(prepared: Prepared) -> str:

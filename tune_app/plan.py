@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search_spaces import ClassCounts, Space
+from trainables.data import named_classes
 from tune_app.command_line import Composed, compose, exit_code
 from tune_app.config import Settings
 from tune_app.errors import require_input
@@ -46,6 +47,7 @@ def plan(composed: Composed[PlanSettings]) -> Plan:
     """The plan of the composed settings. Raises InputError for what cannot be run, RunFailed where measuring fails."""
     asked = composed.settings
     settings = plain_settings(composed)
+    settings = dataclasses.replace(settings, data=named_classes(settings.data))
     space = searched_space(settings)
     trials, exempt = count_trials(settings, space)
     resources = trial_resources(settings, nodes=[planned_node(settings, asked.gpus)])

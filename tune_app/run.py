@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from search_spaces import get_preset
+from trainables.data import named_classes
 from tune_app.clusters import found, plain, refuse_in_memory, run_there
 from tune_app.command_line import Composed, compose, exit_code
 from tune_app.config import ClusterSettings, Settings
@@ -44,6 +45,7 @@ def run(composed: Composed[Settings]) -> int:
         prepared = take_up(composed)
     else:
         settings = planned(composed)
+        settings = dataclasses.replace(settings, data=named_classes(settings.data))
         prepared = prepare(settings, new_folder(settings))
     return finish(run_sweep(prepared, announce))
 

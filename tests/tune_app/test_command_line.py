@@ -57,7 +57,7 @@ BAD = {
     "word for a number": (["trainer.epochs=many"], ["trainer.epochs=many", "Integer"]),
     "fraction for a whole number": (["search.num_samples=1.5"], ["search.num_samples=1.5", "Integer"]),
     "word for a switch": (["trainer.compile=maybe"], ["trainer.compile=maybe", "bool"]),
-    "number for a list": (["data.patch=3"], ["data.patch=3", "list"]),
+    "number for a list": (["data.patch=3"], ["data.patch", "three positive numbers"]),
     "word in a list": (["data.patch=[1,a,3]"], ["data.patch=[1,a,3]", "Integer"]),
     "number for a mapping": (["space=3"], ["space=3"]),
     "number for a group": (["trainer=3"], ["trainer=3"]),
@@ -300,3 +300,10 @@ def test_composing_leaves_the_loggers_of_the_process_alone(verb):
     compose(verb, {"run": Settings, "summary": SummarySettings}[verb], [])
     assert not logger.disabled
     assert (root.level, list(root.handlers)) == before
+
+
+@pytest.mark.parametrize(
+    ("word", "classes"), [("nuc", ["nuc"]), ("nuc,pm", ["nuc", "pm"]), ("[nuc,pm]", ["nuc", "pm"]), ("auto", ["auto"])]
+)
+def test_a_list_may_be_written_without_brackets(word, classes):
+    assert settings_of(f"data.classes={word}").data.classes == classes

@@ -13,6 +13,7 @@ from filelock import FileLock
 from planned import composed_of, dataset_in_memory, settings_of
 from sweep_folder import WrittenTrial, write_sweep
 
+from search_spaces import ClassCounts
 from trainables.data.cellmap import discover_crops
 from tune_app import run as run_module
 from tune_app import sweep as sweep_module
@@ -20,7 +21,7 @@ from tune_app.cautions import notices
 from tune_app.command_line import Composed
 from tune_app.errors import InputError, RunFailed
 from tune_app.manifest import read_manifest, write_manifest
-from tune_app.messages import _baseline_line, _warnings
+from tune_app.messages import _baseline_line, _warnings, classes_line
 from tune_app.results import Sweep
 from tune_app.resume import take_up
 from tune_app.sweep import FREQUENCIES, TRIAL, Prepared, _write_folder, prepare
@@ -345,3 +346,8 @@ def test_a_sweep_that_had_ended_needs_no_ray(monkeypatch, tmp_path, planned, cra
     else:
         assert sweep_module.run_sweep(prepared).complete
     assert read_manifest(folder)["status"] == ("running" if crashed_early else "finished")
+
+
+def test_rare_classes_are_named_beforehand():
+    counts = ClassCounts(("nuc", "pm", "ves"), (120, 5, 0), (1000, 1000, 0))
+    assert classes_line(counts) == "nuc 12 %, pm 0.5 %; rare: pm"

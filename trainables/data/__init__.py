@@ -12,7 +12,7 @@ phantom.py                         generated volumes in the same layout
 
 from trainables.data.augment import augment
 from trainables.data.expand import expand_labels
-from trainables.data.packed import PackedCrop, PackedDataset, open_packed
+from trainables.data.packed import PackedCrop, PackedDataset, named_classes, open_packed
 from trainables.data.sampling import PackedBatch, PatchSampler, ValidationSet, validation_set
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "ValidationSet",
     "augment",
     "expand_labels",
+    "named_classes",
     "open_packed",
     "validation_set",
 ]

@@ -20,10 +20,10 @@ from trainables.data.cellmap import (
     read_labels,
 )
 from trainables.data.classes import check_classes, unannotated_classes
-from trainables.data.datasplit import FILE_NAME, make_split, moved, parse_split, split_remarks
+from trainables.data.datasplit import FILE_NAME, given_split, make_split, moved, parse_split, split_remarks
 from trainables.data.expand import class_masks
 from trainables.data.overlap import leak, overlaps
-from trainables.data.packed import cache_folder, data_root
+from trainables.data.packed import cache_folder, data_root, named_classes
 from trainables.data.packing import em_margin
 from trainables.errors import DataError
 from trainables.settings import DataSettings
@@ -52,7 +52,7 @@ def check(settings: DataSettings) -> list[Finding]:
     """
     findings: list[Finding] = []
     try:
-        root = data_root(settings)
+        settings, root = named_classes(settings), data_root(settings)
         sources, findings = _split(settings, root)
         if not sources:  # nothing but rows that cannot be used: they are what is wrong
             return findings
@@ -68,13 +68,10 @@ def check(settings: DataSettings) -> list[Finding]:
 
 
 def _split(settings: DataSettings, root: Path) -> tuple[list[CropSource], list[Finding]]:
-    named = settings.split_file or (root / FILE_NAME if (root / FILE_NAME).is_file() else "")
-    if not named:
+    path = given_split(settings, root)
+    if not path:
         made = make_split(settings, discover_crops(root), cache_folder(settings) / "splits")
         return made, [Finding("info", str(root), f"no {FILE_NAME}; one was drawn with seed {settings.split_seed}")]
-    path = Path(named).expanduser().absolute()
-    if not path.is_file():
-        raise DataError(f"data.split_file={named}: no such file. Leave it empty to have one written.")
     sources, problems = parse_split(path, root)
     findings = [Finding("error", str(path), problem) for problem in problems]
     if moved(sources):
@@ -87,6 +84,10 @@ def _classes(settings: DataSettings, sources: Sequence[CropSource]) -> list[Find
     check_classes(settings.classes, sources)
     missing = unannotated_classes(settings.classes, sources)
     findings = [Finding("warning", name, "no crop annotates this class; its channel stays unknown") for name in missing]
+    crops = {name: sum(name in source.classes for source in sources) for name in settings.classes}
+    findings.append(
+        Finding("info", "classes", ", ".join(f"{name} in {number} crops" for name, number in crops.items()))
+    )
     for side in ("train", "validate"):
         members = [source for source in sources if source.side == side]
         if not members:

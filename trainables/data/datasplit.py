@@ -37,14 +37,18 @@ def load_or_make_split(settings: DataSettings, root: Path, cache: Path) -> list[
 
     Raises DataError when a named file is missing or when a file cannot be used.
     """
+    path = given_split(settings, root)
+    return read_split(path, root) if path else make_split(settings, discover_crops(root), cache / "splits")
+
+
+def given_split(settings: DataSettings, root: Path) -> Path | None:
+    """The split file that the settings name (DataError when it is missing), else root/datasplit.csv, else None."""
     if settings.split_file:
         path = Path(settings.split_file).expanduser().absolute()
         if not path.is_file():
             raise DataError(f"data.split_file={settings.split_file}: no such file. Leave it empty to have one written.")
-        return read_split(path, root)
-    if (root / FILE_NAME).is_file():
-        return read_split(root / FILE_NAME, root)
-    return make_split(settings, discover_crops(root), cache / "splits")
+        return path
+    return root / FILE_NAME if (root / FILE_NAME).is_file() else None
 
 
 def read_split(path: Path, root: Path | None = None) -> list[CropSource]:

@@ -25,9 +25,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from trainables.data.cellmap import CropSource
-from trainables.data.classes import check_classes, unannotated_classes
-from trainables.data.datasplit import load_or_make_split
+from trainables.data.cellmap import CropSource, discover_crops
+from trainables.data.classes import annotated_names, check_classes, unannotated_classes
+from trainables.data.datasplit import given_split, load_or_make_split, read_split
 from trainables.data.overlap import leak
 from trainables.data.packing import cache_key, write_cache
 from trainables.errors import DataError
@@ -120,6 +120,18 @@ def data_root(settings: DataSettings) -> Path:
     if not root.is_dir():
         raise DataError(f"data.root={settings.root}: no such folder. Give the folder that holds DATASET/DATASET.zarr.")
     return root
+
+
+def named_classes(settings: DataSettings) -> DataSettings:
+    """The settings with the names of all annotated classes where they say data.classes=auto.
+
+    Raises DataError for a missing root or a split that cannot be used.
+    """
+    if settings.classes != ["auto"]:
+        return settings
+    root = data_root(settings)
+    path = given_split(settings, root)
+    return replace(settings, classes=sorted(annotated_names(read_split(path, root) if path else discover_crops(root))))
 
 
 def data_sources(settings: DataSettings) -> tuple[Path, list[CropSource]]:

@@ -25,7 +25,8 @@ def tree_digest(root: Path) -> str:
 def test_sound_data_is_sound_and_left_untouched(small_root, settings_for):
     before = tree_digest(small_root)
     findings = check(settings_for(small_root))
-    assert levels(findings) == ["info", "info"]
+    assert levels(findings) == ["info", "info", "info"]
+    assert "info: classes: nuc in 4 crops, pm in 4 crops" in map(str, findings)
     assert '4 crops hold at least one class: {"train": 3, "validate": 1}' in str(findings[-1])
     assert tree_digest(small_root) == before
 

@@ -14,7 +14,7 @@ import pytest
 import zarr
 from volume_writer import container, write_em, write_label
 
-from trainables.data import open_packed, packed
+from trainables.data import named_classes, open_packed, packed
 from trainables.data.cellmap import discover_crops
 from trainables.data.expand import class_masks
 from trainables.data.packed import is_open, remove_packed
@@ -216,3 +216,15 @@ def test_a_cache_removed_while_it_is_being_opened_is_built_again(small_root, set
     next(folder.glob("*.em.npy")).unlink()
     with pytest.raises(FileNotFoundError):
         open_packed(settings)
+
+
+def test_auto_is_every_class_that_the_crops_of_the_split_annotate(small_root, settings_for):
+    assert named_classes(settings_for(small_root)).classes == ["nuc", "pm"]
+    write_label(small_root, "cells", "crop1", "ecs", np.ones((6, 24, 24), np.uint8), origin=(0, 64, 64))
+    settings = settings_for(small_root, classes=["auto"])
+    assert named_classes(settings).classes == ["ecs", "nuc", "pm"]
+    zarr = small_root / "cells/cells.zarr"
+    (small_root / "datasplit.csv").write_text(
+        f"train,{zarr}/recon-1/em/fibsem-uint8,{zarr}/recon-1/labels/groundtruth/crop2/[pm]\n"
+    )
+    assert named_classes(settings).classes == ["pm"]
