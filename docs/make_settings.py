@@ -55,6 +55,7 @@ Any setting is given as `key=value`. Where it comes from, weakest first: the def
 `python -m tune_app.run --cfg job` prints the settings of a run without running it.
 
 A list is written without spaces, `data.patch=[1,64,64]`; nothing is written `resources.gpus_per_trial=null`.
+A path is written as in any shell: `data.root=~/data`, `"data.root=/data/Zürich (v2), copy"`.
 `space.p=0.8` fixes a parameter of the search, `space.p=[0.5,1.2]` narrows it.
 """
 

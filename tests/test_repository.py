@@ -12,12 +12,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from omegaconf import OmegaConf
 
 from search_spaces import all_presets, families
+from tune_app import command_line
 from tune_app.__main__ import VERBS
 from tune_app.command_line import compose
 from tune_app.compare import CompareSettings
 from tune_app.config import Settings
+from tune_app.confirming.settings import ConfirmSettings
 from tune_app.data import DataVerbSettings
 from tune_app.export import ExportSettings
 from tune_app.frequencies import FrequenciesSettings
@@ -131,6 +134,15 @@ def test_every_command_in_the_pages_is_understood(
     monkeypatch.setenv("TUNE_APP_SETTINGS", str(tmp_path / "none.yaml"))
     composed = compose(verb, SCHEMAS[verb], list(words))
     assert composed is None or isinstance(composed.settings, SCHEMAS[verb])
+
+
+@pytest.mark.parametrize("schema", [*SCHEMAS.values(), ConfirmSettings])
+def test_every_setting_that_holds_a_path_says_so(schema: type) -> None:
+    """A word for one is taken as a shell gives it, whatever characters are in it."""
+    words = "a|b|checkpoint|crop|volume|root|out|sweep|resume|extend|trial|final|reference|frequencies"
+    names = re.compile(rf"(.*\.)?({words}|\w+_(dir|file|path|root))")
+    found = {key for key in command_line._keys(OmegaConf.structured(schema)) if names.fullmatch(key)}
+    assert found == set(command_line.path_keys(schema))
 
 
 def test_files_named_in_the_readme_tree_exist() -> None:

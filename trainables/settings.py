@@ -31,17 +31,21 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     )
 
 
+PATH = {"path": True}
+"""Metadata of a field that holds a path: on the command line it is written as in any shell."""
+
+
 @dataclass(kw_only=True)
 class DataSettings:
     """Where the volumes lie and what a patch is."""
 
     name: str = "phantom"
     """phantom (generated, for trying things out) or cellmap (the CellMap layout on disk)."""
-    root: str = ""
+    root: str = field(default="", metadata=PATH)
     """Folder that holds {dataset}/{dataset}.zarr. Empty with name=phantom: the generated data in the cache."""
-    split_file: str = ""
+    split_file: str = field(default="", metadata=PATH)
     """datasplit.csv. Empty: root/datasplit.csv where it exists, else one written into the cache folder."""
-    cache_dir: str = ""
+    cache_dir: str = field(default="", metadata=PATH)
     """Node-local folder of packed crops and the phantom. Empty: $TUNE_APP_CACHE or ~/.cache/tune_app."""
     classes: list[str] = field(default_factory=lambda: list(FIVE_CLASSES))
     """Class names, in channel order; auto: all that the crops annotate, by name."""

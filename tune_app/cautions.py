@@ -7,6 +7,7 @@ import math
 import pandas as pd
 
 from tune_app.baseline import baseline_trials, verdicts
+from tune_app.render import counted
 from tune_app.results import Sweep
 from tune_app.sweep_folders import is_confirmation, resume_command, spoken
 
@@ -45,7 +46,8 @@ def cautions(sweep: Sweep, board: pd.DataFrame, *, confirmed: bool = False) -> l
         )
     stopped = int((ranked["status"] == "stopped early").sum())
     if stopped:
-        found.append(f"{stopped} trials were stopped early: theirs are scores of fewer epochs.")
+        were = "was stopped early: its score is" if stopped == 1 else "were stopped early: theirs are scores"
+        found.append(f"{counted(stopped, 'trial')} {were} of fewer epochs.")
     return found + ([] if confirmed else verdicts(sweep)) + about_calibration(sweep)
 
 
@@ -59,6 +61,8 @@ def about_calibration(sweep: Sweep) -> list[str]:
         "Calibrated: at a threshold per class, chosen on one half of the validation crops and scored on the other; the "
         "leaderboard shows the best epoch, which was chosen at 0.5."
     ]
-    told += [f"{len(lost)} trials have no calibrated Dice, the first because {lost[0].notes}."] if lost else []
+    told += (
+        [f"{counted(len(lost), 'trial')} without calibrated Dice, the first because {lost[0].notes}."] if lost else []
+    )
     partly = next((c.notes for c in found if c not in lost and c.notes), "")
     return told + ([f"Not calibrated, counted at 0.5: {partly}."] if partly else [])

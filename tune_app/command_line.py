@@ -6,7 +6,9 @@ Hydra parses and composes; its own exits, log files and working-directory change
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import dataclasses
 import difflib
 import functools
 import io
@@ -14,7 +16,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -24,11 +26,13 @@ from hydra._internal.utils import get_args
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trainables.errors import TrainablesError
+from trainables.settings import PATH
 from tune_app.errors import InputError, TuneAppError
 from tune_app.terminal import plain_output
 from tune_app.user_settings import user_setting
@@ -56,7 +60,8 @@ def compose(verb: str, schema: type[T], argv: Sequence[str]) -> Composed[T] | No
     Raises InputError for anything wrong with the arguments, SettingsError for a value outside its range.
     """
     _register(verb, schema)
-    argv = [_allow_new_space_key(_listed(word, schema)) for word in argv]
+    paths = set(path_keys(schema))
+    argv = [_quote_path(_allow_new_space_key(_listed(word, schema)), paths) for word in argv]
     captured: list[tuple[DictConfig, list[str]]] = []
 
     def capture(config: DictConfig) -> None:
@@ -64,12 +69,15 @@ def compose(verb: str, schema: type[T], argv: Sequence[str]) -> Composed[T] | No
 
     with _hydra_process(verb, argv), contextlib.redirect_stderr(io.StringIO()) as complaint:
         try:
-            _refuse_flags(argv)
+            given = get_args(argv)
+            _refuse_flags(given)
+            if given.cfg == "job":
+                sys.argv.append("--resolve")
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(capture)()
         except (TuneAppError, TrainablesError):
             raise
         except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
-            raise InputError(_explain(error, verb, schema, argv)) from None
+            raise _own_cause(error) or InputError(_explain(error, verb, schema, argv)) from None
         except SystemExit as exit_:
             if exit_.code not in (0, None):
                 raise InputError(f"{_last_line(complaint)}. {_help_of(verb)}") from None
@@ -162,9 +170,28 @@ def _schema(schema: type) -> DictConfig:
     return OmegaConf.structured(schema)
 
 
-def _refuse_flags(argv: Sequence[str]) -> None:
+def path_keys(schema: type, prefix: str = "") -> Iterator[str]:
+    """Keys of the settings that hold a path: results_dir, data.root, …"""
+    for entry in dataclasses.fields(schema):
+        if PATH.items() <= entry.metadata.items():
+            yield f"{prefix}{entry.name}"
+        if dataclasses.is_dataclass(section := entry.default_factory):
+            yield from path_keys(section, f"{prefix}{entry.name}.")
+
+
+def _quote_path(word: str, paths: Collection[str]) -> str:
+    """A path is written as in any shell (data.root=~/a, b), whatever Hydra's grammar makes of its characters.
+
+    Left as it is: an empty value, one that is quoted for Hydra already, and an interpolation.
+    """
+    key, _, value = word.partition("=")
+    if key.lstrip("+") not in paths or re.fullmatch(r"""(['"]).*\1|.*\$\{.*|""", value, re.DOTALL):
+        return word
+    return f"{key}={QuotedString(os.path.expanduser(value), Quote.single).with_quotes()}"
+
+
+def _refuse_flags(given: argparse.Namespace) -> None:
     """Raise InputError for what Hydra can do and a sweep must not; read by its own parser, which takes --multi too."""
-    given = get_args(argv)
     if given.multirun or any(re.match(r"\+*hydra\.mode=", word) for word in given.overrides):
         raise InputError(
             "--multirun: a sweep is already a search, one at a time. Search several families with family=all, "
@@ -204,12 +231,16 @@ def _typed(config: DictConfig, verb: str, schema: type[T], argv: Sequence[str]) 
     try:
         settings = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        cause = error.__cause__ or error.__context__
-        if isinstance(cause, (TrainablesError, TuneAppError)):
-            raise cause from None
-        raise InputError(_explain(error, verb, schema, argv)) from None
+        raise _own_cause(error) or InputError(_explain(error, verb, schema, argv)) from None
     assert isinstance(settings, schema)
     return settings
+
+
+def _own_cause(error: BaseException | None) -> Exception | None:
+    """The error of ours that OmegaConf wrapped in one of its own, should there be one."""
+    while error is not None and not isinstance(error, (TrainablesError, TuneAppError)):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _explain(error: Exception, verb: str, schema: type, argv: Sequence[str]) -> str:
@@ -221,6 +252,9 @@ def _explain(error: Exception, verb: str, schema: type, argv: Sequence[str]) -> 
         full = re.search(r"full_key: ([\w.]+)", text)
         key = next((m.group(1) for m in (full, unknown, missing) if m), "this key")
         return _unknown_key(key, verb, schema)
+    several = re.search(r"Ambiguous value for argument '(.+?)=(.+)'", text)
+    if several:
+        return _several_values(several[1], several[2], schema)
     if "missing EQUAL" in text:
         word = next((word for word in argv if "=" not in word and not word.startswith("-")), "key")
         return f"{word}: a setting is written key=value, for example trainer.epochs=9. {_help_of(verb)}"
@@ -233,6 +267,16 @@ def _explain(error: Exception, verb: str, schema: type, argv: Sequence[str]) -> 
     if given:
         return f"{given.group(1)}: {rest[0] if rest else 'cannot be read'}. {_help_of(verb)}"
     return f"{' '.join(argv)}: {first}. Write key=value. {_help_of(verb)}"
+
+
+def _several_values(key: str, values: str, schema: type) -> str:
+    """What to do about family=a,b, which is Hydra's way of asking for two runs."""
+    said = f"{key}={values}: one value is taken, and the comma makes two of it. "
+    if key == "family":
+        return f"{said}Search the families together: family=all space.family=[{values}], or one after another"
+    if OmegaConf.is_list(OmegaConf.select(OmegaConf.structured(schema), key)):
+        return f"{said}A list is written in brackets: {key}=[{values}]"
+    return f"{said}Give one of them; a sweep is one search. A comma that belongs to the value: \"{key}='{values}'\""
 
 
 def _help_of(verb: str) -> str:

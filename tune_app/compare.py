@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import plotly.graph_objects as go
 from rich.console import Console
 
 from search_spaces import flatten
+from trainables.settings import PATH
 from tune_app.cautions import notices
 from tune_app.confirmation import Replicates, confirm_statistics
 from tune_app.confirming.runs import is_sound
@@ -48,15 +49,15 @@ PAIRED = ("arm", "with", "seeds", "mean_a", "mean_b", "difference", "low", "high
 class CompareSettings:
     """What `python -m tune_app.compare` takes."""
 
-    a: str = ""
+    a: str = field(default="", metadata=PATH)
     """latest, the name of a sweep in results_dir, or its folder."""
-    b: str = ""
+    b: str = field(default="", metadata=PATH)
     """The other one; differences are b − a."""
-    results_dir: str = ""
+    results_dir: str = field(default="", metadata=PATH)
     """Folder of the sweeps; empty: $TUNE_APP_RESULTS, the user's setting, or results."""
     format: str = "table"
     """table or json."""
-    out: str = ""
+    out: str = field(default="", metadata=PATH)
     """HTML file to write besides; empty: none. An earlier page there is replaced; anything else is left alone."""
 
     def __post_init__(self) -> None:

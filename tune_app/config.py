@@ -11,7 +11,15 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trainables.settings import DataSettings, HardwareSettings, ModelSettings, TrainerSettings, require, require_choice
+from trainables.settings import (
+    PATH,
+    DataSettings,
+    HardwareSettings,
+    ModelSettings,
+    TrainerSettings,
+    require,
+    require_choice,
+)
 
 
 @dataclass(kw_only=True)
@@ -105,13 +113,13 @@ class ClusterSettings:
     docs/longleaf.md; cluster=longleaf sets it."""
     address: str = ""
     """Address (host:port) of the head of a Ray cluster that somebody else started."""
-    token_path: str = ""
+    token_path: str = field(default="", metadata=PATH)
     """File with its token; empty: that of the named cluster, else $RAY_AUTH_TOKEN_PATH, else Ray's own."""
     dashboard: bool = True
     """Serve the Ray dashboard on loopback, behind a token."""
     dashboard_port: int = 0
     """Its port; 0: a free one."""
-    temp_dir: str = ""
+    temp_dir: str = field(default="", metadata=PATH)
     """Folder for Ray's session (in ray/ of it), a short path on local disk that nobody else can enter, made when
     absent; empty: a new one in the system's temporary folder."""
 
@@ -187,27 +195,27 @@ class Settings:
     """A file of search_spaces/, or all (conditional search over the families), or compare (the 15 published ones)."""
     preset: str = ""
     """Train this one named configuration at full budget instead of searching."""
-    trial: str = ""
+    trial: str = field(default="", metadata=PATH)
     """Train the configuration of this exported config.yaml instead of searching."""
-    final: str = ""
+    final: str = field(default="", metadata=PATH)
     """Train the configuration of this export (best/1) once more, on training and validation crops together, and export
     it from the sweep's folder; nothing is left to validate it on."""
-    resume: str = ""
+    resume: str = field(default="", metadata=PATH)
     """Go on with this sweep: latest, a name, or a folder."""
-    extend: str = ""
+    extend: str = field(default="", metadata=PATH)
     """Add search.num_samples trials to this finished sweep: latest, a name, or a folder."""
     experiment_name: str = ""
     """Set by experiment=; recorded in the manifest."""
     space: dict[str, Any] = field(default_factory=dict)
     """Narrow the family's space: space.p=0.8 fixes, space.p=[0.5,1.2] narrows."""
-    frequencies: str = "sampled"
+    frequencies: str = field(default="sampled", metadata=PATH)
     """Class counts behind derived static weights: sampled (voxels as training patches show them), data (every voxel of
     the training crops once), published, or a JSON file."""
     seed: int = 0
     """Seed of the search and of every trial (initial weights, patch order)."""
     seeds: int = 1
     """Repeats of each arm of compare, preset= and trial=, with seeds seed, seed + 1, …"""
-    results_dir: str = "results"
+    results_dir: str = field(default="results", metadata=PATH)
     """Folder that holds one folder per sweep."""
     name: str = ""
     """Name of the sweep folder; empty: date, time and family."""

@@ -229,7 +229,10 @@ def finish(plan: Plan, folder: Path) -> int:
             f"{resume_command(folder)}"
         ) from None
     if not found["arms"]:
-        print(f"error: no run ended with a score. See why: python -m tune_app.summary sweep={folder}", file=sys.stderr)
+        print(
+            f"error: no run ended with a score. See why: python -m tune_app.summary sweep={spoken(folder)}",
+            file=sys.stderr,
+        )
         return 1
     console = Console()
     print()

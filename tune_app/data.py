@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainables.data.check import check
 from trainables.data.phantom import make
-from trainables.settings import DataSettings, require_choice
+from trainables.settings import PATH, DataSettings, require_choice
 from tune_app.command_line import run_verb
 from tune_app.errors import InputError
+from tune_app.render import counted
 
 ACTIONS = ("make", "check")
 
@@ -20,7 +22,7 @@ class DataVerbSettings:
 
     action: str = "check"
     """make: generate the phantom into out=. check: verify a data set and its split, and say what is wrong."""
-    out: str = ""
+    out: str = field(default="", metadata=PATH)
     """Folder to make; it must not exist or be empty."""
     seed: int = 0
     """Seed of the generated volumes."""
@@ -42,8 +44,9 @@ def make_phantom(settings: DataVerbSettings) -> int:
     root = make(Path(settings.out).expanduser(), seed=settings.seed)
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) / 1e6
     print(f"phantom written to {root} ({size:.0f} MB)")
-    print(f"use it     python -m tune_app.run family=seesaw data.root={root}")
-    print(f"check it   python -m tune_app.data action=check data=cellmap data.root={root}")
+    typed = shlex.quote(str(root))
+    print(f"use it     python -m tune_app.run family=seesaw data.root={typed}")
+    print(f"check it   python -m tune_app.data action=check data=cellmap data.root={typed}")
     return 0
 
 
@@ -53,7 +56,7 @@ def check_data(settings: DataSettings) -> int:
     for finding in findings:
         print(finding)
     errors, warnings = (sum(finding.level == level for finding in findings) for level in ("error", "warning"))
-    print(f"{errors} errors, {warnings} warnings")
+    print(f"{counted(errors, 'error')}, {counted(warnings, 'warning')}")
     return 2 if errors else 0
 
 

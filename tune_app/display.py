@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tune_app.render import counted
 from tune_app.search.watch import Watch
 from tune_app.terminal import drawing, plain
 
@@ -96,7 +97,10 @@ class Progress:
 
     def headline(self) -> str:
         """One line: counts, best, time left."""
-        parts = [f"{self.earlier + self.ended.total()}/{self.num_trials} trials done", f"{len(self.running)} running"]
+        parts = [
+            f"{self.earlier + self.ended.total()}/{counted(self.num_trials, 'trial')} done",
+            f"{len(self.running)} running",
+        ]
         parts += [f"{number} {state}" for state, number in sorted(self.ended.items()) if state != "finished"]
         left = self.seconds_left()
         parts.append(

@@ -14,17 +14,19 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from trainables.settings import PATH
 from tune_app.cautions import NOT_VALIDATED, PHANTOM
 from tune_app.confirmed import confirmation_of, in_confirmed_order, read_confirmation
 from tune_app.confirming.runs import is_sound
@@ -73,13 +75,13 @@ To train it again: `python -m tune_app.run trial=config.yaml`
 class ExportSettings:
     """What `python -m tune_app.export` takes."""
 
-    sweep: str = "latest"
+    sweep: str = field(default="latest", metadata=PATH)
     """latest, the name of a sweep in results_dir, or its folder. It may still be running."""
-    results_dir: str = ""
+    results_dir: str = field(default="", metadata=PATH)
     """Folder of the sweeps; empty: $TUNE_APP_RESULTS, the user's setting, or results."""
     top: int = 3
     """How many of the leaderboard's first rows to export."""
-    out: str = "best"
+    out: str = field(default="best", metadata=PATH)
     """Folder to write 1/, 2/, … into. An earlier export there is replaced; anything else is left alone."""
     overwrite: bool = False
     """Replace an earlier export even where its files were changed or files were added to it."""
@@ -352,7 +354,7 @@ def export_and_print(settings: ExportSettings) -> int:
         epoch = manifest["best_epoch"]
         worth = f"{metric} {manifest[metric]:.4f}" if manifest["validated"] else "not validated, weights"
         print(f"{folder}   {manifest['trial']}   {worth} at epoch {epoch}{more}")
-    print(f"train one again: python -m tune_app.run trial={folders[0]}/config.yaml")
+    print(f"train one again: python -m tune_app.run trial={shlex.quote(f'{folders[0]}/config.yaml')}")
     return 0
 
 

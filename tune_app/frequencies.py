@@ -7,7 +7,7 @@ from pathlib import Path
 
 from search_spaces import ClassCounts
 from trainables.data import named_classes, open_packed
-from trainables.settings import DataSettings, require_choice
+from trainables.settings import PATH, DataSettings, require_choice
 from tune_app.command_line import run_verb
 from tune_app.counts import POPULATIONS, count
 from tune_app.errors import InputError
@@ -17,7 +17,7 @@ from tune_app.errors import InputError
 class FrequenciesSettings:
     """What `python -m tune_app.frequencies` takes."""
 
-    out: str = "class_frequencies.json"
+    out: str = field(default="class_frequencies.json", metadata=PATH)
     """File to write; frequencies=FILE of a run reads it."""
     side: str = "train"
     """train, or validate to look at the other side."""

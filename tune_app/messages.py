@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable
 
 from search_spaces import ClassCounts
 from trainables.data.datasplit import moved
+from trainables.hardware import compiler_problem
 from tune_app.cautions import NOT_VALIDATED
 from tune_app.planning.record import record_plan
 from tune_app.ray_session import RaySession, TrialResources, dashboard_hint
+from tune_app.render import counted
 from tune_app.results import Sweep
 from tune_app.search.arms import BASELINE, planned_arms, same_arms
 from tune_app.sweep import Prepared
@@ -37,9 +40,10 @@ def announce(prepared: Prepared, session: RaySession, resources: TrialResources)
     if settings.data.train_on == "all":
         print(f"!! {NOT_VALIDATED} The weights of epoch {settings.trainer.keep_epoch} are kept")
     print(f"sweep      {prepared.folder}")
+    trainer = settings.trainer
     print(
-        f"search     {what}{searcher}, {prepared.num_trials} trials of up to {settings.trainer.epochs} × "
-        f"{settings.trainer.iterations_per_epoch} iterations, batch {settings.trainer.batch_size}; {stopping}"
+        f"search     {what}{searcher}, {counted(prepared.num_trials, 'trial')} of up to {trainer.epochs} × "
+        f"{counted(trainer.iterations_per_epoch, 'iteration')}, batch {trainer.batch_size}; {stopping}"
     )
     if prepared.baseline:
         print(f"baseline   {_baseline_line(prepared)}")
@@ -51,12 +55,16 @@ def announce(prepared: Prepared, session: RaySession, resources: TrialResources)
 
 def announcement(prepared: Prepared, session: RaySession, resources: TrialResources) -> list[str]:
     """What it will take, and where to watch it."""
+    settings = prepared.settings
+    at_once = counted(resources.slots, "trial")
+    problem = compiler_problem() if settings.trainer.compile and not settings.cluster.remote else ""
     return [
         f"plan       {record_plan(prepared, resources)}",
-        f"resources  {resources.slots} trials at once, each {resources.cpus:g} CPU and {resources.gpus:g} GPU",
+        f"resources  {at_once} at once, each {resources.cpus:g} CPU and {resources.gpus:g} GPU",
         f"dashboard  {dashboard_hint(session)}",
-        f"tensorboard --logdir {prepared.folder / 'trials'}",
-        f"optuna-dashboard {prepared.folder / 'study.journal'}",
+        f"tensorboard --logdir {shlex.quote(str(prepared.folder / 'trials'))}",
+        f"optuna-dashboard {shlex.quote(str(prepared.folder / 'study.journal'))}",
+        *([f"warning: training runs uncompiled, and slower: {problem}"] if problem else []),
     ]
 
 

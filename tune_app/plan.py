@@ -20,6 +20,7 @@ from tune_app.planning.forecast import Plan, make_plan
 from tune_app.planning.measure import measured_pace
 from tune_app.planning.pace import Pace, earlier_pace
 from tune_app.ray_session import gpu_names, trial_resources, usable_cpus
+from tune_app.render import counted
 from tune_app.run import planned
 from tune_app.search.arms import planned_arms, searched_space, with_baseline
 
@@ -89,7 +90,8 @@ def plan_and_print(composed: Composed[PlanSettings]) -> int:
     settings = composed.settings
     what = settings.preset or settings.trial or f"family={settings.family}"
     found = plan(composed)
-    print(f"plan for {what}, up to {settings.trainer.epochs} × {settings.trainer.iterations_per_epoch} iterations")
+    steps = counted(settings.trainer.iterations_per_epoch, "iteration")
+    print(f"plan for {what}, up to {settings.trainer.epochs} × {steps}")
     for line in found.lines():
         print(f"  {line}")
     if found.wall_hours:

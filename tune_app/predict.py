@@ -36,7 +36,7 @@ from trainables.data.expand import class_masks
 from trainables.data.ngff import Level, choose_level, read_levels
 from trainables.data.ngff_labels import create_labels, write_group
 from trainables.data.packed import data_root
-from trainables.settings import DataSettings, from_mapping, require, require_choice
+from trainables.settings import PATH, DataSettings, from_mapping, require, require_choice
 from trainables.tiling import blended, span
 from tune_app.errors import InputError, require_input
 from tune_app.manifest import file_sha256, now, read_manifest
@@ -52,9 +52,9 @@ BLOCK = (16, 1024, 1024)
 class DataFolder:
     """Where the volumes lie."""
 
-    root: str = ""
+    root: str = field(default="", metadata=PATH)
     """Folder that holds {dataset}/{dataset}.zarr; empty: where the network was trained."""
-    cache_dir: str = ""
+    cache_dir: str = field(default="", metadata=PATH)
     """Folder of the generated data, for a network trained on them; empty: $TUNE_APP_CACHE or ~/.cache/tune_app."""
 
 
@@ -62,13 +62,13 @@ class DataFolder:
 class PredictSettings:
     """What `python -m tune_app.predict` takes."""
 
-    checkpoint: str = "best/1"
+    checkpoint: str = field(default="best/1", metadata=PATH)
     """Folder of an export."""
-    crop: str = ""
+    crop: str = field(default="", metadata=PATH)
     """DATASET/CROP below data.root: predicted as far as its labels reach, and scored against them."""
-    volume: str = ""
+    volume: str = field(default="", metadata=PATH)
     """Instead: a whole EM volume, the folder of its OME-Zarr multiscale, …/recon-1/em/fibsem-uint8."""
-    out: str = "pred.zarr"
+    out: str = field(default="pred.zarr", metadata=PATH)
     """Folder to write, whole or not at all."""
     overwrite: bool = False
     """Replace an earlier prediction at `out`."""

@@ -46,6 +46,11 @@ def header(column: str) -> str:
     return HEADERS.get(column, column.replace("iou/", "IoU ").replace("calibrated/", "calibrated ").replace("_", " "))
 
 
+def counted(number: int, what: str, plural: str = "") -> str:
+    """1 trial, 2 trials."""
+    return f"{number} {what if number == 1 else plural or what + 's'}"
+
+
 def cells(frame: pd.DataFrame) -> list[list[str]]:
     return [[cell(c, v) for c, v in zip(frame.columns, row)] for row in frame.itertuples(index=False, name=None)]
 
@@ -88,7 +93,8 @@ def csv_text(frame: pd.DataFrame) -> str:
     """The frame as CSV, exact. A text that a spreadsheet would compute as a formula gets an apostrophe before it."""
 
     def as_text(value: Any) -> Any:
-        return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+        formula = isinstance(value, str) and re.match(r"[=@\t\r]|[+-](?!$|[\d.]+$)", value)
+        return f"'{value}" if formula else value
 
     columns = {as_text(c): pd.Series([as_text(value) for value in frame[c]], dtype=object) for c in frame.columns}
     return pd.DataFrame(columns).to_csv(index=False, lineterminator="\n")

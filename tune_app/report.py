@@ -6,9 +6,10 @@ It works while the sweep runs, after a crash, and on an empty sweep; a section w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from trainables.settings import PATH
 from tune_app.cautions import notices
 from tune_app.errors import InputError, require_input
 from tune_app.manifest import now, write_text
@@ -40,11 +41,11 @@ SECTIONS: Sequence[Callable[[Findings], Section]] = (
 class ReportSettings:
     """What `python -m tune_app.report` takes."""
 
-    sweep: str = "latest"
+    sweep: str = field(default="latest", metadata=PATH)
     """latest, the name of a sweep in results_dir, or its folder. It may still be running."""
-    results_dir: str = ""
+    results_dir: str = field(default="", metadata=PATH)
     """Folder of the sweeps; empty: $TUNE_APP_RESULTS, the user's setting, or results."""
-    out: str = ""
+    out: str = field(default="", metadata=PATH)
     """File to write, ending in .html, or a folder for SWEEP.html; empty: report.html in the sweep's folder. An earlier
     report there is replaced; anything else is left alone."""
 

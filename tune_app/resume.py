@@ -104,7 +104,7 @@ def with_allowed(stored: Settings, composed: Composed[Any]) -> Settings:
         OmegaConf.update(overlaid, key, new[key])
     plain = OmegaConf.to_container(overlaid)
     assert isinstance(plain, dict)
-    return located(merged({}, {**plain, "resume": "", "extend": ""}, [], source="the command line"))
+    return located(merged({}, {**plain, "resume": "", "extend": ""}, {}, source="the command line"))
 
 
 def extended(settings: Settings, folder: Path, composed: Composed[Settings]) -> Settings:

@@ -9,7 +9,12 @@ import dataclasses
 import importlib.util
 import statistics
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from search_spaces import get_preset
 from trainables.data import named_classes
@@ -89,16 +94,18 @@ def checked_preset(composed: Composed[Settings]) -> Settings:
     return dataclasses.replace(settings, family=family)
 
 
-def with_exported(composed: Composed[Settings]) -> Settings:
-    """The settings of trial=: data, model, trainer and hardware as exported, under what the command line gives."""
+def with_exported(composed: Composed[Settings], fixed: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+    """The settings of trial=: data, model, trainer and hardware as exported, under what the command line gives, under
+    what is `fixed` ({"data.train_on": "all"})."""
     exported = read_exported(Path(composed.settings.trial))
     wanted = [name for name in EXPORTED_SECTIONS if name in exported and name not in composed.given_keys]
     sections = {name: exported[name] for name in wanted}
-    words = [word.lstrip("+") for word in composed.overrides]
-    dotted = [word for word in words if word.split(".")[0] in sections and "." in word.split("=")[0]]
+    typed = OmegaConf.create(composed.settings.as_dict())
+    keys = [key for key in composed.given_keys if "." in key and key.split(".")[0] in sections]
     family = str(exported.get("family") or exported["loss"]["name"])
     base = composed.settings.as_dict() | {"family": family}
-    return merged(base, sections, dotted, source=composed.settings.trial)
+    over = {key: OmegaConf.select(typed, key) for key in keys} | dict(fixed)
+    return merged(base, sections, over, source=composed.settings.trial)
 
 
 def of_final(composed: Composed[Settings]) -> Settings:
@@ -122,9 +129,9 @@ def of_final(composed: Composed[Settings]) -> Settings:
     ]
     if None in epochs:
         raise InputError(f"final={given}: does not say which epoch was the best. Export it again")
-    words = ["data.train_on=all", f"trainer.keep_epoch={round(statistics.median(epochs))}"]
+    fixed = {"data.train_on": "all", "trainer.keep_epoch": round(statistics.median(epochs))}
     settings = dataclasses.replace(composed.settings, trial=str(path), final="")
-    return with_exported(dataclasses.replace(composed, settings=settings, overrides=[*composed.overrides, *words]))
+    return with_exported(dataclasses.replace(composed, settings=settings), fixed)
 
 
 def require_wandb(project: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def stored_settings(folder: Path) -> Settings:
         raise InputError(f"{path} is damaged ({str(error).splitlines()[0]}); a sweep cannot go on without it") from None
     if not isinstance(values, dict):
         raise InputError(f"{path} is damaged (no settings in it); a sweep cannot go on without it")
-    settings = merged({}, _without_baseline(values), [], source=str(path))
+    settings = merged({}, _without_baseline(values), {}, source=str(path))
     kept = folder / TRIAL
     return dataclasses.replace(settings, trial=str(kept)) if settings.trial and kept.is_file() else settings
 
@@ -40,9 +40,12 @@ def _without_baseline(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "search": {"baseline": False, **search}} if isinstance(search, dict) else values
 
 
-def merged(base: dict[str, Any], sections: dict[str, Any], dotted: Sequence[str], source: str) -> Settings:
+def merged(base: dict[str, Any], sections: dict[str, Any], typed: Mapping[str, Any], source: str) -> Settings:
+    """The settings `base` under `sections` under `typed` ({"data.root": value}), all of them from `source`."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Settings), base, sections, OmegaConf.from_dotlist(list(dotted)))
+        merged = OmegaConf.merge(OmegaConf.structured(Settings), base, sections)
+        for key, value in typed.items():
+            OmegaConf.update(merged, key, value)
         settings = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         cause = error.__cause__

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
+from trainables.settings import PATH
 from tune_app.baseline import NOT_RUN, add_command, baseline_trials, gains, with_baseline_row
 from tune_app.cautions import cautions, notices
 from tune_app.confirmed import confirmed_table, read_confirmation, what_is_confirmed
 from tune_app.errors import InputError, require_input
 from tune_app.reference import NOT_COMPARABLE, PUBLISHED_CAUTION, read_reference
-from tune_app.render import csv_text, fit, markdown, markdown_text, records, text_table, to_plain
+from tune_app.render import counted, csv_text, fit, markdown, markdown_text, records, text_table, to_plain
 from tune_app.results import Sweep
 from tune_app.terminal import drawing, plain
 from tune_app.thresholds import CALIBRATED, GAP
@@ -31,13 +32,13 @@ _DROPPABLE = (GAP, "arm", "seed", "family", "number", "minutes", "epochs", "best
 class SummarySettings:
     """What `python -m tune_app.summary` takes."""
 
-    sweep: str = "latest"
+    sweep: str = field(default="latest", metadata=PATH)
     """latest, the name of a sweep in results_dir, or its folder. It may still be running."""
-    results_dir: str = ""
+    results_dir: str = field(default="", metadata=PATH)
     """Folder of the sweeps; empty: $TUNE_APP_RESULTS, the user's setting, or results."""
     format: str = "table"
     """table, csv, json or md."""
-    reference: str = ""
+    reference: str = field(default="", metadata=PATH)
     """Adds results of another pipeline, unranked: published (twelve published results), or a JSON or CSV file."""
     by: str = ""
     """What ranks: empty for the sweep's metric (mean_dice), or mean_iou, a class's name, dice/<class>, iou/<class>."""
@@ -201,7 +202,7 @@ def _board(report: Report) -> pd.DataFrame:
 def as_table(report: Report, width: int | None, color: bool) -> str:
     """Plain or coloured tables; one that is too wide for the terminal loses columns, then is split."""
     sweep = report.sweep
-    blocks = [plain(f"{sweep.name}   {sweep.status}, {len(sweep.trials)} trials   {sweep.folder}")]
+    blocks = [plain(f"{sweep.name}   {sweep.status}, {counted(len(sweep.trials), 'trial')}   {sweep.folder}")]
     blocks += [plain(f"!! {notice}") for notice in report.notices]
     for frame in fit(_board(report), width, _DROPPABLE, ("rank", "name")):
         blocks.append(text_table(frame, width, color=color, bold_first=True))
@@ -214,7 +215,7 @@ def as_table(report: Report, width: int | None, color: bool) -> str:
 def as_markdown(report: Report) -> str:
     """GitHub Markdown: a heading, the notices in bold, the tables, the cautions."""
     sweep = report.sweep
-    blocks = [f"## {markdown_text(sweep.name)}", f"{sweep.status}, {len(sweep.trials)} trials"]
+    blocks = [f"## {markdown_text(sweep.name)}", f"{sweep.status}, {counted(len(sweep.trials), 'trial')}"]
     blocks += [f"**{markdown_text(notice)}**" for notice in report.notices] + [markdown(_board(report))]
     for title, frame in report.titled_tables():
         blocks += [f"### {title}", markdown(frame)]

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -120,9 +121,9 @@ def recorded_status(folder: Path) -> str:
 
 
 def spoken(folder: Path) -> str:
-    """What to type as sweep=, resume= or extend=: the name where it is found by that, else the whole path."""
+    """What to type in a shell as sweep=, resume= or extend=: a name where it is found by that, else the whole path."""
     default = Path(user_setting("results_dir", "results")).expanduser().resolve()
-    return folder.name if folder.resolve().parent == default else str(folder)
+    return shlex.quote(folder.name if folder.resolve().parent == default else str(folder))
 
 
 def resume_command(folder: Path) -> str:

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from stat import S_ISREG
@@ -23,7 +23,7 @@ import pandas as pd
 from rich.console import Console
 
 from trainables.data.packed import cache_folder, is_open, remove_packed
-from trainables.settings import DataSettings, require_choice
+from trainables.settings import PATH, DataSettings, require_choice
 from tune_app.errors import InputError, require_input
 from tune_app.manifest import MANIFEST, read_manifest
 from tune_app.planning.forecast import size
@@ -58,11 +58,11 @@ class SweepsSettings:
     action: str = "list"
     """list: sweeps and caches. delete: remove the sweep that sweep= names. clean: remove caches, least recently used
     first."""
-    sweep: str = ""
+    sweep: str = field(default="", metadata=PATH)
     """For delete: the name of a sweep in results_dir, or its folder."""
-    results_dir: str = ""
+    results_dir: str = field(default="", metadata=PATH)
     """Folder of the sweeps; empty: $TUNE_APP_RESULTS, the user's setting, or results."""
-    cache_dir: str = ""
+    cache_dir: str = field(default="", metadata=PATH)
     """Folder of the caches; empty: $TUNE_APP_CACHE, the user's setting, or ~/.cache/tune_app."""
     unused_days: float | None = None
     """For clean: remove what was not used for so many days."""

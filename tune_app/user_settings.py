@@ -9,6 +9,7 @@ The environment wins. The file is $TUNE_APP_SETTINGS, or ~/.config/tune_app/sett
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         ) from None
     unknown = sorted(set(values) - set(ENVIRONMENT)) if isinstance(values, dict) else [str(values)]
     if unknown:
-        choices = ", ".join(ENVIRONMENT)
-        raise InputError(f"{path}: unknown key {', '.join(map(str, unknown))}. Choices: {choices}")
+        close = difflib.get_close_matches(str(unknown[0]), ENVIRONMENT, n=1)
+        hint = f"Did you mean {close[0]}? " if close else ""
+        raise InputError(f"{path}: unknown key {', '.join(map(str, unknown))}. {hint}Choices: {', '.join(ENVIRONMENT)}")
     return values

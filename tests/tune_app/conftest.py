@@ -11,7 +11,7 @@ from sweeps import Place, place_in
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Iterator[Place]:
-    with place_in(tmp_path_factory.mktemp("place"), shared_cache) as made:
+    with place_in(tmp_path_factory.mktemp("it's a place (für alles), wirklich"), shared_cache) as made:
         yield made
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from search_spaces import ClassCounts
 from trainables.data import PackedCrop, PackedDataset
@@ -32,7 +33,7 @@ def composed_of(*words: str) -> Composed[Settings]:
     """As `compose` gives it; Hydra, which is slow, is asked once per choice of groups."""
     groups = tuple(word for word in words if word.split("=")[0] in GROUPS)
     others = [word for word in words if word not in groups]
-    settings = merged(_composed_groups(groups).as_dict(), {}, others, source="test")
+    settings = merged(_composed_groups(groups).as_dict(), OmegaConf.from_dotlist(others), {}, source="test")
     return Composed(settings, list(words))
 
 

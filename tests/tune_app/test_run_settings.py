@@ -19,9 +19,11 @@ from tune_app import run as run_module
 from tune_app import sweep as sweep_module
 from tune_app.cautions import notices
 from tune_app.command_line import Composed
+from tune_app.display import Progress
 from tune_app.errors import InputError, RunFailed
 from tune_app.manifest import read_manifest, write_manifest
-from tune_app.messages import _baseline_line, _warnings, classes_line
+from tune_app.messages import _baseline_line, _warnings, announce, classes_line
+from tune_app.ray_session import RaySession, TrialResources
 from tune_app.results import Sweep
 from tune_app.resume import take_up
 from tune_app.sweep import FREQUENCIES, TRIAL, Prepared, _write_folder, prepare
@@ -192,6 +194,28 @@ def test_the_baseline_and_further_trials_can_be_added_together(started):
 def test_what_is_said_of_the_baseline_beforehand(monkeypatch, tmp_path, words, line):
     monkeypatch.setattr("tune_app.sweep.open_packed", dataset_in_memory)
     assert _baseline_line(prepare(settings_of(*words.split()), tmp_path / "new")) == line
+
+
+def announced(monkeypatch, capsys, folder, *words):
+    """What is printed before the first trial of a sweep."""
+    monkeypatch.setattr("tune_app.sweep.open_packed", dataset_in_memory)
+    monkeypatch.setattr("tune_app.messages.record_plan", lambda prepared, resources: "none")
+    announce(prepare(settings_of(*words), folder), RaySession("", "", True), TrialResources(cpus=1, gpus=0, slots=1))
+    return capsys.readouterr().out
+
+
+def test_one_trial_is_no_trials(monkeypatch, capsys, tmp_path):
+    said = announced(monkeypatch, capsys, tmp_path / "new", "preset=seesaw_default", "trainer.iterations_per_epoch=1")
+    assert "1 trial of up to 9 × 1 iteration, batch" in said
+    assert "1 trial at once" in said
+    assert Progress(num_trials=1, epochs=9, classes=(), slots=1).headline().startswith("0/1 trial done")
+
+
+def test_a_missing_compiler_is_said_before_the_first_trial(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    uncompiled = announced(monkeypatch, capsys, tmp_path / "new", "trainer.compile=true")
+    assert "warning: training runs uncompiled, and slower: there is no C++ compiler (no-such-compiler); " in uncompiled
+    assert "uncompiled" not in announced(monkeypatch, capsys, tmp_path / "new", "trainer.compile=false")
 
 
 def test_a_leaking_split_is_warned_of_and_stays_beside_the_leaderboard(monkeypatch, tmp_path, foreign_root):

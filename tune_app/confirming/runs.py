@@ -15,7 +15,7 @@ from tune_app.confirmed import CONFIRMATION, read_confirmation
 from tune_app.confirming.arms import Plan, confirmations
 from tune_app.diagnosis import hopeless
 from tune_app.manifest import now, write_text
-from tune_app.render import to_plain
+from tune_app.render import counted, to_plain
 from tune_app.results import Sweep
 from tune_app.search.arms import Arm
 from tune_app.sweep_folders import is_sweep
@@ -106,7 +106,7 @@ def runs_to_train(plan: Plan, sweep: Sweep | None) -> tuple[list[Arm], str]:
     far the confirmation has come."""
     begun = begun_runs(plan, sweep.trials if sweep else ())
     if plan.design is None:
-        wanted, why = plan.first_runs(), f"{plan.rounds} rounds of {len(plan.arms)} arms"
+        wanted, why = plan.first_runs(), f"{counted(plan.rounds, 'round')} of {counted(len(plan.arms), 'arm')}"
         ended = sweep is not None and sum(map(has_ended, sweep.trials)) >= len(wanted)
         return ([] if ended else wanted), why
     proposal = next_replicates(replicates_of(plan, sweep), plan.design)

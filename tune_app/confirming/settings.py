@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from trainables.settings import PATH
 from tune_app.config import CheckpointSettings, ClusterSettings, ResourceSettings
 from tune_app.confirming.arms import MOST_ROUNDS
 from tune_app.errors import require_input
@@ -16,20 +17,20 @@ AUTO = "auto"
 class DataPlace:
     """Where the data are now, should they have moved since the sweep; that they are the same is checked."""
 
-    root: str = ""
-    split_file: str = ""
-    cache_dir: str = ""
+    root: str = field(default="", metadata=PATH)
+    split_file: str = field(default="", metadata=PATH)
+    cache_dir: str = field(default="", metadata=PATH)
 
 
 @dataclass(kw_only=True)
 class ConfirmSettings:
     """What `python -m tune_app.confirm` takes. Everything else is as the sweep was run."""
 
-    sweep: str = "latest"
+    sweep: str = field(default="latest", metadata=PATH)
     """latest, the name of a sweep in results_dir, or its folder."""
-    resume: str = ""
+    resume: str = field(default="", metadata=PATH)
     """Go on with the unfinished confirmation of this sweep."""
-    results_dir: str = ""
+    results_dir: str = field(default="", metadata=PATH)
     """Folder of the sweeps; empty: $TUNE_APP_RESULTS, the user's setting, or results."""
     top: int = 4
     """How many configurations, the first of the leaderboard; the untuned baseline comes besides."""

@@ -48,7 +48,8 @@ class Plan:
 
     def line(self) -> str:
         """The one-line form that `run` prints."""
-        parts = [f"{about(self.epochs)} epochs"]
+        epochs = about(self.epochs)
+        parts = [f"{epochs} epoch{'' if epochs == '1' else 's'}"]
         if self.wall_hours and self.device_hours:
             parts += [duration(self.wall_hours), f"{hours(self.device_hours)} {self.device}-hours"]
         else:

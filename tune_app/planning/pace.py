@@ -18,6 +18,7 @@ from tune_app.errors import InputError
 from tune_app.manifest import read_manifest
 from tune_app.planning.epochs import Range
 from tune_app.ray_session import TrialResources
+from tune_app.render import counted
 from tune_app.results import Sweep
 from tune_app.sweep_folders import sweep_folders
 from tune_app.trial import Trial, is_finite
@@ -110,7 +111,7 @@ def pace_of(sweep: Sweep, resources: TrialResources) -> Pace | None:
     return Pace(
         step=spread(trials, ("seconds_load", "seconds_compute"), trainer["iterations_per_epoch"]),
         validation_batch=spread(trials, ("seconds_validate",), trainer["validation_batches"]),
-        source=f"sweep {sweep.name}, {len(rows)} epochs",
+        source=f"sweep {sweep.name}, {counted(len(rows), 'epoch')}",
         start=start_of(sweep, trials),
         between=mean(gaps_between_trials(trials, resources.slots), DEFAULT_BETWEEN_S),
         per_epoch=mean(gaps_between_epochs(trials), 0.0),

@@ -14,6 +14,7 @@ from tune_app.baseline import baseline_trials
 from tune_app.config import grace_period
 from tune_app.confirmed import read_confirmation
 from tune_app.planning.epochs import rung_epochs
+from tune_app.render import counted as counted
 from tune_app.results import Sweep
 from tune_app.trial import Trial, is_finite, read_json
 
@@ -117,8 +118,3 @@ def gather(sweep: Sweep) -> Findings:
 def listed(names: Sequence[str]) -> str:
     """a, b and c."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "none"
-
-
-def counted(number: int, what: str, plural: str = "") -> str:
-    """1 trial, 2 trials."""
-    return f"{number} {what if number == 1 else plural or what + 's'}"
