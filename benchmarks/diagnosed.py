@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness import number
 from benchmarks.record_curves import HARDWARE
 from search_spaces import ClassCounts, space_of
 from trainables.data import PackedCrop, PackedDataset, open_packed
@@ -138,14 +139,14 @@ def summary(name: str, runs: list[tuple[Training, list[Row]]]) -> Iterator[list[
         growth = [max(row["weight_growth"] for row in rows) for _, rows in chosen]
         best = [max(row["mean_dice"] for row in rows) for _, rows in chosen]
         yield [
-            name, f"× {factor:g}", str(len(chosen)), f"{min(growth):.2g} … {max(growth):.2g}",
+            name, f"× {factor:g}", str(len(chosen)), f"{number(min(growth))} … {number(max(growth))}",
             f"{min(best):.2f} … {max(best):.2f}", ", ".join(sorted(codes)) or "none",
             f"{len(stops)}" + (f", epoch {min(stops)} … {max(stops)} of it" if stops else ""),
             str(sum(rises_with_its_weights(rows) for _, rows in chosen)),
         ]  # fmt: skip
 
 
-HEADER = ("data", "learning rate", "runs", "weight growth", "best mean Dice", "names", "stopped", "by the old rule")
+HEADER = ("data", "learning rate", "runs", "weight growth", "best mean Dice", "names", "stopped", "by the rule before")
 
 
 def main() -> None:
