@@ -8,25 +8,40 @@ Scores are float64 tensors; they take tensors or numpy arrays, with any leading 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.settings import require
+_UPPER_EDGES = np.concatenate([
+    np.arange(0, 1 / 4, 1 / 128), np.arange(1 / 4, 2, 1 / 64), np.arange(2, 4, 1 / 16), np.arange(4, 16, 1 / 4),
+    np.arange(16, 65),
+])  # fmt: skip
+LOGIT_EDGES = np.concatenate([-_UPPER_EDGES[:0:-1], _UPPER_EDGES])
+"""(B + 1,) bin edges −64 … 0 … 64, exact in float32. Bin i is (edge i, edge i + 1]; the outer two take what is beyond.
 
-NUM_BINS = 128
-BINS_PER_LOGIT = 4
-"""A power of two: z · 4 is exact in floating point, so no voxel crosses an edge by rounding."""
-LOGIT_EDGES = np.arange(-NUM_BINS // 2, NUM_BINS // 2 + 1) / BINS_PER_LOGIT
-"""(B + 1,) bin edges −16 … 16. Bin i is (edge i, edge i + 1]; the first and last bin also take everything beyond."""
+Finer towards 0, so that the best Dice at an edge is that at any threshold whether logits spread over .05 or over 10.
+"""
+NUM_BINS = len(LOGIT_EDGES) - 1
+CELLS_PER_LOGIT = 128
+"""Every edge is a multiple of 1/128, and z · 128 is exact in floating point: no voxel crosses an edge by rounding."""
+LAST_CELL = int(LOGIT_EDGES[-1]) * CELLS_PER_LOGIT
+
+
+@cache
+def _bin_of_cell(device: torch.device) -> Tensor:
+    """Bin of each cell ((k − 1)/128, k/128] from the lowest bin's last to the highest bin's, int64."""
+    upper = np.arange(1 - LAST_CELL, LAST_CELL + 1) / CELLS_PER_LOGIT
+    return torch.from_numpy(np.searchsorted(LOGIT_EDGES, upper) - 1).to(device)
 
 
 def logit_bin(logits: Tensor) -> Tensor:
     """The bin of each logit, int64, same shape: bins closed on the right, 0 in the lower bin, NaN in the lowest."""
-    scaled = torch.nan_to_num(logits.float(), nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf) * BINS_PER_LOGIT
-    return (torch.ceil(scaled) + (NUM_BINS // 2 - 1)).clamp(0, NUM_BINS - 1).long()
+    finite = torch.nan_to_num(logits.float(), nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    cell = torch.ceil(finite * CELLS_PER_LOGIT).clamp(1 - LAST_CELL, LAST_CELL).long()
+    return torch.take(_bin_of_cell(logits.device), cell + (LAST_CELL - 1))
 
 
 def histogram(logits: Tensor, target: Tensor) -> Tensor:
@@ -107,29 +122,6 @@ def accumulate(logits: Tensor, target: Tensor, crop: Tensor, num_crops: int) -> 
     counts = ValidationCounts.zeros(num_crops, logits.shape[1], logits.device)
     counts.accumulate_(logits, target, crop)
     return counts
-
-
-def counts_at_every_threshold(positive: Any, negative: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """tp, fp, fn at each inner edge LOGIT_EDGES[1:-1], each (…, B − 1), from histograms (…, B)."""
-    positive, negative = torch.as_tensor(positive), torch.as_tensor(negative)
-    fn = positive.cumsum(-1)[..., :-1]
-    fp = negative.sum(-1, keepdim=True) - negative.cumsum(-1)[..., :-1]
-    return positive.sum(-1, keepdim=True) - fn, fp, fn
-
-
-def counts_at_threshold(positive: Any, negative: Any, logit_threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """tp, fp, fn (…,) where `predicted` means z > logit_threshold, from histograms (…, B).
-
-    logit_threshold: one of LOGIT_EDGES[1:-1], in [−15.75, 15.75] in steps of 0.25; SettingsError otherwise.
-    """
-    steps = logit_threshold * BINS_PER_LOGIT
-    require(
-        steps == round(steps) and abs(steps) < NUM_BINS // 2,
-        "logit_threshold", logit_threshold, "must be a bin edge in [-15.75, 15.75]", "Use a multiple of 0.25",
-    )  # fmt: skip
-    edge = round(steps) + NUM_BINS // 2 - 1
-    tp, fp, fn = counts_at_every_threshold(positive, negative)
-    return tp[..., edge], fp[..., edge], fn[..., edge]
 
 
 def ratio(numerator: Any, denominator: Any, defined: Any) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from trainables import metrics
 from trainables.data import PackedBatch, PackedDataset, ValidationSet, validation_set
 from trainables.hardware import Hardware
-from trainables.metrics import LOGIT_EDGES, ValidationCounts
+from trainables.metrics import LOGIT_EDGES, NUM_BINS, ValidationCounts
 from trainables.settings import TrainerSettings
 from trainables.steps import Step, load_ahead
 
@@ -122,7 +122,8 @@ class ValidationRecord:
         self.epochs: list[int] = []
         self.counts: dict[str, list[np.ndarray]] = {name: [] for name in COUNTS}
         self.known = np.zeros(shape, np.int64)
-        self.histograms = {name: np.zeros((*shape, len(LOGIT_EDGES) - 1), np.int64) for name in HISTOGRAMS}
+        self.edges = LOGIT_EDGES
+        self.histograms = {name: np.zeros((*shape, NUM_BINS), np.int64) for name in HISTOGRAMS}
         self.best_epoch, self.best_mean_dice = 0, math.nan
 
     def add(self, epoch: int, result: Mapping[str, Any], mean_dice: float) -> None:
@@ -133,7 +134,7 @@ class ValidationRecord:
         self.known = result["known"]
         if mean_dice > self.best_mean_dice or (math.isnan(self.best_mean_dice) and not math.isnan(mean_dice)):
             self.best_epoch, self.best_mean_dice = epoch, mean_dice
-            self.histograms = {name: result[name] for name in HISTOGRAMS}
+            self.edges, self.histograms = LOGIT_EDGES, {name: result[name] for name in HISTOGRAMS}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What validation.npz holds: epochs (E,), tp fp fn (E, K, C), known (K, C), hist_* (K, C, B) of best_epoch."""
@@ -146,7 +147,7 @@ class ValidationRecord:
             "best_epoch": np.array(self.best_epoch, np.int64),
             "crops": np.array(self.crops),
             "classes": np.array(self.classes),
-            "edges": LOGIT_EDGES,
+            "edges": self.edges,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -160,5 +161,6 @@ class ValidationRecord:
         self.epochs = [int(e) for e in arrays["epochs"]]
         self.counts = {name: list(arrays[name]) for name in COUNTS}
         self.known = arrays["known"]
+        self.edges = arrays["edges"]  # an earlier version may have had others
         self.histograms = {name: arrays[name] for name in HISTOGRAMS}
         self.best_epoch, self.best_mean_dice = int(arrays["best_epoch"]), float(state["best_mean_dice"])

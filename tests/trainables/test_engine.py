@@ -17,7 +17,9 @@ from trainables.data import validation_set
 from trainables.engine import Engine
 from trainables.errors import SettingsError
 from trainables.hardware import MAX_COMPILE_THREADS, compile_threads, prepare_process, resolve
+from trainables.metrics import LOGIT_EDGES, NUM_BINS
 from trainables.settings import HardwareSettings, trial_settings
+from trainables.validation import HISTOGRAMS, ValidationRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 """Importing Inductor defines a scripted class in torch.utils.mkldnn."""
@@ -113,6 +115,18 @@ def test_validation_arrays_are_what_the_rows_say():
     upper = arrays["edges"][:-1] >= 0
     np.testing.assert_array_equal(arrays["hist_positive"][..., upper].sum(-1), arrays["tp"][best])
     np.testing.assert_array_equal(arrays["hist_negative"][..., upper].sum(-1), arrays["fp"][best])
+
+
+def test_histograms_of_an_earlier_version_keep_their_edges_until_an_epoch_is_better():
+    record, earlier = (ValidationRecord(["cells/crop1"], CLASSES) for _ in range(2))
+    earlier.edges = np.arange(-64, 65) / 4
+    earlier.histograms = {name: np.ones((1, 3, 128), np.int64) for name in HISTOGRAMS}
+    record.load_state_dict(earlier.state_dict())
+    assert record.arrays()["edges"].tolist() == earlier.edges.tolist()
+    assert record.arrays()["hist_positive"].shape == (1, 3, 128)
+    zeros = {name: np.zeros((1, 3), np.int64) for name in ("tp", "fp", "fn", "known")}
+    record.add(2, zeros | {name: np.zeros((1, 3, NUM_BINS), np.int64) for name in HISTOGRAMS}, 0.5)
+    assert record.arrays()["edges"].tolist() == LOGIT_EDGES.tolist()
 
 
 def test_every_known_validation_voxel_counts_once_and_for_its_own_crop():

@@ -9,14 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.errors import SettingsError
 from trainables.metrics import (
     LOGIT_EDGES,
     NUM_BINS,
     ValidationCounts,
     accumulate,
-    counts_at_every_threshold,
-    counts_at_threshold,
     dice,
     f1,
     fg_pred,
@@ -72,51 +69,68 @@ def test_a_crop_without_samples_stays_empty() -> None:
     assert counts.bins[0].sum() > 0
 
 
-@pytest.mark.parametrize("threshold", [-15.75, -3.25, 0.0, 0.25, 15.75])
+@pytest.mark.parametrize("threshold", [-15.75, -3.25, 0.0, 1 / 128, 0.25, 15.75])
 def test_histograms_give_the_counted_numbers_at_every_edge(threshold: float) -> None:
     logits, target, crop = batch(2)
     counts = accumulate(logits, target, crop, CROPS)
     expected = plain_counts(logits, target, crop, threshold)
-    found = counts_at_threshold(counts.positive, counts.negative, threshold)
-    assert [value.tolist() for value in found] == [expected["tp"], expected["fp"], expected["fn"]]
+    above = LOGIT_EDGES[:-1] >= threshold
+    found = counts.positive[..., above], counts.negative[..., above], counts.positive[..., ~above]
+    assert [bins.sum(-1).tolist() for bins in found] == [expected["tp"], expected["fp"], expected["fn"]]
 
 
-def test_threshold_zero_is_exactly_the_counted_one() -> None:
-    counts = accumulate(*batch(3), CROPS)
-    at_zero = counts_at_threshold(counts.positive, counts.negative, 0.0)
-    for found, counted in zip(at_zero, (counts.tp, counts.fp, counts.fn), strict=True):
-        assert torch.equal(found, counted)
-
-
-def test_every_threshold_is_the_list_of_single_ones_also_from_numpy() -> None:
-    arrays = accumulate(*batch(4), CROPS).numpy()
-    every = counts_at_every_threshold(arrays["hist_positive"], arrays["hist_negative"])
-    assert every[0].shape == (CROPS, 2, NUM_BINS - 1)
-    for index in (0, 63, 126):
-        single = counts_at_threshold(arrays["hist_positive"], arrays["hist_negative"], LOGIT_EDGES[1:-1][index])
-        assert all(torch.equal(a[..., index], b) for a, b in zip(every, single, strict=True))
-
-
-@pytest.mark.parametrize("threshold", [0.1, 16.0, -16.0])
-def test_a_threshold_off_the_edges_is_refused(threshold: float) -> None:
-    empty = torch.zeros(2, NUM_BINS)
-    with pytest.raises(SettingsError, match=r"logit_threshold=.*bin edge.*0\.25"):
-        counts_at_threshold(empty, empty, threshold)
-
-
-def test_edges_are_uniform_with_one_at_zero_and_bins_closed_on_the_right() -> None:
+def test_edges_are_symmetric_with_one_at_zero_and_bins_closed_on_the_right() -> None:
     assert LOGIT_EDGES.shape == (NUM_BINS + 1,)
     assert LOGIT_EDGES[NUM_BINS // 2] == 0.0
-    assert set(np.diff(LOGIT_EDGES)) == {0.25}
-    for index in (1, 40, 64, 100, 127):
-        edge = float(LOGIT_EDGES[index])
-        above = float(np.nextafter(np.float32(edge), np.float32(99)))
-        assert logit_bin(torch.tensor([edge, above])).tolist() == [index - 1, index]
+    assert LOGIT_EDGES.tolist() == (-LOGIT_EDGES[::-1]).tolist()
+    inner = torch.tensor(LOGIT_EDGES[1:-1], dtype=torch.float32)
+    assert inner.double().tolist() == LOGIT_EDGES[1:-1].tolist()
+    assert logit_bin(inner).tolist() == list(range(NUM_BINS - 1))
+    assert logit_bin(inner.nextafter(torch.tensor(99.0))).tolist() == list(range(1, NUM_BINS))
+
+
+def best_dice(logits: np.ndarray, truth: np.ndarray) -> float:
+    """At the best of all thresholds: logits, truth (n,)."""
+    order = np.argsort(-logits)
+    tp, predicted = truth[order].cumsum(), np.arange(1, len(truth) + 1)
+    last_of_equals = np.append(np.diff(logits[order]) != 0, True)
+    return float((2 * tp / (predicted + truth.sum()))[last_of_equals].max())
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3])
+@pytest.mark.parametrize(
+    ("sd", "offset"),
+    [
+        (0.05, 0.0),
+        (0.1, 0.0),
+        (0.2, 0.0),
+        (0.5, 0.0),
+        (1.0, 0.0),
+        (2.0, 0.0),
+        (5.0, 0.0),
+        (10.0, 0.0),
+        (0.1, 1.0),
+        (1.0, 3.0),
+    ],
+)
+def test_the_best_dice_at_an_edge_is_the_best_at_any_threshold(sd: float, offset: float, share: float) -> None:
+    """Within .003, whatever the spread of the logits. `offset`: the bias, so that the best threshold lies off 0."""
+    rng = np.random.default_rng(0)
+    truth = rng.random(100_000) < share
+    logits = rng.normal(0, 1, truth.size) + 2.0 * truth
+    logits = ((logits - logits.mean()) / logits.std() * sd - offset).astype(np.float32)
+    counts = accumulate(torch.from_numpy(logits)[None, None], torch.from_numpy(truth).float()[None, None],
+                        torch.tensor([0]), 1)  # fmt: skip
+    fn, positives = counts.positive[0, 0].cumsum(-1), counts.positive[0, 0].sum()
+    tp, fp = positives - fn, counts.negative[0, 0].sum() - counts.negative[0, 0].cumsum(-1)
+    binned = float(dice(tp, fp, fn).max())
+    assert 0 <= best_dice(logits, truth) - binned <= 0.003
 
 
 def test_tails_are_open_and_a_nan_logit_is_not_predicted() -> None:
-    values = torch.tensor([-math.inf, -1e30, -16.0, 16.0, 1e30, math.inf, math.nan])
-    assert logit_bin(values).tolist() == [0, 0, 0, 127, 127, 127, 0]
+    values = torch.tensor([-math.inf, -1e30, -64.0, 64.0, 1e30, math.inf, math.nan])
+    last = NUM_BINS - 1
+    assert logit_bin(values).tolist() == [0, 0, 0, last, last, last, 0]
     counts = accumulate(torch.full((1, 1, 2), math.nan), torch.tensor([[[1.0, 0.0]]]), torch.tensor([0]), 1)
     assert (counts.tp.item(), counts.fp.item(), counts.fn.item()) == (0, 0, 1)
 
