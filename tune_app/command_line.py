@@ -254,7 +254,7 @@ def _explain(error: Exception, verb: str, schema: type, argv: Sequence[str]) -> 
         return _unknown_key(key, verb, schema)
     several = re.search(r"Ambiguous value for argument '(.+?)=(.+)'", text)
     if several:
-        return _several_values(several[1], several[2], schema)
+        return _several_values(several[1], several[2])
     if "missing EQUAL" in text:
         word = next((word for word in argv if "=" not in word and not word.startswith("-")), "key")
         return f"{word}: a setting is written key=value, for example trainer.epochs=9. {_help_of(verb)}"
@@ -269,13 +269,11 @@ def _explain(error: Exception, verb: str, schema: type, argv: Sequence[str]) -> 
     return f"{' '.join(argv)}: {first}. Write key=value. {_help_of(verb)}"
 
 
-def _several_values(key: str, values: str, schema: type) -> str:
+def _several_values(key: str, values: str) -> str:
     """What to do about family=a,b, which is Hydra's way of asking for two runs."""
     said = f"{key}={values}: one value is taken, and the comma makes two of it. "
     if key == "family":
         return f"{said}Search the families together: family=all space.family=[{values}], or one after another"
-    if OmegaConf.is_list(OmegaConf.select(OmegaConf.structured(schema), key)):
-        return f"{said}A list is written in brackets: {key}=[{values}]"
     return f"{said}Give one of them; a sweep is one search. A comma that belongs to the value: \"{key}='{values}'\""
 
 

@@ -84,7 +84,6 @@ BAD = {
     "unknown flag": (["--bogus"], ["unrecognized arguments: --bogus"]),
     "two families": (["family=static,seesaw"], ["family=all space.family=[static,seesaw]", "the comma"]),
     "two numbers": (["trainer.lr=0.1,0.2"], ["trainer.lr=0.1,0.2: one value", "Give one of them"]),
-    "a list without brackets": (["data.patch=1,32,32"], ["data.patch=[1,32,32]"]),
     "multirun": (["--multirun", "family=static,seesaw"], ["--multirun", "family=all"]),
     "multirun cut short": (["--multi", "family=static"], ["--multirun", "family=all"]),
     "multirun among flags": (["-hm"], ["--multirun", "family=all"]),
