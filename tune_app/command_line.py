@@ -26,6 +26,7 @@ from hydra._internal.utils import get_args
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -182,12 +183,16 @@ def path_keys(schema: type, prefix: str = "") -> Iterator[str]:
 def _quote_path(word: str, paths: Collection[str]) -> str:
     """A path is written as in any shell (data.root=~/a, b), whatever Hydra's grammar makes of its characters.
 
-    Left as it is: an empty value, one that is quoted for Hydra already, and an interpolation.
+    Left as it is: an empty value, one that is quoted for Hydra already or needs no quotes, and an interpolation.
     """
     key, _, value = word.partition("=")
     if key.lstrip("+") not in paths or re.fullmatch(r"""(['"]).*\1|.*\$\{.*|""", value, re.DOTALL):
         return word
-    return f"{key}={QuotedString(os.path.expanduser(value), Quote.single).with_quotes()}"
+    path = os.path.expanduser(value)
+    with contextlib.suppress(HydraException):
+        if OverridesParser.create().parse_override(f"{key}={path}").value() == path:
+            return f"{key}={path}"
+    return f"{key}={QuotedString(path, Quote.single).with_quotes()}"
 
 
 def _refuse_flags(given: argparse.Namespace) -> None:

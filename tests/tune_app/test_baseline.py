@@ -78,7 +78,7 @@ def test_a_trial_that_cannot_be_calibrated_has_no_rank_by_it_and_says_why(tmp_pa
     board = sweep.refresh().leaderboard(by="calibrated_mean_dice")
     assert board["rank"].isna().tolist() == [False, True]
     assert board["calibration"].tolist() == ["", "validation.npz is missing or damaged"]
-    assert "1 trials have no calibrated Dice, the first because validation.npz is missing" in summary(sweep)
+    assert "1 trial without calibrated Dice, the first because validation.npz is missing" in summary(sweep)
     (sweep.folder / "trials" / "0000_weight_uniform" / "validation.npz").unlink()
     text = summary(sweep)
     assert "No calibrated Dice: validation.npz is missing" in text
