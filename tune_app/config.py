@@ -212,7 +212,7 @@ class Settings:
     """Class counts behind derived static weights: sampled (voxels as training patches show them), data (every voxel of
     the training crops once), published, or a JSON file."""
     seed: int = 0
-    """Seed of the search and of every trial (initial weights, patch order)."""
+    """Seed of the search and of every trial (initial weights, patch order); not given, with trial= the exported one."""
     seeds: int = 1
     """Repeats of each arm of compare, preset= and trial=, with seeds seed, seed + 1, …"""
     results_dir: str = field(default="results", metadata=PATH)

@@ -62,7 +62,7 @@ class Progress:
         """Take in one epoch's row."""
         view = self.start(name)
         view.epoch, view.dice = row["epoch"], row.get(self.metric, math.nan)
-        if not view.dice <= view.best:
+        if math.isfinite(view.dice) and not view.dice <= view.best:
             view.best = view.dice
             view.classes = {c: row.get(f"dice/{c}", math.nan) for c in self.classes}
         if math.isfinite(view.best) and (self._best is None or view.best > self._best.best):

@@ -90,6 +90,8 @@ def _warnings(prepared: Prepared) -> Iterable[str]:
     for names in same_arms(planned_arms(settings, prepared.space), prepared.counts, prepared.window_voxels):
         once = "one arm, compared as one" if settings.listed else "only the first is tried"
         yield f"note: {', '.join(names)} come out as the same effective weights: {once}"
+    if prepared.space and prepared.num_trials < settings.search.num_samples and not settings.listed:
+        yield f"note: the space holds {prepared.num_trials} different configurations, so no more are tried"
     for name in classes_without_annotation(prepared):
         yield f"warning: class {name} is annotated in no training crop: its channel learns nothing and has no Dice"
 

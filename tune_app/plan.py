@@ -22,7 +22,7 @@ from tune_app.planning.pace import Pace, earlier_pace
 from tune_app.ray_session import gpu_names, trial_resources, usable_cpus
 from tune_app.render import counted
 from tune_app.run import planned
-from tune_app.search.arms import planned_arms, searched_space, with_baseline
+from tune_app.search.arms import num_trials, planned_arms, searched_space, with_baseline
 
 RAY_START = "Ray's own start, about ten seconds, comes on top."
 
@@ -75,7 +75,7 @@ def count_trials(settings: Settings, space: Space) -> tuple[int, int]:
     counts = ClassCounts(names, tuple(10**7 // (c + 2) for c in range(len(names))), (10**8,) * len(names), "made up")
     arms, baseline = with_baseline(settings, planned_arms(settings, space), space, counts, window_voxels=1e6)
     exempt = int(bool(baseline) and settings.early_stopping)
-    return settings.search.num_samples if space and settings.search.name != "grid" else len(arms), exempt
+    return num_trials(settings, arms, space, counts, window_voxels=1e6), exempt
 
 
 def planned_node(settings: Settings, gpus: int) -> dict[str, float]:

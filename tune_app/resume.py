@@ -33,6 +33,11 @@ def take_up(composed: Composed[Settings]) -> Prepared:
     settings, folder = going_on(composed)
     prepared = prepare(settings, folder, resumed=True, extended=bool(composed.settings.extend))
     refuse_other_data(prepared, folder)
+    if composed.settings.extend and prepared.num_trials <= (there := len(Sweep(folder).trials)):
+        raise InputError(
+            f"extend={composed.settings.extend}: {folder.name} has tried all {there} configurations of its space. "
+            f"Repeat the best with other seeds: python -m tune_app.confirm sweep={spoken(folder)}"
+        )
     return prepared
 
 

@@ -95,8 +95,8 @@ def checked_preset(composed: Composed[Settings]) -> Settings:
 
 
 def with_exported(composed: Composed[Settings], fixed: Mapping[str, Any] = MappingProxyType({})) -> Settings:
-    """The settings of trial=: data, model, trainer and hardware as exported, under what the command line gives, under
-    what is `fixed` ({"data.train_on": "all"})."""
+    """The settings of trial=: data, model, trainer, hardware and seed as exported, under what the command line gives,
+    under what is `fixed` ({"data.train_on": "all"})."""
     exported = read_exported(Path(composed.settings.trial))
     wanted = [name for name in EXPORTED_SECTIONS if name in exported and name not in composed.given_keys]
     sections = {name: exported[name] for name in wanted}
@@ -104,6 +104,8 @@ def with_exported(composed: Composed[Settings], fixed: Mapping[str, Any] = Mappi
     keys = [key for key in composed.given_keys if "." in key and key.split(".")[0] in sections]
     family = str(exported.get("family") or exported["loss"]["name"])
     base = composed.settings.as_dict() | {"family": family}
+    if "seed" not in composed.given_keys:
+        base["seed"] = exported.get("seed") or 0
     over = {key: OmegaConf.select(typed, key) for key in keys} | dict(fixed)
     return merged(base, sections, over, source=composed.settings.trial)
 

@@ -32,7 +32,7 @@ from tune_app.errors import RunFailed
 from tune_app.interrupt import interrupts
 from tune_app.manifest import build_manifest, read_manifest, set_status, write_manifest, write_text
 from tune_app.ray_session import RaySession, TrialResources, ray_session, trial_resources
-from tune_app.search.arms import Arm, planned_arms, read_exported, searched_space, with_baseline
+from tune_app.search.arms import Arm, num_trials, planned_arms, read_exported, searched_space, with_baseline
 from tune_app.search.study import UNFINISHED, open_study
 from tune_app.sweep_folders import locked, resume_command
 
@@ -80,9 +80,7 @@ class Prepared:
     @property
     def num_trials(self) -> int:
         """Trials of the whole sweep, planned arms included."""
-        if not self.space or self.settings.search.name == "grid":
-            return len(self.arms)
-        return self.settings.search.num_samples
+        return num_trials(self.settings, self.arms, self.space, self.counts, self.window_voxels)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import optuna
 from planned import COUNTS, settings_of
 from ray.tune.search import Searcher
 
-from tune_app.search.arms import planned_arms, searched_space
+from tune_app.search.arms import num_trials, planned_arms, searched_space
 from tune_app.search.searcher import Budget, StudySearcher
 from tune_app.search.study import open_study
 
@@ -24,7 +24,6 @@ def searcher_of(folder: Path, *words: str) -> StudySearcher:
     settings = settings_of(*words)
     space = searched_space(settings)
     arms = planned_arms(settings, space)
-    fixed = settings.single_arms or settings.search.name == "grid"
     return StudySearcher(
         study=study_of(folder),
         arms=arms,
@@ -33,7 +32,7 @@ def searcher_of(folder: Path, *words: str) -> StudySearcher:
         kind=settings.search.name,
         seed=settings.seed,
         startup_trials=settings.search.startup_trials,
-        budget=Budget(num_trials=len(arms) if fixed else settings.search.num_samples, epochs=settings.trainer.epochs),
+        budget=Budget(num_trials=num_trials(settings, arms, space, COUNTS, 1e9), epochs=settings.trainer.epochs),
         counts=COUNTS,
         configure=configure,
     )

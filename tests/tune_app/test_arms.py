@@ -157,16 +157,16 @@ def test_labels_tell_family_and_values():
     assert joint.label == "seesaw_p0.5_q1"
 
 
-def test_an_exported_trial_is_one_arm_with_its_loss_and_seed(tmp_path):
+def test_an_exported_trial_is_one_arm_with_its_loss(tmp_path):
     text = "loss: {name: seesaw, params: {p: 0.3, q: 1.0}}\nseed: 7\nname: 0004_x\ndata: {}\nmodel: {}\ntrainer: {}\n"
     (tmp_path / "config.yaml").write_text(text)
     (arm,) = planned(f"trial={tmp_path}/config.yaml")
-    assert (arm.seed, arm.label, arm.loss_config(COUNTS)) == (
-        7, "0004_x", {"name": "seesaw", "params": {"p": 0.3, "q": 1.0}}
-    )  # fmt: skip
+    assert (arm.label, arm.loss_config(COUNTS)) == ("0004_x", {"name": "seesaw", "params": {"p": 0.3, "q": 1.0}})
+    assert arm.preset == "", "it was searched: nobody has published it"
     assert planned(f"trial={tmp_path}") == [arm], "the folder of an export does too"
-    assert [arm.seed for arm in planned(f"trial={tmp_path}", "seeds=2")] == [7, 8]
-    assert [arm.seed for arm in planned(f"trial={tmp_path}", "seed=3")] == [3]
+    assert [arm.seed for arm in planned(f"trial={tmp_path}", "seed=3", "seeds=2")] == [3, 4]
+    (tmp_path / "config.yaml").write_text(text + "preset: seesaw_default\n")
+    assert [(arm.label, arm.preset) for arm in planned(f"trial={tmp_path}")] == [("0004_x", "seesaw_default")]
 
 
 def test_repeats_are_for_fixed_arms():

@@ -196,6 +196,18 @@ def test_an_exported_trial_lies_under_what_is_typed(tmp_path, monkeypatch):
     assert settings.trial == str(tmp_path / "trial.yaml")
 
 
+@pytest.mark.parametrize(("words", "seed"), [([], 7), (["seed=0"], 0), (["seed=3"], 3)])
+def test_the_seed_of_an_exported_trial_is_the_exported_one_unless_another_is_typed(tmp_path, words, seed):
+    (tmp_path / "trial.yaml").write_text(EXPORTED)
+    composed = compose("run", Settings, [f"trial={tmp_path}/trial.yaml", *words])
+    assert run_module.with_exported(composed).seed == seed
+
+
+def test_a_trainer_sets_its_own_section_only():
+    quick, published = (settings_of(*words).as_dict() for words in ([], ["trainer=published"]))
+    assert {key for key in quick if quick[key] != published[key]} == {"trainer"}
+
+
 def test_a_group_that_is_typed_replaces_the_exported_one(tmp_path):
     (tmp_path / "trial.yaml").write_text(EXPORTED)
     composed = compose("run", Settings, [f"trial={tmp_path}/trial.yaml", "trainer=published"])

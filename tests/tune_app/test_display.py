@@ -63,6 +63,14 @@ def drive(display: Display, folder: Path) -> None:
     display.on_trial_error(0, [], trial)
 
 
+def test_a_score_that_is_nan_takes_the_place_of_none():
+    progress = progress_of()
+    for name, result in (("a", row(1, 0.5, 0.1)), ("a", row(2, math.nan, math.nan)), ("b", row(1, 0.6, 0.2))):
+        progress.update(name, result)
+    assert progress.running["a"].best == 0.3
+    assert progress.best_line() == "best 0.4000  b  (nuc .600  golgi_mem .200)"
+
+
 def test_plain_lines(tmp_path):
     stream = io.StringIO()
     display = Display(progress_of(), stream)

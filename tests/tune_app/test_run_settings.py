@@ -142,6 +142,13 @@ def test_extending_adds_to_the_trials_there(started):
     assert (folder / "sweep.yaml").read_text() == stored, "written only once the sweep is held"
 
 
+def test_a_space_that_was_tried_whole_is_not_extended(started):
+    started("family=seesaw", "space.p=1.0", "space.q=2.0", trials=2)
+    with pytest.raises(InputError, match="extend=mine: mine has tried all 2 configurations of its space"):
+        taken_up("extend=mine", "search.num_samples=2")
+    assert taken_up("resume=mine").num_trials == 2
+
+
 def without_baseline(folder: Path) -> None:
     """As a sweep.yaml was that was written before there was search.baseline."""
     values = yaml.safe_load((folder / "sweep.yaml").read_text())
@@ -284,11 +291,13 @@ def test_a_preset_brings_its_family():
     ("words", "trials", "grace"),
     [
         (["family=compare"], 15, 5),
-        (["family=compare", "seeds=3", "trainer=published"], 45, 3),
+        (["family=compare", "seeds=3", "trainer=published"], 45, 5),
         (["family=compare", "experiment=class_weighting"], 15, 6),
         (["preset=seesaw_default", "seeds=2"], 2, 5),
         (["family=seesaw", "search.num_samples=7"], 7, 5),
+        (["family=seesaw", "experiment=class_weighting"], 16, 6),
         (["family=seesaw", "search.num_samples=2", "scheduler.grace_period=99"], 2, 9),
+        (["family=seesaw", "space.p=1", "space.q=2"], 2, 5),  # and the baseline
         (
             ["family=seesaw", "search=grid", "search.grid_points=3"],
             1 + 3 + 9 - 1,

@@ -179,7 +179,25 @@ def test_fixed_parameters_are_used_and_left_to_no_sampler(tmp_path):
 
 def test_a_space_that_is_one_point(tmp_path):
     configs = finish_all(searcher_of(tmp_path, "family=seesaw", "space.p=0.7", "space.q=1", "search.num_samples=2"), 9)
-    assert [config["loss"]["params"] for config in configs] == [{"p": 0.7, "q": 1.0}] * 2
+    assert [config["loss"]["params"] for config in configs] == [{"p": 0.7, "q": 1.0}]
+
+
+@pytest.mark.parametrize("search", ["search=random", "search=optuna"])
+def test_a_space_of_choices_is_tried_without_repeats(tmp_path, search):
+    words = ("family=balanced_softmax", "space.tau=1.0", "space.apply_at=[train,inference,paper]", search)
+    configs = finish_all(searcher_of(tmp_path, *words, "search.num_samples=2"), 9)
+    configs += finish_all(searcher_of(tmp_path, *words, "search.num_samples=12"), 9)
+    tried = [str(config["loss"]["params"]) for config in configs]
+    assert len(tried) == len(set(tried)) == 3
+    assert begin(searcher_of(tmp_path, *words, "search.num_samples=13")) is None
+
+
+@pytest.mark.parametrize("search", ["search=random", "search=optuna"])
+def test_choices_beside_fixed_families_are_tried_without_repeats(tmp_path, search):
+    words = ("family=all", "space.family=[seesaw,tversky]", "space.seesaw.p=1", "space.seesaw.q=[1.0,1.0]",
+             "space.tversky.fp_weight=0.5", "space.tversky.fn_weight=0.5", "search.presets_first=false")  # fmt: skip
+    configs = finish_all(searcher_of(tmp_path, *words, search, "search.num_samples=9"), 9)
+    assert sorted(config["loss"]["name"] for config in configs) == ["seesaw", "tversky"]
 
 
 @pytest.mark.parametrize("search", ["search=random", "search=optuna"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import yaml
 from search_spaces import (
     PUBLISHED,
     ClassCounts,
+    Float,
     Preset,
     Space,
     all_presets,
@@ -81,7 +82,7 @@ def planned_arms(settings: Settings, space: Space) -> list[Arm]:
     """
     seeds = range(settings.seed, settings.seed + settings.seeds)
     if settings.trial:
-        return [exported_arm(Path(settings.trial), seed, own=settings.seed == 0) for seed in seeds]
+        return [exported_arm(Path(settings.trial), seed) for seed in seeds]
     if settings.single_arms:
         presets = [get_preset(name) for name in ([settings.preset] if settings.preset else PUBLISHED)]
         return [_preset_arm(preset, seed, {}) for seed in seeds for preset in presets]
@@ -94,8 +95,8 @@ def planned_arms(settings: Settings, space: Space) -> list[Arm]:
     if settings.search.name != "grid":
         return arms
     tried = [dict(arm.searched) for arm in arms]
-    points = [point for point in grid(space, settings.search.grid_points) if point not in tried]
-    return arms + [Arm(family=settings.family, point=p, seed=settings.seed, searched=p) for p in points]
+    on_grid = grid_arms(settings.family, space, settings.search.grid_points, settings.seed)
+    return arms + [arm for arm in on_grid if arm.point not in tried]
 
 
 def in_turn(arms: Iterable[Arm]) -> list[Arm]:
@@ -188,19 +189,38 @@ def grid(space: Space, points: int) -> Iterator[dict[str, Any]]:
             yield point | inner
 
 
+def grid_arms(family: str, space: Space, points: int, seed: int) -> list[Arm]:
+    """An arm for every point of the grid."""
+    return [Arm(family=family, point=point, seed=seed, searched=point) for point in grid(space, points)]
+
+
+def all_arms(family: str, space: Space, seed: int) -> list[Arm] | None:
+    """The arms of a space without an axis that is continuous; None for any other. Some may be the same weights."""
+    continuous = any(isinstance(parameter, Float) and not parameter.fixed for parameter in space.values())
+    return None if continuous else grid_arms(family, space, 1, seed)
+
+
+def num_trials(settings: Settings, arms: Sequence[Arm], space: Space, counts: ClassCounts, window_voxels: float) -> int:
+    """Trials of a whole sweep, its planned arms included: no more than there are different configurations."""
+    if not space or settings.search.name == "grid":
+        return len(arms)
+    every = all_arms(settings.family, space, settings.seed)
+    wanted = settings.search.num_samples
+    return wanted if every is None else min(wanted, len(distinct([*arms, *every], counts, window_voxels)))
+
+
 def _product(space: Space, points: int) -> Iterator[dict[str, Any]]:
     for values in itertools.product(*(parameter.grid(points) for parameter in space.values())):
         yield dict(zip(space, values))
 
 
-def exported_arm(path: Path, seed: int, *, own: bool) -> Arm:
-    """The arm of an exported config.yaml; with `own`, counted from the seed it was exported with."""
+def exported_arm(path: Path, seed: int) -> Arm:
+    """The arm of an exported config.yaml, under the name it was exported with; a preset only where it was one."""
     config = read_exported(path)
-    preset = str(config.get("preset") or config.get("name") or path.parent.name)
-    family = str(config.get("family") or config["loss"]["name"])
     return Arm(
-        family=family, point={}, seed=seed + int(config.get("seed", 0)) * own, preset=preset, loss=config["loss"]
-    )
+        family=str(config.get("family") or config["loss"]["name"]), point={}, seed=seed, loss=config["loss"],
+        preset=str(config.get("preset") or ""), name=str(config.get("name") or path.parent.name),
+    )  # fmt: skip
 
 
 def read_exported(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ray.tune.search import Searcher
 
 from search_spaces import ClassCounts, Parameter, effective_signature
-from tune_app.search.arms import Arm
+from tune_app.search.arms import Arm, all_arms
 from tune_app.search.history import History
 from tune_app.search.study import distribution, propose, sampler_for, trial_of
 
@@ -62,7 +62,7 @@ class StudySearcher(Searcher):
         metric: str = "mean_dice",
     ) -> None:
         super().__init__(metric=metric, mode="max")
-        self._study, self._space, self._family = study, space, family
+        self._study, self._space, self._family = study, dict(space), family
         self._kind, self._seed, self._startup_trials = kind, seed, startup_trials
         self._budget, self._counts, self._configure = budget, counts, configure
         self._window_voxels = window_voxels
@@ -93,7 +93,8 @@ class StudySearcher(Searcher):
             return Searcher.FINISHED
         if self._arms:
             return self._begin_planned(trial_id)
-        return self._begin_searched(trial_id) if self._space else Searcher.FINISHED
+        arm = self._propose() if self._space else None
+        return self._begin(trial_id, arm, arm.point, planned=False) if arm else Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         report(self._study, self._live[trial_id], result, self._metric)
@@ -112,10 +113,21 @@ class StudySearcher(Searcher):
         arm = self._arms.pop(0)
         return self._begin(trial_id, arm, arm.searched, planned=True)
 
-    def _begin_searched(self, trial_id: str) -> dict[str, Any]:
+    def _propose(self) -> Arm | None:
+        """What the sampler proposes. In a space of choices, where it soon repeats itself, that or else the first
+        configuration that was not tried; None where all were."""
         sampler = sampler_for(self._kind, self._seed, self._num_created, self._startup_trials, self._history)
-        point = propose(sampler, self._space)
-        return self._begin(trial_id, Arm(family=self._family, point=point, seed=self._seed), point, planned=False)
+        arm = Arm(family=self._family, point=propose(sampler, self._space), seed=self._seed)
+        every = all_arms(self._family, self._space, self._seed)
+        if every is None:
+            return arm
+        tried = {
+            (t.user_attrs.get("signature"), t.user_attrs.get("seed")) for t in self._study.get_trials(deepcopy=False)
+        }
+        return next((one for one in (arm, *every) if (self._signature(one), one.seed) not in tried), None)
+
+    def _signature(self, arm: Arm) -> str:
+        return effective_signature(arm.loss_config(self._counts), self._counts, window_voxels=self._window_voxels)
 
     def _begin(self, trial_id: str, arm: Arm, point: Mapping[str, Any], *, planned: bool) -> dict[str, Any]:
         """Record the trial whole, in one line of the journal: a crash leaves none that is half described.
@@ -142,7 +154,7 @@ class StudySearcher(Searcher):
             "preset": arm.preset,
             "loss": loss,
             "seed": arm.seed,
-            "signature": effective_signature(loss, self._counts, window_voxels=self._window_voxels),
+            "signature": self._signature(arm),
             "planned": planned,
         }
 
