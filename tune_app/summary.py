@@ -39,7 +39,7 @@ class SummarySettings:
     format: str = "table"
     """table, csv, json or md."""
     reference: str = field(default="", metadata=PATH)
-    """Adds results of another pipeline, unranked: published (twelve published results), or a JSON or CSV file."""
+    """Adds results of another pipeline, unranked: published (fifteen published results), or a JSON or CSV file."""
     by: str = ""
     """What ranks: empty for the sweep's metric (mean_dice), or mean_iou, a class's name, dice/<class>, iou/<class>."""
     rank_by: str = "dice"

@@ -88,7 +88,7 @@ def published(**known: Any) -> Confirmation:
 def test_the_published_table_alone_has_no_winner(paired):
     found = published(paired=paired)
     assert found.winner is None
-    assert len(found.equivalence_set) == 12
+    assert len(found.equivalence_set) == 15
     assert found.reasons == ["No arm has a second replicate, so the noise is unknown: any difference may be chance."]
     assert np.isnan([arm.low for arm in found.arms]).all()
 
@@ -96,13 +96,13 @@ def test_the_published_table_alone_has_no_winner(paired):
 def test_the_published_table_has_no_winner_though_five_runs_tell_the_noise():
     names = read_reference("published", CLASSES)["name"]
     found = published(paired=False, signatures=["uniform" if name in UNIFORM else name for name in names])
-    assert len(found.arms) == 8
+    assert len(found.arms) == 11
     uniform = next(arm for arm in found.arms if arm.name == "weight_uniform")
     assert set(uniform.members) == UNIFORM
     assert (uniform.replicates, round(uniform.mean, 4), round(uniform.sd, 4)) == (5, 0.5361, 0.0127)
     assert (found.noise.dof, round(found.noise.sd, 4)) == (4, 0.0127)
     assert found.winner is None
-    assert len(found.equivalence_set) == 8
+    assert len(found.equivalence_set) == 11
     assert found.default_choice == "weight_uniform"
     assert found.duel is not None
     assert 0.045 < found.duel.needed < 0.055
