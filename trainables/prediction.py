@@ -1,6 +1,6 @@
 """What a trial's best epoch predicts for a few validation patches: prediction.npz, for people to look at.
 
-Made once, at the end of a trial, by the process that trained it: there data, compiled graph and checkpoint are at hand,
+Made every few epochs and at the end, by the process that trains: there data, compiled graph and checkpoint are at hand,
 and a forward pass of one batch is all it costs. Made later, from best.pt and the packed cache, a picture would need the
 data on the machine that reads the results, and checkpoints that a sweep does not keep for all its trials.
 
@@ -41,8 +41,9 @@ class PredictionPictures:
         """em (M, H, W), labels (M, P, H, W), predicted (M, Q, H, W), all uint8; crops (M,), classes (C,), best_epoch.
 
         The middle slice of each patch. Class c is predicted where bit c % 8 of byte c // 8 is set; `labels` are packed
-        as in `trainables.data.expand`. The weights are those of best.pt in `folder`, and stay in the model; a logit
-        shift that follows from running counts is the present one. Raises CheckpointError.
+        as in `trainables.data.expand`. The weights are those of best.pt in `folder`, and stay in the model: before a
+        trial has ended, only at an epoch that is its best. A logit shift that follows from running counts is the
+        present one. Raises CheckpointError.
         """
         engine = self.engine
         if engine.kept_epoch != engine.epoch:

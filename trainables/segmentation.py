@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from ray import tune
+from ray._raylet import setproctitle  # type: ignore[attr-defined]
 
 from trainables import checkpoint
 from trainables.engine import Engine, Row
@@ -31,6 +32,8 @@ from trainables.trial_folder import TrialFolder
 logger = logging.getLogger(__name__)
 
 MARKER = "trial.json"
+PICTURE_EVERY = 5
+"""Epochs between two pictures of a running trial, which are of its best epoch so far."""
 IDENTITY = ("seed", "loss", "data", "model", "trainer")
 """What a checkpoint must share with the trial that takes it up, besides the data's fingerprint."""
 FREE_SETTINGS = ("root", "split_file", "cache_dir", "compile", "checkpoint_every")
@@ -77,6 +80,7 @@ class SegmentationTrial(tune.Trainable):
                     hardware.device, hardware.threads, how)  # fmt: skip
         self._take_up(engine, folder)
         self._reported = folder.last_reported()
+        self._pictured = -PICTURE_EVERY
 
     def _engine_for(self, settings: TrialSettings, config: Mapping[str, Any]) -> Engine:
         """The engine, reset in place where it fits the settings, else built anew in this process."""
@@ -119,6 +123,9 @@ class SegmentationTrial(tune.Trainable):
 
     def step(self) -> Row:
         """The next row Ray has not logged: from the history where it is there, else trained."""
+        # Ray names an actor once, for all its trials; the process can be named anew, for ps, top and the list of a
+        # node's workers in Ray's dashboard. Ray gives it the next title when this call ends.
+        setproctitle(f"ray::SegmentationTrial.train {self._trial['run'].get('name', '')}")
         if self._folder is None:
             self._open_folder()
         assert self._folder is not None
@@ -146,6 +153,9 @@ class SegmentationTrial(tune.Trainable):
             folder.save_best({"model": engine.model.state_dict(), "epoch": row["epoch"],
                               "mean_dice": row["mean_dice"], "classes": list(engine.classes),
                               "inference_shift": engine.loss.inference_shift.tolist()})  # fmt: skip
+            if row["epoch"] >= self._pictured + PICTURE_EVERY and not self._ends(row):
+                self._leave_prediction()
+                self._pictured = row["epoch"]
         if self._ends(row) or row["epoch"] % engine.settings.trainer.checkpoint_every == 0:
             folder.save({"engine": engine.state_dict(), "identity": identity(self._trial)})
         logger.info("%s", epoch_line(row, engine.settings.trainer.epochs))
@@ -180,7 +190,7 @@ class SegmentationTrial(tune.Trainable):
             self._folder = None
 
     def _leave_prediction(self) -> None:
-        """Write prediction.npz when the trial is over. No trial fails for want of a picture."""
+        """Write prediction.npz, of the best epoch so far. No trial fails for want of a picture."""
         engine, folder = self._engine, self._folder
         if engine is None or folder is None or not 0 < engine.kept_epoch <= engine.epoch:
             return

@@ -3,7 +3,7 @@
 config.json      the trial's config
 history.jsonl    one flat row per epoch, see `trainables.history_line`
 validation.npz   TP/FP/FN per epoch, validation crop and class, and the logit histograms of the best epoch
-prediction.npz   a few validation patches, their truth, and what the best epoch predicts, once the trial has ended
+prediction.npz   a few validation patches, their truth, and what the best epoch so far predicts
 last.pt previous.pt best.pt      checkpoints; last.pt also holds history and validation, so it alone is enough
 trial.log        one line per epoch, setup, resume and fallback messages
 result.json      not ours: Ray's log of the reported rows, read to report every row exactly once

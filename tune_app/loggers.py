@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import optuna
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback
 
 from tune_app.tensorboard import TensorBoardLogger
@@ -73,7 +74,7 @@ class ErrorNotes(LoggerCallback):
                 shutil.copyfile(trial.error_file, Path(trial.config["run"]["dir"]) / "error.txt")
 
 
-def in_place_loggers() -> list[LoggerCallback]:
+def in_place_loggers(study: optuna.Study) -> list[LoggerCallback]:
     """result.json, progress.csv, TensorBoard events and error.txt of every trial, in its folder of the sweep."""
-    in_place = [InSweepFolder(logger) for logger in (JsonLoggerCallback(), CSVLoggerCallback(), TensorBoardLogger())]
-    return [*in_place, ErrorNotes()]
+    loggers = (JsonLoggerCallback(), CSVLoggerCallback(), TensorBoardLogger(study))
+    return [*map(InSweepFolder, loggers), ErrorNotes()]

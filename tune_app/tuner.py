@@ -119,7 +119,7 @@ def build_scheduler(prepared: Prepared, study: optuna.Study, watch: Watch | None
 def _callbacks(prepared: Prepared, resources: TrialResources, study: optuna.Study, display: Display) -> list[Callback]:
     """In the order in which they hear of a result; whoever asks Ray for its tables needs what Ray remembers."""
     settings = prepared.settings
-    callbacks = [*in_place_loggers(), _keeper(prepared, study), display, *_wandb(settings.wandb_project)]
+    callbacks = [*in_place_loggers(study), _keeper(prepared, study), display, *_wandb(settings.wandb_project)]
     if settings.cluster.remote or settings.cluster.dashboard:
         callbacks.append(_gauges(prepared, resources, study))
     return callbacks if settings.verbose else [*callbacks, NoProgress(), ForgetEnded()]

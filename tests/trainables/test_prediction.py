@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_trial import CLASSES, loss_of, tiny_dataset, trial_config
+from tiny_trial import CLASSES, loss_of, steady, tiny_dataset, trial_config
 
 from trainables import checkpoint, engine
 from trainables.data import PackedBatch
@@ -49,16 +49,40 @@ def expected_masks(trial: SegmentationTrial, em: np.ndarray, folder) -> np.ndarr
 @pytest.mark.parametrize("trainer", [{}, BEST_IS_FIRST], ids=["last is best", "an earlier epoch is best"])
 def test_a_trial_that_ends_leaves_what_its_best_weights_predict(start, tmp_path, trainer):
     trial, folder = start(trainer=trainer), tmp_path / "t"
-    for _ in range(3):
-        row = trial.step()
-        assert not (folder / PREDICTION).exists(), "not during the trial"
-    row = trial.step()
+    while not (row := trial.step())["done"]:
+        pass
     arrays = read(folder)
     assert arrays["best_epoch"] == row["best_epoch"]
     assert arrays["em"].shape == (2, 16, 16), "no more patches than a batch has"
     assert list(arrays["classes"]) == list(CLASSES)
     bits = np.unpackbits(arrays["predicted"], axis=1, bitorder="little", count=len(CLASSES)).astype(bool)
     assert (bits == expected_masks(trial, arrays["em"], folder)).mean() > 0.999  # an x at the threshold may round
+
+
+def test_a_running_trial_shows_its_best_epoch_so_far_every_few_epochs(start, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainables.segmentation.PICTURE_EVERY", 2)
+    trial, folder = start(trainer={"epochs": 6}), tmp_path / "t"
+    shown, best = [], []
+    for _ in range(5):
+        best.append(trial.step()["best_epoch"])
+        arrays = read(folder)
+        shown.append(int(arrays["best_epoch"]))
+        if shown[-1] == best[-1] and shown[-1] not in shown[:-1]:
+            bits = np.unpackbits(arrays["predicted"], axis=1, bitorder="little", count=len(CLASSES)).astype(bool)
+            assert (bits == expected_masks(trial, arrays["em"], folder)).mean() > 0.999
+    due = [1]
+    for epoch, is_best in enumerate((b == e for e, b in enumerate(best, 1)), 1):
+        due.append(epoch if is_best and epoch >= due[-1] + 2 else due[-1])
+    assert shown == due[1:]
+
+
+def test_pictures_on_the_way_change_nothing_that_is_trained(start, tmp_path, monkeypatch):
+    rows = {}
+    for every in (1, 99):
+        monkeypatch.setattr("trainables.segmentation.PICTURE_EVERY", every)
+        trial = start(str(every))
+        rows[every] = [steady(trial.step()) for _ in range(4)]
+    assert rows[1] == rows[99]
 
 
 def test_the_patches_are_validation_patches_with_their_truth(start, tmp_path):
@@ -102,7 +126,7 @@ def test_a_lost_checkpoint_costs_the_picture_and_not_the_trial(start, tmp_path):
     best_epochs = trial._engine.record.best_epoch
     assert trial.step()["done"]
     assert best_epochs < 4
-    assert not (tmp_path / "t" / PREDICTION).exists()
+    assert read(tmp_path / "t")["best_epoch"] == 1, "the picture that was there stays"
     assert f"no {PREDICTION}" in (tmp_path / "t" / "trial.log").read_text()
 
 

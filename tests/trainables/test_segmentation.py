@@ -74,6 +74,16 @@ def history(folder: Path) -> list[dict]:
     return [{key: value for key, value in json.loads(line).items() if key != CHECKSUM} for line in lines]
 
 
+def test_a_process_bears_the_name_of_the_trial_that_it_trains(start, tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr("trainables.segmentation.setproctitle", titles.append)
+    trial = start(run={"number": 0, "name": "0000_first", "dir": str(tmp_path / "t")})
+    trial.step()
+    trial.reset_config(trial_config(tmp_path / "u", run={"number": 1, "name": "0001_next", "dir": str(tmp_path / "u")}))
+    trial.step()
+    assert titles == ["ray::SegmentationTrial.train 0000_first", "ray::SegmentationTrial.train 0001_next"]
+
+
 def test_a_trial_writes_its_folder(start, tmp_path):
     rows = run(start())
     folder = tmp_path / "t"

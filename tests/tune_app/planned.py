@@ -8,7 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import optuna
 from omegaconf import OmegaConf
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
 
 from search_spaces import ClassCounts
 from trainables.data import PackedCrop, PackedDataset
@@ -53,6 +56,15 @@ def dataset_in_memory(settings: Any) -> PackedDataset:
     crop = PackedCrop("cells/crop1", "train", shape, np.zeros(shape, np.uint8), planes, (0, 0, 0), positive, known,
                       positions)  # fmt: skip
     return PackedDataset(settings, classes, (crop,), "f00d", "", Path())
+
+
+def study_of_one(**params: float) -> optuna.Study:
+    """A study in memory with trial 0 running, whose parameters lie in 0–2."""
+    study = optuna.create_study(direction="maximize")
+    axes = {name: FloatDistribution(0.0, 2.0) for name in params}
+    attributes = {"family": "seesaw", "preset": None, "seed": 3}
+    study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=axes, user_attrs=attributes))
+    return study
 
 
 def ray_trial(folder: Path, name: str = "0000_arm", **last_result: Any) -> Any:

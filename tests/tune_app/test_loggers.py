@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from planned import ray_trial
+from planned import ray_trial, study_of_one
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tune_app.loggers import in_place_loggers
@@ -22,7 +22,7 @@ def row(epoch: int) -> dict:
 
 def run_epochs(folder: Path, epochs: range, *, ends: bool = True) -> None:
     """A driver that starts the trial, hears of these epochs, and ends or is killed."""
-    loggers, trial = in_place_loggers(), ray_trial(folder)
+    loggers, trial = in_place_loggers(study_of_one()), ray_trial(folder)
     for logger in loggers:
         logger.log_trial_start(trial)
     for epoch in epochs:
@@ -35,7 +35,7 @@ def run_epochs(folder: Path, epochs: range, *, ends: bool = True) -> None:
         for logger in loggers[:2]:
             for file in logger._logger._trial_files.values():
                 file.close()
-        for writer in loggers[2]._logger._trial_writer.values():
+        for writer in loggers[2]._logger._files.values():
             writer.close()
 
 
@@ -54,8 +54,8 @@ def test_a_new_trial_gets_its_folder_and_all_logs(tmp_path):
     assert epochs_in(folder) == ([1, 2, 3], [1, 2, 3])
     assert json.loads((folder / "params.json").read_text())["loss"] == {"name": "seesaw"}
     events = EventAccumulator(str(folder)).Reload()
-    assert [event.step for event in events.Scalars("ray/tune/mean_dice")] == [1, 2, 3]
-    assert [event.value for event in events.Scalars("ray/tune/mean_dice")] == pytest.approx([0.1, 0.2, 0.3])
+    assert [event.step for event in events.Scalars("dice/mean")] == [1, 2, 3]
+    assert [event.value for event in events.Scalars("dice/mean")] == pytest.approx([0.1, 0.2, 0.3])
 
 
 def test_a_restarted_trial_appends(tmp_path):
@@ -63,7 +63,7 @@ def test_a_restarted_trial_appends(tmp_path):
     run_epochs(tmp_path, range(3, 5))
     folder = tmp_path / "0000_arm"
     assert epochs_in(folder) == ([1, 2, 3, 4], [1, 2, 3, 4])
-    steps = [event.step for event in EventAccumulator(str(folder)).Reload().Scalars("ray/tune/mean_dice")]
+    steps = [event.step for event in EventAccumulator(str(folder)).Reload().Scalars("dice/mean")]
     assert set(steps) >= {3, 4}
 
 
@@ -79,7 +79,7 @@ def test_lines_torn_by_a_crash_do_not_spoil_what_follows(tmp_path):
 
 def test_a_retried_trial_of_one_driver_appends(tmp_path):
     """Ray starts a trial whose worker died again: start is called twice, end once."""
-    loggers, trial = in_place_loggers(), ray_trial(tmp_path)
+    loggers, trial = in_place_loggers(study_of_one()), ray_trial(tmp_path)
     for epoch in (1, 2):
         for logger in loggers:
             logger.log_trial_start(trial)

@@ -13,6 +13,11 @@ import plotly.graph_objects as go
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D00", "#F0E442")
 """Okabe & Ito, jfly.uni-koeln.de/color, black left for what stands out; a brown before the yellow, faint on white."""
+TOL_MUTED = (
+    "#CC6677", "#332288", "#DDCC77", "#117733", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499",
+)  # fmt: skip
+"""Paul Tol's muted scheme (personal.sron.nl/~pault), for classes: no colour of theirs is one of a family."""
+TOL_NAMES = ("rose", "indigo", "sand", "green", "cyan", "wine", "teal", "olive", "purple")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "pentagon", "hexagon")
 HATCHES = ("", "/", ".", "x", "-", "\\", "|", "+")
@@ -57,7 +62,12 @@ def styled(drawn: go.Figure) -> go.Figure:
 
 
 def color(index: int) -> str:
+    """Of a family, by its place among the families."""
     return OKABE_ITO[index % len(OKABE_ITO)]
+
+
+def class_color(index: int) -> str:
+    return TOL_MUTED[index % len(TOL_MUTED)]
 
 
 def dash(index: int) -> str:

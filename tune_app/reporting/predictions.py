@@ -1,6 +1,6 @@
 """EM, truth and prediction: of the best trial and of the baseline, and where the worst class goes wrong.
 
-The trials left them behind when they ended (`trainables.prediction`); nothing is predicted here, so the report needs
+The trials left them behind (`trainables.prediction`); nothing is predicted here, so the report needs
 neither the data nor the checkpoints.
 
 Legend: M patches, C classes, H W space.
@@ -9,9 +9,11 @@ Legend: M patches, C classes, H W space.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -22,7 +24,7 @@ from trainables.data.expand import class_masks
 from trainables.prediction import PREDICTION
 from tune_app.reporting.findings import Findings, counted, listed
 from tune_app.reporting.page import Gallery, Image, Section, short
-from tune_app.reporting.plots import color
+from tune_app.reporting.plots import TOL_MUTED
 from tune_app.reporting.png import png
 from tune_app.trial import Trial
 
@@ -31,22 +33,31 @@ GREY_LEVELS = 16
 """Grey values of the EM under colours; with more, the images would take twice the space."""
 MAX_SIDE = 256
 """Voxels of a patch that are shown along each side."""
-RIGHT, FALSE_ALARM, MISSED = (0, 158, 115), (213, 94, 0), (86, 180, 233)
-ERRORS = (("#009E73", "found"), ("#D55E00", "false alarm"), ("#56B4E9", "missed"))
+ERRORS = (("#FFFFFF", "found"), ("#FF00AA", "false alarm"), ("#FFE600", "missed"))
+"""Neither of a family nor of a class."""
 PATCHES_OF_WORST = 4
+DRAWN_SIDE, LINE = 192, 2
+"""Pixels of an outlined picture along its longer side, at least, and of a line."""
 
 
-@dataclass(frozen=True)
-class Shown:
-    """The patches of one trial. em uint8 (M, H, W); present, known, predicted bool (M, C, H, W)."""
+@dataclass(frozen=True, kw_only=True)
+class Patches:
+    """What prediction.npz holds. em uint8 (M, H, W); present, known, predicted bool (M, C, H, W)."""
 
-    trial: Trial
     em: NDArray[np.uint8]
     present: Masks
     known: Masks
     predicted: Masks
     crops: tuple[str, ...]
     classes: tuple[str, ...]
+    best_epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown(Patches):
+    """The patches of one trial."""
+
+    trial: Trial
 
 
 def predictions(findings: Findings) -> Section:
@@ -69,8 +80,6 @@ def predictions(findings: Findings) -> Section:
 def why_nothing(findings: Findings) -> str:
     if findings.best is None:
         return "no trial has a score yet"
-    if findings.best.status in ("running", "interrupted"):
-        return f"the best trial, {findings.best.name}, has not ended, and a trial leaves its pictures at its end"
     return f"{findings.best.name} left no {PREDICTION}, or it is damaged"
 
 
@@ -83,24 +92,31 @@ def why_no_baseline(findings: Findings, best: Shown) -> str:
 
 
 def read_shown(trial: Trial) -> Shown | None:
-    """prediction.npz of a trial; None where it is missing, cut short or something else."""
+    """The pictures of a trial; None where there are none that can be used."""
+    patches = read_patches(trial.folder / PREDICTION)
+    return Shown(trial=trial, **vars(patches)) if patches else None
+
+
+def read_patches(path: Path) -> Patches | None:
+    """A prediction.npz; None where it is missing, cut short or something else."""
     with suppress(OSError, ValueError, KeyError, EOFError, IndexError, BadZipFile):
-        with (trial.folder / PREDICTION).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in ("em", "labels", "predicted", "crops", "classes")}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in ("em", "labels", "predicted", "crops", "classes", "best_epoch")}
         classes = tuple(map(str, found["classes"]))
         planes = found["labels"][..., :MAX_SIDE, :MAX_SIDE].swapaxes(0, 1)
         masks = [class_masks(planes, c, len(classes)) for c in range(len(classes))]
         bits = np.unpackbits(found["predicted"], axis=1, bitorder="little", count=len(classes)).astype(bool)
-        shown = Shown(
-            trial=trial, em=found["em"][..., :MAX_SIDE, :MAX_SIDE], predicted=bits[..., :MAX_SIDE, :MAX_SIDE],
+        patches = Patches(
+            em=found["em"][..., :MAX_SIDE, :MAX_SIDE], predicted=bits[..., :MAX_SIDE, :MAX_SIDE],
             present=np.stack([present for present, _ in masks], axis=1),
             known=np.stack([known for _, known in masks], axis=1),
-            crops=tuple(map(str, found["crops"])), classes=classes,
+            crops=tuple(map(str, found["crops"])), classes=classes, best_epoch=int(found["best_epoch"]),
         )  # fmt: skip
         fits = (
-            shown.em.ndim == 3 and shown.em[:, None].shape == shown.predicted[:, :1].shape == shown.known[:, :1].shape
+            patches.em.ndim == 3
+            and patches.em[:, None].shape == patches.predicted[:, :1].shape == patches.known[:, :1].shape
         )
-        return shown if fits and len(shown.crops) == len(shown.em) else None
+        return patches if fits and len(patches.crops) == len(patches.em) else None
     return None
 
 
@@ -112,51 +128,99 @@ def worst_class(trial: Trial, classes: Sequence[str]) -> str:
 
 
 def overview(best: Shown, others: Sequence[Shown]) -> Gallery:
-    """EM, truth and what each trial predicts; a class a colour, unknown voxels of the truth darkened."""
-    order = shown_classes(best)
+    """EM, truth and what each trial predicts: classes outlined, so that none hides another."""
+    order = drawn_classes(best)
     rows = [
         ("EM", [Image(png=png(em), alt=f"EM of {name}") for em, name in zip(best.em, best.crops)]),
-        ("truth", images(best, best.present & best.known, order, "truth of", np.asarray(best.known.any(axis=1)))),
+        ("truth", images(best, truth(best), order, "truth of")),
     ]
     for shown, role in ((best, "best"), *((other, "baseline") for other in others)):
-        rows.append(
-            (f"prediction of the {role}", images(shown, shown.predicted, order, f"prediction of the {role} for"))
-        )
-    legend = [(color(place), best.classes[c]) for place, c in enumerate(order)]
+        pictures = images(shown, outlined(shown, shown.predicted, order), order, f"prediction of the {role} for")
+        rows.append((f"prediction of the {role}", pictures))
+    legend = [(TOL_MUTED[place], best.classes[c]) for c, place in places(order).items()]
     left_out = [name for c, name in enumerate(best.classes) if c not in order]
-    names = listed([f"{shown.trial.name} (mean Dice {short(score(shown.trial), 3)})" for shown in (best, *others)])
+    names = listed([
+        f"{shown.trial.name} (mean Dice {short(score(shown.trial), 3)}, epoch {shown.best_epoch})"
+        for shown in (best, *others)
+    ])  # fmt: skip
     alt = (
         f"{counted(len(best.em), 'validation patch', 'validation patches')}, the middle slice of each: EM, truth, and "
-        f"the prediction of {names} with its best weights. Where nothing is annotated the truth is dark."
-        + (f" Not in colour: {', '.join(left_out)}." if left_out else "")
+        f"the prediction of {names} with its best weights. Classes are outlined; where nothing is annotated the truth "
+        "is dark." + (f" Not drawn: {', '.join(left_out)}." if left_out else "")
     )
     return Gallery(key="predictions-patches", title="What they see and what they predict", alt=alt, columns=best.crops,
                    rows=rows, legend=legend, data=patch_data([best, *others]))  # fmt: skip
+
+
+def sheet(patches: Patches) -> tuple[bytes, tuple[int, int]]:
+    """All patches as one PNG, with its height and width: a column per patch; EM, truth and prediction as rows."""
+    order = drawn_classes(patches)
+    rows = ([grown(grey(em)) for em in patches.em], truth(patches), outlined(patches, patches.predicted, order))
+    whole = np.concatenate([np.concatenate(row, axis=1) for row in map(list, rows)])
+    return png(whole), (whole.shape[0], whole.shape[1])
 
 
 def score(trial: Trial) -> float:
     return float(trial.best.get("mean_dice", math.nan))
 
 
-def shown_classes(shown: Shown) -> list[int]:
-    """The classes that take a colour, at most as many as there are, those with most voxels first: they are painted
-    first, so that small things lie on top."""
-    voxels = (shown.present & shown.known).sum(axis=(0, 2, 3))
-    return [int(c) for c in np.argsort(-voxels, kind="stable")[:7]]
+def drawn_classes(patches: Patches) -> list[int]:
+    """The classes that take a colour, at most as many as there are, in the order of drawing: those with most voxels
+    first, so that outlines of small things lie on top."""
+    voxels = (patches.present & patches.known).sum(axis=(0, 2, 3))
+    return [int(c) for c in np.argsort(-voxels, kind="stable")[: len(TOL_MUTED)]]
 
 
-def images(shown: Shown, masks: Masks, order: Sequence[int], what: str, bright: Masks | None = None) -> list[Image]:
-    """One image per patch; masks (M, C, H, W). bright (M, H, W): what is not darkened."""
+def places(order: Sequence[int]) -> dict[int, int]:
+    """{class: place of its colour}, in the order of the classes: that of the class where all are drawn."""
+    return {c: place for place, c in enumerate(sorted(order))}
+
+
+def images(shown: Shown, pictures: Iterable[NDArray[np.uint8]], order: Sequence[int], what: str) -> list[Image]:
+    """One image per patch. what: truth or prediction, with the classes that each of them shows in its text."""
     found = []
-    for m, crop in enumerate(shown.crops):
-        picture = grey(shown.em[m])
-        for place, c in enumerate(order):
-            paint(picture, shown.em[m], masks[m, c], rgb(color(place)))
-        if bright is not None:
-            picture[~bright[m]] //= 3
-        present = [shown.classes[c] for c in order if masks[m, c].any()]
-        found.append(Image(png=png(picture), alt=f"{what} {crop}: {listed(present)}"))
+    for m, (picture, crop) in enumerate(zip(pictures, shown.crops)):
+        mask = shown.present[m] & shown.known[m] if what.startswith("truth") else shown.predicted[m]
+        names = listed([shown.classes[c] for c in order if mask[c].any()])
+        found.append(Image(png=png(picture), alt=f"{what} {crop}: {names}"))
     return found
+
+
+def truth(patches: Patches) -> list[NDArray[np.uint8]]:
+    """The truth outlined over the EM, one picture per patch; dark where no class is annotated."""
+    pictures = outlined(patches, patches.present & patches.known, drawn_classes(patches))
+    for picture, known in zip(pictures, np.asarray(patches.known.any(axis=1))):
+        picture[~grown(known)] //= 3
+    return pictures
+
+
+def outlined(patches: Patches, masks: Masks, order: Sequence[int]) -> list[NDArray[np.uint8]]:
+    """The outlines of masks (M, C, H, W) over the EM, one picture (H', W', 3) per patch.
+
+    The outline of a class that fills the patch runs along its border.
+    """
+    pictures, place = [], places(order)
+    for em, mask in zip(patches.em, masks):
+        picture = grown(grey(em))
+        for c in order:
+            picture[outline(grown(mask[c]))] = rgb(TOL_MUTED[place[c]])
+        pictures.append(picture)
+    return pictures
+
+
+def outline(mask: Masks) -> Masks:
+    """What of a mask (H, W) lies within LINE pixels of its edge."""
+    inside = np.pad(mask, 1)
+    for _ in range(LINE):
+        core = inside[1:-1, 1:-1]
+        inside = np.pad(core & inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:], 1)
+    return mask & ~inside[1:-1, 1:-1]
+
+
+def grown(picture: NDArray[Any]) -> NDArray[Any]:
+    """A patch (H, W, …) with every voxel as a square, so large that lines are thin on it."""
+    times = -(-DRAWN_SIDE // max(picture.shape[:2]))
+    return picture.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def grey(em: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -185,8 +249,8 @@ def errors(best: Shown, others: Sequence[Shown], name: str) -> Gallery:
         rows.append((role, [error_image(shown, m, c, role) for m in chosen]))
     scores = listed([f"{s.trial.name} {short(s.trial.best.get(f'dice/{name}', math.nan), 3)}" for s in (best, *others)])
     alt = (
-        f"{name} is the class with the lowest Dice of the best trial ({scores}). Green is found, orange a false alarm, "
-        "blue is missed; voxels in which the class is not annotated are dark."
+        f"{name} is the class with the lowest Dice of the best trial ({scores}). White is found, magenta a false "
+        "alarm, yellow is missed; voxels in which the class is not annotated are dark."
     )
     return Gallery(
         key="predictions-worst", title=f"The worst class, {name}", alt=alt, columns=[best.crops[m] for m in chosen],
@@ -199,16 +263,12 @@ def error_image(shown: Shown, m: int, c: int, role: str) -> Image:
     predicted, present, known = shown.predicted[m, c], shown.present[m, c], shown.known[m, c]
     picture = grey(shown.em[m])
     counts = []
-    for mask, shade in (
-        (predicted & present, RIGHT),
-        (predicted & ~present, FALSE_ALARM),
-        (~predicted & present, MISSED),
-    ):
-        paint(picture, shown.em[m], mask & known, shade)
+    for mask, (shade, _) in zip((predicted & present, predicted & ~present, ~predicted & present), ERRORS):
+        paint(picture, shown.em[m], mask & known, rgb(shade))
         counts.append(int((mask & known).sum()))
     picture[~known] //= 3
     alt = f"{role}, {shown.crops[m]}: {counts[0]} voxels found, {counts[1]} false alarms, {counts[2]} missed"
-    return Image(png=png(picture), alt=alt)
+    return Image(png=png(grown(picture)), alt=alt)
 
 
 def patch_data(all_shown: Sequence[Shown], only: Sequence[str] = ()) -> pd.DataFrame:

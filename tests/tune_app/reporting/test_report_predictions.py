@@ -13,15 +13,17 @@ from sweep_folder import UNIFORM, WrittenTrial, write_sweep
 
 from tune_app.reporting.findings import Findings, gather
 from tune_app.reporting.page import Gallery
+from tune_app.reporting.plots import class_color
 from tune_app.reporting.predictions import (
-    FALSE_ALARM,
-    MISSED,
-    RIGHT,
+    ERRORS,
+    drawn_classes,
     error_image,
     grey,
+    outline,
+    outlined,
     predictions,
     read_shown,
-    shown_classes,
+    rgb,
     worst_class,
 )
 from tune_app.results import Sweep
@@ -74,11 +76,11 @@ def test_voxels_are_counted_as_by_hand(tmp_path: Path) -> None:
 def test_right_false_and_missed_have_their_colours_and_unknown_is_dark(tmp_path: Path) -> None:
     shown = read_shown(found(tmp_path / "a", 1).sweep.trials[1])
     assert shown
-    image = pixels(error_image(shown, 0, 1, "best").png).astype(int)
+    image = pixels(error_image(shown, 0, 1, "best").png).astype(int)[::6, ::6]
     p, t, k = shown.predicted[0, 1], shown.present[0, 1], shown.known[0, 1]
     under = grey(shown.em[0]).astype(int)
-    for mask, shade in ((p & t, RIGHT), (p & ~t, FALSE_ALARM), (~p & t, MISSED)):
-        expected = under[mask & k] // 3 + np.array(shade) * 2 // 3
+    for mask, (shade, _) in zip((p & t, p & ~t, ~p & t), ERRORS, strict=True):
+        expected = under[mask & k] // 3 + np.array(rgb(shade)) * 2 // 3
         np.testing.assert_array_equal(image[mask & k], expected)
     np.testing.assert_array_equal(image[~p & ~t & k], under[~p & ~t & k])
     np.testing.assert_array_equal(image[~k], under[~k] // 3)
@@ -118,8 +120,32 @@ def test_the_worst_class_is_the_one_with_the_lowest_dice_that_has_one(tmp_path: 
     assert worst_class(trial, ["unknown"]) == ""
 
 
-def test_small_classes_are_painted_over_large_ones(tmp_path: Path) -> None:
+def test_a_class_predicted_everywhere_hides_no_other(tmp_path: Path) -> None:
+    """Neither below it nor on top of it: only its outline is drawn."""
+    shown = read_shown(found(tmp_path / "a", 1).sweep.trials[1])
+    assert shown
+    masks = shown.predicted.copy()
+    for c in range(2):
+        assert shown.predicted[0, 1 - c].any()
+        masks[:, c], masks[:, 1 - c] = True, shown.predicted[:, 1 - c]
+        for order in ([0, 1], [1, 0]):
+            picture = outlined(shown, masks, order)[0]
+            colors = {tuple(color) for color in picture.reshape(-1, 3).tolist()}
+            assert {rgb(class_color(0)), rgb(class_color(1))} <= colors
+            alone = outlined(shown, masks & (np.arange(2) != c)[:, None, None], order)[0]
+            np.testing.assert_array_equal(picture[2:-2, 2:-2], alone[2:-2, 2:-2])
+
+
+def test_an_outline_is_what_lies_near_the_edge() -> None:
+    mask = np.zeros((12, 12), bool)
+    mask[1:9, 2:12] = True
+    expected = mask.copy()
+    expected[3:7, 4:10] = False
+    np.testing.assert_array_equal(outline(mask), expected)
+
+
+def test_outlines_of_small_classes_are_drawn_last(tmp_path: Path) -> None:
     shown = read_shown(found(tmp_path / "a", 1).sweep.trials[1])
     assert shown
     voxels = (shown.present & shown.known).sum(axis=(0, 2, 3))
-    assert [int(voxels[c]) for c in shown_classes(shown)] == sorted(voxels.tolist(), reverse=True)
+    assert [int(voxels[c]) for c in drawn_classes(shown)] == sorted(voxels.tolist(), reverse=True)
