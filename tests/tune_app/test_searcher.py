@@ -291,7 +291,10 @@ def test_the_study_is_plain_optuna(tmp_path):
 
 def test_optuna_dashboard_serves_the_study(tmp_path):
     """In a process of its own: the dashboard's web framework warns of its own age."""
-    finish_all(searcher_of(tmp_path, *RANDOM), 4)
+    searcher = searcher_of(tmp_path, *RANDOM)
+    finish_all(searcher, 4, until=lambda number: number == 5)
+    failing, _ = begin(searcher)
+    searcher.on_trial_complete(failing, error=True)
     code = """
 import io, json, sys
 from optuna.storages import JournalStorage
@@ -304,7 +307,9 @@ def get(path):
     return json.loads(b"".join(app(environ, lambda status, headers, exc_info=None: print(status, file=sys.stderr))))
 studies = get("/api/studies")["study_summaries"]
 detail = get(f"/api/studies/{studies[0]['study_id']}")
-print(json.dumps([studies[0]["study_name"], [t["state"] for t in detail["trials"]]]))
+reason = [a["value"] for a in detail["trials"][6]["user_attrs"] if a["key"] == "reason"]
+states = [t["state"] for t in detail["trials"]]
+print(json.dumps([studies[0]["study_name"], detail["objective_names"], states, reason]))
 """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / JOURNAL)],
@@ -312,7 +317,8 @@ print(json.dumps([studies[0]["study_name"], [t["state"] for t in detail["trials"
         text=True,
         check=True,
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == ["sweep", ["Complete"] * 7]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told == ["sweep", ["mean Dice"], [*["Complete"] * 5, "Running", "Fail"], ["error"]]
 
 
 def result_json(folder: Path, name: str, rows: list[dict], torn: str = "") -> Path:

@@ -6,12 +6,14 @@ file locks that network file systems lack. One Optuna trial per trial of the swe
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -23,7 +25,7 @@ from tune_app.search.history import History
 from tune_app.search.tpe import HistoryTPE
 from tune_app.torn import drop_torn_line
 
-JOURNAL = "study.journal"
+JOURNAL, OBJECTIVE = "study.journal", "mean Dice"
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 
 
@@ -38,8 +40,14 @@ def open_study(sweep_dir: Path, name: str) -> optuna.Study:
     storage = JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
     existing = optuna.get_all_study_names(storage)  # one at most; the folder may have been renamed since
     if existing:
-        return optuna.load_study(study_name=existing[0], storage=storage)
-    return optuna.create_study(study_name=name, storage=storage, direction=StudyDirection.MAXIMIZE)
+        study = optuna.load_study(study_name=existing[0], storage=storage)
+    else:
+        study = optuna.create_study(study_name=name, storage=storage, direction=StudyDirection.MAXIMIZE)
+    if study.metric_names is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names([OBJECTIVE])
+    return study
 
 
 def sampler_for(kind: str, seed: int, number: int, startup_trials: int, history: History) -> BaseSampler:
