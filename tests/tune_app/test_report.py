@@ -16,7 +16,14 @@ from sweep_folder import WrittenTrial, write_sweep
 
 from tune_app.errors import InputError
 from tune_app.report import ReportSettings, main, report, report_and_print
+from tune_app.reporting.curves import curves
+from tune_app.reporting.families import families
+from tune_app.reporting.findings import gather
+from tune_app.reporting.leaderboard import classes
 from tune_app.reporting.page import GENERATOR
+from tune_app.reporting.plots import BASELINE, BEST
+from tune_app.reporting.predictions import ERRORS
+from tune_app.results import Sweep
 
 NAN = math.nan
 MOST_BYTES = 15_000_000
@@ -221,3 +228,20 @@ def test_it_says_where_the_report_is(tmp_path: Path, capsys: pytest.CaptureFixtu
     folder = write_sweep(tmp_path / "a", [])
     assert report_and_print(ReportSettings(sweep=str(folder))) == 0
     assert str(folder / "report.html") in capsys.readouterr().out
+
+
+def test_a_family_has_one_colour_in_all_pictures_and_no_class_has_it(tmp_path: Path) -> None:
+    findings = gather(Sweep(write_report_sweep(tmp_path / "a")))
+    family = {trial.name: trial.family for trial in findings.sweep.trials}
+    every, of_classes = curves(findings).parts
+    lines = {trace.name: trace.line.color for trace in every.figure.data if trace.name in findings.families}
+    boxes = {trace.name: trace.fillcolor for trace in families(findings).parts[0].figure.data}
+    assert lines == boxes
+    bars = {trace.name: trace.marker.color for trace in classes(findings).parts[0].figure.data}
+    assert {name: lines[family[name]] for name in bars if "(baseline)" not in name} == {
+        name: shade for name, shade in bars.items() if "(baseline)" not in name
+    }
+    assert [shade for name, shade in bars.items() if "(baseline)" in name] == [BASELINE]
+    shades = {trace.line.color for trace in of_classes.figure.data}
+    assert len(shades) == len(findings.sweep.classes)
+    assert not {*shades, *(shade for shade, _ in ERRORS)} & {*lines.values(), BASELINE, BEST}

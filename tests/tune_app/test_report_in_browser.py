@@ -95,6 +95,22 @@ def test_nothing_sticks_out(browser: Browser, width: int) -> None:
     assert 600 < widest <= width
 
 
+def test_on_a_phone_no_table_is_cut(browser: Browser) -> None:
+    """Cells stand below each other, each beside the name of its column; images are large enough to see something."""
+    browser.resize((390, 844))
+    try:
+        assert browser.evaluate("document.scrollingElement.scrollWidth") <= 390
+        cut = "[...document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth).length"
+        assert browser.evaluate(cut) == 0
+        inside = "[...document.querySelectorAll('td')].every(e => e.getBoundingClientRect().right <= 390)"
+        assert browser.evaluate(inside)
+        named = "getComputedStyle(document.querySelector('#leaderboard-table td + td'), '::before').content"
+        assert browser.evaluate(named) == '"name"'
+        assert browser.evaluate("Math.min(...[...document.querySelectorAll('.gallery img')].map(i => i.width))") > 90
+    finally:
+        browser.resize(LAPTOP)
+
+
 def test_tables_can_be_reached_by_keyboard(browser: Browser) -> None:
     assert browser.evaluate("[...document.querySelectorAll('.wide')].every(e => e.tabIndex === 0)")
     links = browser.evaluate("[...document.querySelectorAll('nav a')].map(a => a.getAttribute('href'))")

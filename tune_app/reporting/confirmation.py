@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from tune_app.confirmed import CONFIRMATION, SHOWN, arms_of, entries, said
 from tune_app.reporting.findings import Findings, counted, listed
 from tune_app.reporting.page import Plot, Section, Table, short
-from tune_app.reporting.plots import BASELINE, INK, QUIET, color, figure
+from tune_app.reporting.plots import BASELINE, INK, NEUTRAL, QUIET, figure
 from tune_app.sweep_folders import spoken
 
 TITLE = "Confirmation"
@@ -82,7 +82,7 @@ def means(found: Mapping[str, Any], arms: pd.DataFrame) -> Plot:
 
 
 def shade(found: Mapping[str, Any], arm: Any) -> str:
-    return BASELINE if arm.name == found.get("baseline") else color(0)
+    return BASELINE if arm.name == found.get("baseline") else NEUTRAL
 
 
 def differences(found: Mapping[str, Any], arms: pd.DataFrame) -> Plot:
@@ -90,7 +90,7 @@ def differences(found: Mapping[str, Any], arms: pd.DataFrame) -> Plot:
     upwards = arms.iloc[::-1]
     gain = upwards["difference_to_baseline"]
     trace = go.Scatter(
-        x=gain, y=upwards["name"], mode="markers", marker={"size": 11, "color": color(0), "symbol": "diamond"},
+        x=gain, y=upwards["name"], mode="markers", marker={"size": 11, "color": NEUTRAL, "symbol": "diamond"},
         error_x={"type": "data", "symmetric": False, "array": upwards["difference_to_baseline_high"] - gain,
                  "arrayminus": gain - upwards["difference_to_baseline_low"], "thickness": 2, "width": 5,
                  "color": QUIET},

@@ -14,6 +14,7 @@ from tune_app.reporting.plots import (
     BASELINE,
     BEST,
     INK,
+    class_color,
     color,
     dash,
     figure,
@@ -143,7 +144,7 @@ def class_curves(findings: Findings, best: Trial) -> Plot:
         rows += [{"epoch": e, "class": name, "dice": v} for e, v in zip(epochs, values)]
         traces.append(go.Scatter(
             x=epochs, y=values, name=name, mode="lines+markers", marker={"symbol": symbol(index), "size": 6},
-            line={"color": color(index), "dash": dash(index), "width": 2},
+            line={"color": class_color(index), "dash": dash(index), "width": 2},
             hovertemplate=f"{name}<br>epoch %{{x}}: %{{y:.4f}}<extra></extra>",
         ))  # fmt: skip
     drawn = figure(traces, height=400, x="epoch", y="Dice")

@@ -15,6 +15,7 @@ from tune_app.config import grace_period
 from tune_app.confirmed import read_confirmation
 from tune_app.planning.epochs import rung_epochs
 from tune_app.render import counted as counted
+from tune_app.reporting.plots import BASELINE, color
 from tune_app.results import Sweep
 from tune_app.trial import Trial, is_finite, read_json
 
@@ -103,6 +104,12 @@ class Findings:
     def families(self) -> list[str]:
         """The families tried, by name: the order in which they take colours."""
         return sorted({trial.family for trial in self.sweep.trials})
+
+    def color_of(self, trial: Trial) -> str:
+        """Purple for the baseline, else that of the trial's family."""
+        if self.baseline is not None and trial.name == self.baseline.name:
+            return BASELINE
+        return color(self.families.index(trial.family))
 
 
 def gather(sweep: Sweep) -> Findings:

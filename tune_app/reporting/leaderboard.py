@@ -14,7 +14,7 @@ from tune_app.repeats import t_quantile
 from tune_app.reporting.findings import Findings, counted
 from tune_app.reporting.page import Plot as Picture
 from tune_app.reporting.page import Section, Table, short
-from tune_app.reporting.plots import BASELINE, BEST, OUTLINE, color, figure, hatching
+from tune_app.reporting.plots import BEST, OUTLINE, figure, hatching
 from tune_app.sweep_folders import spoken
 from tune_app.thresholds import CALIBRATED
 from tune_app.trial import Trial
@@ -110,7 +110,8 @@ def intervals(findings: Findings) -> Picture:
     )
     alt = (
         f"{counted(len(arms), 'configuration')}, best first, from {short(first['mean'])} ({first['arm']}) down to "
-        f"{short(arms['mean'].min())}. {how} Hollow circles are single runs. The baseline is purple, the best black."
+        f"{short(arms['mean'].min())}. {how} Hollow circles are single runs. The baseline is purple, the best black, "
+        "the others have the colour of their family."
     )
     return Picture(key="leaderboard-intervals", title=f"{findings.metric} by configuration", alt=alt, figure=drawn,
                    data=arms.iloc[::-1])  # fmt: skip
@@ -136,10 +137,12 @@ def arm_intervals(findings: Findings) -> pd.DataFrame:
 
 
 def marker_color(findings: Findings, arm: str) -> str:
+    """Purple for the baseline, black for the best, else the colour of the family."""
     names = findings.board.loc[findings.board["arm"] == arm, "name"].tolist()
-    if findings.baseline is not None and findings.baseline.name in names:
-        return BASELINE
-    return BEST if findings.best is not None and findings.best.name in names else color(0)
+    if findings.best is not None and findings.best.name in names and findings.best is not findings.baseline:
+        return BEST
+    base = findings.baseline.name if findings.baseline is not None else ""
+    return findings.color_of(findings.sweep.trial(base if base in names else names[0]))
 
 
 def classes(findings: Findings) -> Section:
@@ -157,7 +160,7 @@ def classes(findings: Findings) -> Section:
         is_base = findings.baseline is not None and trial.name == findings.baseline.name
         traces.append(go.Bar(
             x=own["class"], y=own["dice"], name=f"{trial.name}{' (baseline)' if is_base else ''}",
-            marker={"color": BASELINE if is_base else color(index), "line": OUTLINE,
+            marker={"color": findings.color_of(trial), "line": OUTLINE,
                         "pattern": hatching(index)},
             hovertemplate="%{fullData.name}<br>%{x}: %{y:.4f}<extra></extra>",
         ))  # fmt: skip

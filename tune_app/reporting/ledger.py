@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from tune_app.render import MISSING
 from tune_app.reporting.findings import Findings
 from tune_app.reporting.page import Plot, Section, Table
-from tune_app.reporting.plots import INK, OUTLINE, color, figure
+from tune_app.reporting.plots import INK, OUTLINE, figure, greys
 from tune_app.trial import Trial, devices_of, is_finite, read_history
 
 TRAINED, FAILED, REPEATED, SAVED = (
@@ -112,13 +112,12 @@ def picture(findings: Findings, costs: pd.DataFrame, unit: Unit) -> Plot:
     """A bar per family, its pieces the stretches between rungs; losses and savings beside what was trained."""
     data = costs.groupby(["family", "kind", "segment"], as_index=False, sort=False)[["amount", "epochs"]].sum()
     stretches = list(dict.fromkeys(sorted(data["segment"], key=lambda name: int(name.split("–")[0]))))
-    traces = []
+    traces, shades = [], greys(len(stretches))
     for kind in HATCH:
         for stretch in stretches:
             own = data[(data["kind"] == kind) & (data["segment"] == stretch)]
             if len(own):
-                place = stretches.index(stretch)
-                shade = color(place) if kind in (TRAINED, SAVED) else INK
+                shade = shades[stretches.index(stretch)] if kind in (TRAINED, SAVED) else INK
                 pattern = {"shape": HATCH[kind], "fillmode": "replace", "fgcolor": shade, "bgcolor": "white"}
                 traces.append(go.Bar(
                     x=own["amount"], y=own["family"], orientation="h", name=f"{kind}, epochs {stretch}",
@@ -129,7 +128,8 @@ def picture(findings: Findings, costs: pd.DataFrame, unit: Unit) -> Plot:
         traces, height=190 + 46 * data["family"].nunique(), x=unit.name, barmode="stack", legend_traceorder="normal"
     )
     drawn.update_yaxes(type="category", autorange="reversed")
-    alt = f"{in_words(costs, unit)} Striped pieces were never trained: that is what stopping early saved."
+    saved = " Striped pieces were never trained: that is what stopping early saved."
+    alt = in_words(costs, unit) + (saved if (data["kind"] == SAVED).any() else "")
     data = data.rename(columns={"amount": unit.name})
     return Plot(key="ledger-bars", title=f"{unit.name} by family", alt=alt, figure=drawn, data=data)
 

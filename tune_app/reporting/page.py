@@ -180,7 +180,7 @@ def gallery_html(gallery: Gallery) -> str:
     """Images as a table: a row per kind of picture, a column per patch."""
     columns = "".join(f'<th scope="col">{text(name)}</th>' for name in gallery.columns)
     rows = "".join(
-        f'<tr><th scope="row">{text(name)}</th>{"".join(f"<td>{image_html(i)}</td>" for i in images)}</tr>'
+        f'<tr><th scope="row">{text(name)}</th>{"".join(map(image_cell, gallery.columns, images))}</tr>'
         for name, images in gallery.rows
     )
     chips = "".join(f'<li><span style="background:{c}"></span>{text(name)}</li>' for c, name in gallery.legend)
@@ -192,9 +192,10 @@ def gallery_html(gallery: Gallery) -> str:
     )  # fmt: skip
 
 
-def image_html(image: Image) -> str:
+def image_cell(column: str, image: Image) -> str:
     data = base64.b64encode(image.png).decode()
-    return f'<img alt="{text(image.alt)}" src="data:image/png;base64,{data}">'
+    shown = f'<img alt="{text(image.alt)}" src="data:image/png;base64,{data}">'
+    return f'<td data-of="{text(column)}">{shown}</td>'
 
 
 def figure_html(key: str, title: str, alt: str, data: pd.DataFrame, inside: str) -> str:
@@ -221,14 +222,16 @@ def frame_html(frame: pd.DataFrame, headers: Mapping[str, str]) -> str:
     """The rows of a frame; columns of numbers, written out or not, are aligned to the right."""
     shown = cells(frame)
     right = [all(NUMBER.fullmatch(row[place]) for row in shown) for place in range(len(frame.columns))]
-    named = zip((headers.get(name, header(str(name))) for name in frame.columns), right)
-    head = "".join(f'<th scope="col"{ALIGNED[r]}>{text(name)}</th>' for name, r in named)
-    body = "".join(row_html(row, right) for row in shown)
+    names = [text(headers.get(name, header(str(name)))) for name in frame.columns]
+    head = "".join(f'<th scope="col"{ALIGNED[r]}>{name}</th>' for name, r in zip(names, right))
+    body = "".join(row_html(row, names, right) for row in shown)
     return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def row_html(row: Sequence[str], right: Iterable[bool]) -> str:
-    return f"<tr>{''.join(f'<td{ALIGNED[r]}>{text(value)}</td>' for value, r in zip(row, right))}</tr>"
+def row_html(row: Sequence[str], names: Sequence[str], right: Iterable[bool]) -> str:
+    """A row; each cell brings the name of its column, which stands beside it where the screen is narrow."""
+    cells_ = (f'<td{ALIGNED[r]} data-of="{name}">{text(value)}</td>' for value, name, r in zip(row, names, right))
+    return f"<tr>{''.join(cells_)}</tr>"
 
 
 def csv_link(key: str, title: str, data: pd.DataFrame) -> str:

@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune_app.reporting.findings import Findings, counted
 from tune_app.reporting.page import Plot, Section, short
-from tune_app.reporting.plots import OUTLINE, SEQUENTIAL, color, figure, hatching, styled
+from tune_app.reporting.plots import OUTLINE, SEQUENTIAL, figure, greys, hatching, styled
 from tune_app.study_reader import read_study
 
 ENOUGH = 8
@@ -130,7 +130,7 @@ def importance(findings: Findings, early: optuna.Study, full: optuna.Study) -> l
     order = data.groupby("parameter")["importance"].max().sort_values().index
     traces = [
         go.Bar(x=own["importance"], y=own["parameter"], orientation="h", name=str(of),
-               marker={"color": color(index), "pattern": hatching(index), "line": OUTLINE},
+               marker={"color": greys(2)[index], "pattern": hatching(index), "line": OUTLINE},
                hovertemplate="%{y}: %{x:.3f}<extra>%{fullData.name}</extra>")
         for index, (of, own) in enumerate(data.groupby("of", sort=False))
     ]  # fmt: skip

@@ -22,6 +22,8 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "pentagon", "hexagon")
 HATCHES = ("", "/", ".", "x", "-", "\\", "|", "+")
 BEST, BASELINE, INK, QUIET, GRID = "#000000", "#6A3D9A", "#1b1f24", "#8b949e", "#e6e9ed"
+NEUTRAL = "#57606a"
+"""What is neither of a family nor of a class."""
 OUTLINE = {"color": INK, "width": 0.6}
 """Of bars and points: pale colours need an edge."""
 SEQUENTIAL = "Cividis"
@@ -67,7 +69,15 @@ def color(index: int) -> str:
 
 
 def class_color(index: int) -> str:
+    """Of a class, by its place among the classes."""
     return TOL_MUTED[index % len(TOL_MUTED)]
+
+
+def greys(number: int) -> list[str]:
+    """Shades in an order, from light to dark, of things that are neither families nor classes."""
+    return [
+        f"rgb({level}, {level}, {level})" for level in (int(215 - 150 * i / max(1, number - 1)) for i in range(number))
+    ]
 
 
 def dash(index: int) -> str:

@@ -201,7 +201,7 @@ def outlined(patches: Patches, masks: Masks, order: Sequence[int]) -> list[NDArr
     """
     pictures, place = [], places(order)
     for em, mask in zip(patches.em, masks):
-        picture = grown(grey(em))
+        picture = grown(grey(em // 2 + 64))  # paler: lines stand out
         for c in order:
             picture[outline(grown(mask[c]))] = rgb(TOL_MUTED[place[c]])
         pictures.append(picture)

@@ -69,5 +69,13 @@ def test_rungs_follow_the_settings_and_without_them_the_stops(tmp_path: Path) ->
     assert gather(Sweep(write_sweep(tmp_path / "d", TRIALS))).rungs == (3,)
 
 
+@pytest.mark.parametrize(("trials", "said"), [(TRIALS, True), (TRIALS[::2], False)])
+def test_stopping_early_is_spoken_of_where_something_was_stopped(
+    tmp_path: Path, trials: list[WrittenTrial], said: bool
+) -> None:
+    alt = ledger(found(tmp_path / "a", trials)).parts[0].alt
+    assert ("stopping early" in alt) == ("Striped" in alt) == said
+
+
 def test_no_times_no_ledger(tmp_path: Path) -> None:
     assert "no epoch says how long" in ledger(gather(Sweep(write_sweep(tmp_path / "a", [])))).nothing

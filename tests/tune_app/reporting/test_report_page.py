@@ -38,8 +38,8 @@ def test_a_csv_link_holds_the_data_itself() -> None:
 def test_columns_of_numbers_are_aligned_to_the_right() -> None:
     html = part_html(Table(key="t", title="T", frame=FRAME))
     assert '<th scope="col">name</th><th scope="col" class="number">mean Dice</th>' in html
-    assert '<td class="number">0.2500</td>' in html
-    assert '<td class="number">12%</td>' in html
+    assert '<td class="number" data-of="mean Dice">0.2500</td>' in html
+    assert '<td class="number" data-of="share">12%</td>' in html
     assert "&lt;d&gt;" in html
 
 
@@ -48,7 +48,7 @@ def test_a_wide_table_is_laid_out_over_several_that_each_name_the_row() -> None:
     html = part_html(Table(key="t", title="T", frame=wide))
     tables = html.split("<table>")[1:]
     assert len(tables) > 1
-    assert all("<td>trial</td>" in table for table in tables)
+    assert all('<td data-of="name">trial</td>' in table for table in tables)
     assert sum(table.count("<th ") - 1 for table in tables) == 30
     assert max(len(re.sub(r"<[^>]*>", "   ", table.split("</thead>")[0])) for table in tables) < 3 * PAPER_CHARACTERS
 
