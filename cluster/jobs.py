@@ -88,16 +88,27 @@ async def _print_log(jobs: Any, id_: str) -> None:
         print(lines, end="", flush=True)
 
 
-def listing(connection: Connection) -> list[str]:
-    """One line per job, the latest first."""
+def listing(connection: Connection, width: int | None = None) -> list[str]:
+    """A table of the jobs, the latest first; [] without any. width: characters a line may have, where there is a limit.
+
+    The words of a job are cut to what is left of its line; an id that leaves nothing has a line of its own.
+    """
     found = sorted(client(connection).list_jobs(), key=lambda job: job.start_time or 0, reverse=True)
-    return [_line(job) for job in found if job.submission_id]
+    rows = [("JOB", "STATUS", "STARTED", "WORDS")]
+    for job in found:
+        if job.submission_id:
+            start = datetime.fromtimestamp((job.start_time or 0) / 1000)
+            words = " ".join((job.metadata or {}).get("words", "").split())
+            rows.append((job.submission_id, job.status.value, f"{start:%Y-%m-%d %H:%M}", words))
 
-
-def _line(job: Any) -> str:
-    began = datetime.fromtimestamp((job.start_time or 0) / 1000)
-    words = (job.metadata or {}).get("words", "")
-    return f"{job.submission_id:<32} {job.status.value:<10} {began:%Y-%m-%d %H:%M}  {words}"
+    room = (width or 10_000) - 49  # status, date, the gaps, and 20 characters of the words
+    longest = max(len(id_) for id_, *_ in rows if len(id_) <= room)
+    lines = []
+    for id_, status, began, words in rows:
+        lines += [id_] if len(id_) > room else []
+        line = f"{'' if len(id_) > room else id_:<{longest}} {status:<9} {began:<16} {words}"
+        lines.append(line if width is None or len(line) <= width else f"{line[: width - 1]}…")
+    return lines if len(rows) > 1 else []
 
 
 def log_of(connection: Connection, id_: str) -> str:

@@ -9,6 +9,7 @@ python -m tune_app.submit stop id=ID         ends it in order: run resume=NAME g
 from __future__ import annotations
 
 import difflib
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -65,7 +66,8 @@ def submit(words: Sequence[str]) -> int:
 
 
 def list_jobs(settings: JobSettings) -> int:
-    print("\n".join(jobs.listing(settings.connection())) or "no jobs")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print("\n".join(jobs.listing(settings.connection(), width)) or "no jobs")
     return 0
 
 

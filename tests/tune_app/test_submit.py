@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from ray.job_submission import JobStatus
 
+from cluster import jobs
 from cluster.connect import Connection
 from tune_app import clusters, submit
 from tune_app import run as run_module
@@ -85,6 +88,29 @@ def test_words_about_jobs_that_are_none(sent, words, sentence) -> None:
 def test_the_keys_of_a_sweep_are_understood_for_jobs(sent, monkeypatch) -> None:
     asked = []
     monkeypatch.setattr(submit, "found", lambda settings: asked.append(settings) or None)
-    monkeypatch.setattr("cluster.jobs.listing", lambda connection: [])
+    monkeypatch.setattr("cluster.jobs.listing", lambda connection, width: [])
     submit.act(["jobs", "cluster.address=h:1", "cluster.token_path=t"])
     assert (asked[0].address, asked[0].token_path) == ("h:1", "t")
+
+
+@pytest.mark.parametrize("width", [80, 100, None])
+def test_the_table_of_jobs_fits(monkeypatch, tmp_path, width) -> None:
+    ids = ["seesaw-1127-034541-ab12", f"{'long_name_' * 6}-1127-034541-ab12"]
+    words = "family=seesaw cluster=longleaf data.root=/somewhere/deep/inside/a/file/system trainer.epochs=60 \n more"
+    found = [
+        SimpleNamespace(submission_id=id_, status=JobStatus.SUCCEEDED, start_time=number, metadata={"words": words})
+        for number, id_ in enumerate(ids)
+    ]
+    monkeypatch.setattr(jobs, "client", lambda connection: SimpleNamespace(list_jobs=lambda: found))
+    connection = Connection(address="10.0.0.1:1", dashboard="", token=tmp_path / "token", here=False)
+    lines = jobs.listing(connection, width)
+    assert len(lines) == (3 if width is None else 4)
+    assert max(map(len, lines)) <= (width or 1000)
+    assert [id_ for id_ in ids if id_ in "\n".join(lines)] == ids
+    rows = [line for line in lines if "SUCCEEDED" in line]
+    assert len(rows) == 2
+    assert all("family=seesaw" in row for row in rows)
+    assert {row.index("SUCCEEDED") for row in rows} == {lines[0].index("STATUS")}
+    assert all("trainer.epochs=60 more" in row for row in rows) == (width is None)
+    found.clear()
+    assert jobs.listing(connection, width) == []
