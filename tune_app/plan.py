@@ -1,7 +1,7 @@
 """python -m tune_app.plan family=seesaw hardware=rtx3090 gpus=2: what a sweep will take, before anything starts.
 
 Takes the settings of `run`. Times come from the newest earlier sweep of the same shape in results_dir, or, with
-measure=true, from a few steps on this machine.
+measure=true, from a few steps on this machine, which the `run` that follows remembers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tune_app.config import Settings
 from tune_app.errors import require_input
 from tune_app.planning.forecast import Plan, make_plan
 from tune_app.planning.measure import measured_pace
-from tune_app.planning.pace import Pace, earlier_pace
+from tune_app.planning.pace import Pace, earlier_pace, remember
 from tune_app.ray_session import gpu_names, trial_resources, usable_cpus
 from tune_app.render import counted
 from tune_app.run import planned
@@ -34,7 +34,8 @@ class PlanSettings(Settings):
     gpus: int = -1
     """GPUs to plan for; -1: resources.num_gpus, and where that says nothing those of this machine."""
     measure: bool = False
-    """Train a few steps here, in as many processes as trials at once, to learn how long they take."""
+    """Train a few steps here, in as many processes as trials at once, to learn how long they take. What is found is
+    kept in the cache, for later plans and for `run`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,8 +52,13 @@ def plan(composed: Composed[PlanSettings]) -> Plan:
     settings = dataclasses.replace(settings, data=named_classes(settings.data))
     space = searched_space(settings)
     trials, exempt = count_trials(settings, space)
-    resources = trial_resources(settings, nodes=[planned_node(settings, asked.gpus)])
-    pace: Pace | None = measured_pace(settings, resources) if asked.measure else earlier_pace(settings, resources)
+    resources = trial_resources(settings, nodes=[planned_node(settings, asked.gpus)], trials=trials)
+    pace: Pace | None
+    if asked.measure:
+        pace = measured_pace(settings, resources)
+        remember(pace, settings, resources)
+    else:
+        pace = earlier_pace(settings, resources)
     return make_plan(settings, resources, trials=trials, exempt=exempt, pace=pace)
 
 

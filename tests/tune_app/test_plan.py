@@ -99,4 +99,7 @@ def test_measuring_trains_a_few_steps(shared_cache: Path, monkeypatch: pytest.Mo
     assert found.wall_hours is not None
     assert 0 < found.seconds_per_epoch.low < found.seconds_per_epoch.expected < found.seconds_per_epoch.high
     assert found.basis.startswith("measured now")
+    later = plan(composed_of("family=seesaw", "trainer.epochs=3", *tiny))
+    assert later.basis.startswith("measured on "), "remembered"
+    assert later.seconds_per_epoch == found.seconds_per_epoch
     assert 0.1 < found.memory_gb.expected < 10

@@ -1,21 +1,26 @@
-"""How fast trials are: seconds per step and per validation batch, and what lies between; from earlier sweeps."""
+"""How fast trials are: seconds per step and per validation batch, and what lies between; from earlier sweeps, or as
+`plan measure=true` has measured and left in the cache."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from trainables.data.packed import cache_folder
 from tune_app.config import Settings
 from tune_app.errors import InputError
-from tune_app.manifest import read_manifest
+from tune_app.manifest import now, read_manifest, write_text
 from tune_app.planning.epochs import Range
 from tune_app.ray_session import TrialResources
 from tune_app.render import counted
@@ -67,14 +72,47 @@ class Pace:
 
 
 def earlier_pace(settings: Settings, resources: TrialResources) -> Pace | None:
-    """The pace of the newest earlier sweep of this shape in results_dir; None where there is none."""
+    """The pace of the newest earlier sweep of this shape in results_dir, or a measurement that is newer; None where
+    there is neither."""
+    measured, when = recalled(settings, resources)
     for folder in sweep_folders(Path(settings.results_dir).expanduser())[:LOOKED_AT]:
         if same_shape(read_settings(folder), settings) and same_place(folder, settings):
             with suppress(InputError, OSError, KeyError, TypeError, ValueError):  # one that is damaged is none
-                found = pace_of(Sweep(folder), resources)
+                sweep = Sweep(folder)
+                found = pace_of(sweep, resources)
                 if found is not None:
-                    return found
-    return None
+                    newer = measured and when > datetime.fromisoformat(sweep.manifest["created"])
+                    return measured if newer else found
+    return measured
+
+
+def remember(pace: Pace, settings: Settings, resources: TrialResources) -> None:
+    """Keep a measurement in the cache, in the place of an earlier one; a cache that cannot be written keeps none."""
+    values = {name: value for name, value in asdict(pace).items() if not (isinstance(value, float) and isnan(value))}
+    path = _measurement(settings, resources)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({"measured": now(), **values}, indent=1) + "\n")
+
+
+def recalled(settings: Settings, resources: TrialResources) -> tuple[Pace | None, datetime]:
+    """The measurement of this shape on this machine, and when it was made; None and the beginning of time without."""
+    with suppress(OSError, ValueError, KeyError, TypeError):  # missing, or damaged
+        values = json.loads(_measurement(settings, resources).read_text(encoding="utf-8"))
+        when = datetime.fromisoformat(values.pop("measured"))
+        values["source"] = values["source"].replace("now", f"on {when:%Y-%m-%d at %H:%M}")
+        ranges = {name: Range(**values[name]) for name in ("step", "validation_batch")}
+        return Pace(**{**values, **ranges}), when
+    return None, datetime.min.replace(tzinfo=UTC)
+
+
+def _measurement(settings: Settings, resources: TrialResources) -> Path:
+    """The file for all sweeps that share what decides how long a step takes."""
+    sections = {section: asdict(getattr(settings, section)) for section in SAME}
+    shape = {section: {name: found[name] for name in SAME[section] or found} for section, found in sections.items()}
+    place = {**resources.as_dict(), "slots": resources.slots, "host": platform.node()}
+    words = json.dumps([shape, len(settings.data.classes), place], sort_keys=True)
+    return cache_folder(settings.data) / "paces" / f"{hashlib.sha256(words.encode()).hexdigest()[:16]}.json"
 
 
 def read_settings(folder: Path) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from sweep_folder import WrittenTrial, write_sweep
 
 from tune_app.config import Settings
 from tune_app.planning.epochs import Range
-from tune_app.planning.pace import DEFAULT_START_S, Pace, earlier_pace
+from tune_app.planning.pace import DEFAULT_START_S, Pace, earlier_pace, remember
 from tune_app.ray_session import TrialResources
 
 RESOURCES = TrialResources(cpus=1, gpus=0.0, slots=2)
@@ -47,7 +48,43 @@ def edit(path: Path, **values: Any) -> None:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return dataclasses.replace(settings_of("family=seesaw"), results_dir=str(tmp_path))
+    found = settings_of("family=seesaw")
+    data = dataclasses.replace(found.data, cache_dir=str(tmp_path / "cache"))
+    return dataclasses.replace(found, results_dir=str(tmp_path), data=data)
+
+
+MEASURED = Pace(
+    step=Range(0.5, 0.4, 0.6), validation_batch=Range(0.2, 0.1, 0.3), source="measured now, alone", start=3.0
+)
+
+
+def test_a_measurement_is_remembered_for_its_shape_and_machine(settings: Settings) -> None:
+    assert earlier_pace(settings, RESOURCES) is None
+    remember(MEASURED, settings, RESOURCES)
+    found = earlier_pace(settings, RESOURCES)
+    assert found is not None
+    assert re.fullmatch(r"measured on \d{4}-\d\d-\d\d at \d\d:\d\d, alone", found.source)
+    assert (found.step, found.validation_batch, found.start) == (MEASURED.step, MEASURED.validation_batch, 3.0)
+    longer = dataclasses.replace(settings, trainer=dataclasses.replace(settings.trainer, epochs=50, lr=0.5))
+    assert earlier_pace(longer, RESOURCES).step == MEASURED.step
+    wider = dataclasses.replace(settings, model=dataclasses.replace(settings.model, width=32))
+    assert earlier_pace(wider, RESOURCES) is None
+    assert earlier_pace(settings, dataclasses.replace(RESOURCES, slots=3)) is None
+
+
+def test_the_newer_of_sweep_and_measurement_counts(tmp_path: Path, settings: Settings) -> None:
+    earlier(tmp_path, settings, "old")
+    remember(MEASURED, settings, RESOURCES)
+    assert earlier_pace(settings, RESOURCES).source.startswith("measured on")
+    earlier(tmp_path, settings, "new", created="2999-05-01T10:00:00+00:00")
+    assert earlier_pace(settings, RESOURCES).source.startswith("sweep new")
+
+
+def test_a_damaged_measurement_is_none(tmp_path: Path, settings: Settings) -> None:
+    remember(MEASURED, settings, RESOURCES)
+    (path,) = (tmp_path / "cache" / "paces").iterdir()
+    path.write_text(path.read_text()[:-20])
+    assert earlier_pace(settings, RESOURCES) is None
 
 
 def test_steps_batches_and_gaps_are_taken_from_the_rows(tmp_path: Path, settings: Settings) -> None:
