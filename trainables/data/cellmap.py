@@ -238,8 +238,10 @@ def to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _nearest(grid: Grid, box: Box, level: Level) -> TapsZYX:
-    axes = zip(grid.centres(box), level.corner, level.scale, level.shape)
-    z, y, x = (nearest_taps(centres, corner, scale, n) for centres, corner, scale, n in axes)
+    # Of the whole grid, cut to the box: classes whose arrays begin elsewhere must break a tie to the same side.
+    axes = zip(grid.centres(((0, 0, 0), grid.shape)), level.corner, level.scale, level.shape, *box)
+    whole = ((nearest_taps(centres, corner, scale, n), slice(a, b)) for centres, corner, scale, n, a, b in axes)
+    z, y, x = (Taps(taps.index[part], taps.weight[part]) for taps, part in whole)
     return z, y, x
 
 

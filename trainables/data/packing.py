@@ -26,7 +26,7 @@ from trainables.settings import DataSettings
 
 log = logging.getLogger(__name__)
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 """Raise when what lies in a cache folder, or how it is computed, changes."""
 NUM_POSITIONS = 1024
 """Positive voxels kept per crop and class for class-aware sampling."""

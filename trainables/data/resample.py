@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FUZZ = 1e-6
-"""In source voxels: a centre on the boundary of two voxels falls into the later one whatever the rounding."""
+"""In source voxels: a position so near a boundary lies on it, whatever the rounding."""
 SLAB_VOXELS = 1 << 17
 """Source voxels averaged at once, so that float copies stay in the CPU's cache."""
 
@@ -38,8 +38,15 @@ class Taps:
 
 
 def nearest_taps(centres: NDArray[np.float64], corner: float, scale: float, length: int) -> Taps:
-    """The source voxel that holds each target centre (n,); clamped to the source."""
-    index = np.floor((centres - corner) / scale + FUZZ).astype(np.int64)
+    """The source voxel that holds each target centre (n,); clamped to the source.
+
+    A centre on the boundary of two voxels, as all are where the target is an even multiple of the source, falls into
+    the later and the earlier one by turns: into the same each time, labels would shift against the EM by half a voxel.
+    """
+    place = (centres - corner) / scale
+    later = np.floor(place + FUZZ)
+    tie = np.abs(place - later) <= FUZZ
+    index = (later - (tie & (np.cumsum(tie) % 2 == 0))).astype(np.int64)
     index = np.clip(index, 0, length - 1)[:, None]
     return Taps(index, np.ones(index.shape, dtype=np.float32))
 

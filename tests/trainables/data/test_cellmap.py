@@ -90,7 +90,29 @@ def test_taps_against_the_integral():
         dense = np.zeros(40)
         np.add.at(dense, taps.index[k], taps.weight[k])
         np.testing.assert_allclose(dense, overlap / overlap.sum(), atol=1e-6)
-    assert nearest_taps(np.array([4.0]), 0.0, 2.0, 8).index[0, 0] == 2
+
+
+@pytest.mark.parametrize(("voxel", "scale", "corner"), [(8, 4, 0), (8, 2, 0), (4, 4, 2), (6, 4, -1), (8, 4 / 3, 0)])
+def test_nearest_voxels_are_the_nearest_and_ties_do_not_shift_them(voxel, scale, corner):
+    """Ties at every target voxel, with a half-voxel offset, at every second target voxel only, and by thirds."""
+    centres = (np.arange(40) + 0.5) * voxel
+    off = (nearest_taps(centres, corner, scale, 400).index[:, 0] + 0.5) * scale + corner - centres
+    assert np.abs(off).max() <= scale / 2 + 1e-4
+    tied = off[np.isclose(np.abs(off), scale / 2)]
+    assert len(tied) in (20, 40)
+    assert tied.mean() == pytest.approx(0, abs=1e-9)
+
+
+def test_classes_whose_arrays_begin_elsewhere_break_ties_alike(tmp_path):
+    write_em(tmp_path, "a", np.ones((4, 4, 16), np.uint8), (4, 4, 4))
+    values = np.random.default_rng(0).integers(0, 2, (4, 4, 16), dtype=np.uint8)
+    write_label(tmp_path, "a", "crop1", "nuc", values, (4, 4, 4))
+    write_label(tmp_path, "a", "crop1", "pm", values[..., 2:], (4, 4, 4), (0, 0, 8))
+    source = discover_crops(tmp_path)[0]
+    labels = read_labels(source, ("nuc", "pm"), crop_grid(source, ("nuc", "pm"), VOXEL), "nearest")
+    nuc, pm = (class_masks(labels, index, 2)[0] for index in range(2))
+    np.testing.assert_array_equal(pm[..., 1:], nuc[..., 1:])
+    np.testing.assert_array_equal(nuc, values[np.ix_([1, 2], [1, 2], [1, 2, 5, 6, 9, 10, 13, 14])])
 
 
 @pytest.mark.parametrize("slab", [1, 60, 1 << 17])
@@ -109,13 +131,13 @@ def test_average_against_a_dense_float64_product(slab, monkeypatch):
 
 
 def test_picking_evenly_spaced_voxels_copies_nothing():
-    source = np.arange(6 * 8 * 10, dtype=np.uint16).reshape(6, 8, 10)
-    even = [nearest_taps((np.arange(n // 2) + 0.5) * 8, 0.0, 4.0, n) for n in source.shape]
+    source = np.arange(6 * 9 * 12, dtype=np.uint16).reshape(6, 9, 12)
+    even = [nearest_taps((np.arange(n // 3) + 0.5) * 12, 0.0, 4.0, n) for n in source.shape]
     picked = pick(source, tuple(even), (0, 0, 0))
     assert np.shares_memory(picked, source)
-    np.testing.assert_array_equal(picked, source[1::2, 1::2, 1::2])
+    np.testing.assert_array_equal(picked, source[1::3, 1::3, 1::3])
     repeated = nearest_taps((np.arange(12) + 0.5) * 2, 0.0, 4.0, 6)
-    np.testing.assert_array_equal(pick(source, (repeated, *even[1:]), (0, 0, 0))[4], source[2, 1::2, 1::2])
+    np.testing.assert_array_equal(pick(source, (repeated, *even[1:]), (0, 0, 0))[4], source[2, 1::3, 1::3])
 
 
 @pytest.mark.parametrize("resampling", ["nearest", "majority"])
@@ -137,7 +159,7 @@ def test_label_majority_and_nearest(tmp_path):
     fine = np.zeros((2, 2, 4), np.uint8)
     fine[:, :, 0] = 1
     fine[0, 0, 1] = 1
-    fine[1, :, 3] = 1
+    fine[1, :, 2] = 1
     fine[1, 1, 3] = 1
     write_em(tmp_path, "a", np.ones((2, 2, 4), np.uint8), (4, 4, 4))
     write_label(tmp_path, "a", "crop1", "nuc", fine, (4, 4, 4))
