@@ -46,7 +46,8 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 def normalise(em: Tensor) -> Tensor:
     """Grey values 0…255 of any dtype to float32 in [0, 1]."""
-    return (em.float() / 255).clamp(0, 1)
+    grey = em.float() / 255
+    return grey if em.dtype == torch.uint8 else grey.clamp(0, 1)
 
 
 class Forward(nn.Module):
