@@ -117,7 +117,13 @@ def test_batched_path_of_the_accelerator_equals_the_single_one():
     batch = batch_of(em, labels, mirror_y=1, mirror_x=0, transpose=1)
     batch.draws["angle"] = torch.tensor([0.1, -2.0, 3.0, 1.0])
     whole = resample_plane(em, labels, plane_map(**batch.draws), 16, 16, exact=False)
-    assert all(torch.equal(a, b) for a, b in zip(augment(batch, PATCH), whole))
+    assert_rounded_alike(augment(batch, PATCH), whole)
+
+
+def assert_rounded_alike(ours, theirs):
+    """The same but where a processor may round to the other side: a grey level, and the label on a boundary."""
+    assert (ours[0].int() - theirs[0].int()).abs().max() <= 1
+    assert (ours[1] != theirs[1]).float().mean() < 0.01
 
 
 @pytest.mark.parametrize("angle", [None, 1.1])
@@ -133,9 +139,12 @@ def test_every_draw_on_the_cpu_equals_the_accelerators_path(patch, context, angl
     if angle is not None:
         batch.draws["angle"] = torch.linspace(-angle, angle, 8)
     whole = resample_plane(em, labels, plane_map(**batch.draws), *patch[1:], exact=angle is None)
-    for ours, theirs in zip(augment(batch, patch), whole):
-        assert ours.is_contiguous()
-        assert torch.equal(ours, theirs)
+    ours = augment(batch, patch)
+    assert all(part.is_contiguous() for part in ours)
+    if angle is None:
+        assert all(torch.equal(a, b) for a, b in zip(ours, whole))
+    else:
+        assert_rounded_alike(ours, whole)
 
 
 @pytest.mark.parametrize(
