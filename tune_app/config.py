@@ -122,8 +122,11 @@ class ClusterSettings:
     temp_dir: str = field(default="", metadata=PATH)
     """Folder for Ray's session (in ray/ of it), a short path on local disk that nobody else can enter, made when
     absent; empty: a new one in the system's temporary folder."""
+    standstill_s: float = 60.0
+    """Seconds without a running trial after which the sweep ends, where no node lives or Ray's workers keep dying."""
 
     def __post_init__(self) -> None:
+        require(self.standstill_s > 0, "cluster.standstill_s", self.standstill_s, "must be positive", "Use 60")
         require(0 <= self.dashboard_port < 65536, "cluster.dashboard_port", self.dashboard_port, "0 … 65535", "Use 0")
 
     @property

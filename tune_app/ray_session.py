@@ -73,6 +73,7 @@ def _environment_before_ray(*, loopback: bool = True) -> None:
         "TUNE_GLOBAL_CHECKPOINT_S": "600",  # Ray's own snapshots are not what a restart reads
         # After 1 s it would start a trial again whose process may still run, on a node that is slow to answer.
         "RAY_timeout_ms_task_wait_for_death_info": "60000",
+        "RAY_prestart_worker_first_driver": "0",  # ray.init would wait for the first worker, for ever where none starts
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

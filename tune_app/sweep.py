@@ -185,11 +185,16 @@ def _quiet(verbose: int) -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)  # the display says which trial failed, its error.txt why
+    from ray._private import worker
+
+    printer = worker.print_to_stdstream
+    worker.print_to_stdstream = lambda *args, **kwargs: None  # pages of a raylet's state, where one died
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
         finally:
+            worker.print_to_stdstream = printer
             for logger, level in zip(loggers, levels):
                 logger.setLevel(level)
 
@@ -229,6 +234,7 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
     from tune_app.memory_kills import memory_kills_are_failures
     from tune_app.search.recovery import reconcile
     from tune_app.search.watch import Watch
+    from tune_app.standstill import head_watched
     from tune_app.tuner import build_tuner
 
     study = open_study(prepared.folder, prepared.folder.name)
@@ -236,7 +242,13 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
     watch = Watch(prepared.settings.diagnosis, prepared.folder / "trials")
     display = Display(_progress(prepared, resources, study), watch=watch)
     tuner: tune.Tuner = build_tuner(prepared, resources, study, display)
-    with interrupts(), nothing_read_back(), lost_nodes_are_no_failures(), memory_kills_are_failures():
+    with (
+        interrupts(),
+        nothing_read_back(),
+        lost_nodes_are_no_failures(),
+        memory_kills_are_failures(),
+        head_watched(prepared.folder, display.close),
+    ):
         try:
             tuner.fit()
         finally:

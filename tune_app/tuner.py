@@ -24,6 +24,7 @@ from tune_app.search.recovery import recorded_curves
 from tune_app.search.scheduler import ResumableAsha, RunToTheEnd, trial_name
 from tune_app.search.searcher import Budget, StudySearcher
 from tune_app.search.watch import Watch
+from tune_app.standstill import Standstill
 from tune_app.sweep import METRIC, Prepared
 from tune_app.sweep_folders import is_confirmation
 
@@ -120,6 +121,7 @@ def _callbacks(prepared: Prepared, resources: TrialResources, study: optuna.Stud
     """In the order in which they hear of a result; whoever asks Ray for its tables needs what Ray remembers."""
     settings = prepared.settings
     callbacks = [*in_place_loggers(study), _keeper(prepared, study), display, *_wandb(settings.wandb_project)]
+    callbacks.append(Standstill(prepared.folder, settings.cluster.standstill_s))
     if settings.cluster.remote or settings.cluster.dashboard:
         callbacks.append(_gauges(prepared, resources, study))
     return callbacks if settings.verbose else [*callbacks, NoProgress(), ForgetEnded()]
