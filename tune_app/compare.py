@@ -25,7 +25,7 @@ from tune_app.confirmation import Replicates, confirm_statistics
 from tune_app.confirming.runs import is_sound
 from tune_app.errors import InputError, require_input
 from tune_app.manifest import now, write_text
-from tune_app.render import fit, records, text_table, to_plain
+from tune_app.render import records, sentences, text_pages, to_plain
 from tune_app.repeats import arm_labels
 from tune_app.reporting.page import Page, Plot, Section, Table, refuse_to_replace, render
 from tune_app.reporting.plots import INK, QUIET, color, figure
@@ -225,12 +225,15 @@ def as_table(found: Comparison, width: int | None) -> str:
         (f"Runs of one seed, a = {found.names[0]}, b = {found.names[1]}", _for_the_eye(found.paired), (), ("arm",)),
         ("Settings that differ", found.settings, (), ("setting",)),
     ]
-    blocks = [plain(f"{found.names[0]}   and   {found.names[1]}"), *(plain(f"!! {notice}") for notice in found.notices)]
+    blocks = [
+        plain(f"{found.names[0]}   and   {found.names[1]}"),
+        *(sentences(plain(f"!! {notice}"), width) for notice in found.notices),
+    ]
     for title, frame, droppable, key in titled:
         if len(frame):
-            pages = [text_table(page, width) for page in fit(frame, width, droppable, key)]
-            blocks.append("\n".join([*([plain(title)] if title else []), *pages]))
-    return "\n\n".join([*blocks, plain("\n".join(found.findings))])
+            table = text_pages(frame, width, droppable, key)
+            blocks.append(f"{plain(title)}\n{table}" if title else table)
+    return "\n\n".join([*blocks, sentences(plain("\n".join(found.findings)), width)])
 
 
 def _for_the_eye(paired: pd.DataFrame) -> pd.DataFrame:

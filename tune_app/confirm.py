@@ -20,7 +20,7 @@ from rich.console import Console
 from tune_app.clusters import found, plain, run_there
 from tune_app.command_line import Composed, compose, exit_code
 from tune_app.config import ClusterSettings, SearchSettings, Settings
-from tune_app.confirmed import CONFIRMATION, confirmed_table, said
+from tune_app.confirmed import CONFIRMATION, DROPPABLE, confirmed_table, said
 from tune_app.confirming.arms import Plan, confirmations, make_plan, new_folder, read_plan
 from tune_app.confirming.runs import conclude, has_ended, runs_to_train
 from tune_app.confirming.settings import ConfirmSettings
@@ -28,7 +28,7 @@ from tune_app.errors import InputError, RunFailed
 from tune_app.manifest import set_status
 from tune_app.messages import INTERRUPTED, announcement
 from tune_app.ray_session import RaySession, TrialResources
-from tune_app.render import text_table
+from tune_app.render import sentences, text_pages
 from tune_app.results import Sweep
 from tune_app.resume import refuse_other_data, with_allowed
 from tune_app.run import require_wandb
@@ -246,7 +246,8 @@ def finish(plan: Plan, folder: Path) -> int:
 
 def finding_text(found: Mapping[str, Any], width: int | None) -> str:
     """The arms as a table, and what follows from it."""
-    return "\n\n".join([text_table(confirmed_table(found), width), "\n".join(said(found))])
+    table = text_pages(confirmed_table(found), width, DROPPABLE, ("arm",))
+    return "\n\n".join([table, sentences("\n".join(said(found)), width)])
 
 
 def main() -> None:

@@ -29,6 +29,8 @@ SHOWN = {
     "difference_to_baseline": "to baseline", "baseline_p_holm": "p (Holm)",
 }  # fmt: skip
 """Columns of `arms_of` for the eye, and their headings."""
+DROPPABLE = ("winner's curse", "search score", "replicates")
+"""Headings that go, in this order, where a table is too wide."""
 
 
 def read_confirmation(folder: Path) -> dict[str, Any]:

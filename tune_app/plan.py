@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from rich.console import Console
+
 from search_spaces import ClassCounts, Space
 from trainables.data import named_classes
 from tune_app.command_line import Composed, compose, exit_code
@@ -20,7 +22,7 @@ from tune_app.planning.forecast import Plan, make_plan
 from tune_app.planning.measure import measured_pace
 from tune_app.planning.pace import Pace, earlier_pace, remember
 from tune_app.ray_session import gpu_names, trial_resources, usable_cpus
-from tune_app.render import counted
+from tune_app.render import counted, sentences
 from tune_app.run import planned
 from tune_app.search.arms import num_trials, planned_arms, searched_space, with_baseline
 
@@ -98,8 +100,9 @@ def plan_and_print(composed: Composed[PlanSettings]) -> int:
     found = plan(composed)
     steps = counted(settings.trainer.iterations_per_epoch, "iteration")
     print(f"plan for {what}, up to {settings.trainer.epochs} × {steps}")
+    console = Console()
     for line in found.lines():
-        print(f"  {line}")
+        print(sentences(f"  {line}", console.width if console.is_terminal else None, " " * 13))
     if found.wall_hours:
         print(f"  {RAY_START}")
     return 0

@@ -6,8 +6,10 @@ import html
 import io
 import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,10 @@ HEADERS = {
     "best_arm": "best arm", "calibrated_mean_dice": "calibrated", "threshold_gap": "gap",
 }  # fmt: skip
 
+LEAST_NAME, LEAST_SENTENCE = 16, 24
+"""Characters that a column of names, or of sentences, is left."""
+GAP = 3
+COMMAND = re.compile(r"python -m \S+(?: [\w.+]+=\S+)*")
 FORMATS = {"minutes": ".1f", "threshold_gap": "+.4f", "gap": "+.4f"}
 
 
@@ -101,16 +107,83 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 
 def text_table(frame: pd.DataFrame, width: int | None, *, color: bool = False, bold_first: bool = False) -> str:
-    """A table of at most `width` characters per line (None: as wide as it needs), by rich."""
+    """A table of at most `width` characters per line (None: as wide as it needs), by rich.
+
+    A number is shown whole. Where the room ends, sentences are wrapped between words, then names lose their middle.
+    """
     table = Table(box=box.SIMPLE_HEAD if color else box.MINIMAL, pad_edge=False, show_edge=False)
     if not color:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in frame.columns:
+    rooms = _rooms(frame, width)
+    for column, room in zip(frame.columns, rooms):
         right = _is_number(frame[column])
-        table.add_column(header(column), justify="right" if right else "left", no_wrap=right, overflow="fold")
+        table.add_column(_wrapped(header(column), room), justify="right" if right else "left", no_wrap=True)
     for index, row in enumerate(cells(frame)):
-        table.add_row(*map(Text, row), style="bold" if bold_first and index == 0 else "")
-    return draw(table, width or 10_000, color=color)
+        fitting = (Text(_wrapped(text, room)) for text, room in zip(row, rooms))
+        table.add_row(*fitting, style="bold" if bold_first and index == 0 else "")
+    return draw(table, 10_000, color=color)
+
+
+def text_pages(
+    frame: pd.DataFrame, width: int | None, droppable: Sequence[str] = (), key: Sequence[str] = (), *,
+    color: bool = False, bold_first: bool = False,
+) -> str:  # fmt: skip
+    """The frame as `fit` lays it out, each page as `text_table` draws it."""
+    pages = fit(frame, width, droppable, key, shortened=True)
+    return "\n\n".join(text_table(page, width, color=color, bold_first=bold_first) for page in pages)
+
+
+def shortened(text: str, room: int) -> str:
+    """The text, without its middle where it is longer than `room`: seesaw_p0…count."""
+    tail = (room - 1) // 2
+    return text if len(text) <= room else f"{text[: room - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def sentences(text: str, width: int | None, indent: str = "") -> str:
+    """The text wrapped between words, with `indent` before what follows; command lines stay whole: they are copied."""
+    if width is None:
+        return text
+    whole = COMMAND.sub(lambda found: found[0].replace(" ", "\0"), text)
+    wrapper = textwrap.TextWrapper(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    lines = map(wrapper.wrap, whole.split("\n"))
+    return "\n".join("\n".join(found) for found in lines).replace("\0", " ")
+
+
+def _wrapped(text: str, room: int) -> str:
+    words = " ".join(shortened(word, room) for word in text.split(" "))
+    return textwrap.fill(words, room, break_long_words=False, break_on_hyphens=False)
+
+
+def _rooms(frame: pd.DataFrame, width: int | None) -> list[int]:
+    """Characters of each column: what it needs, less where they do not fit; those of sentences give way first."""
+    needs = _needs(frame)
+    rooms = [need.full for need in needs]
+    for least in ([need.full if need.name else need.least for need in needs], [need.least for need in needs]):
+        while width is not None and sum(rooms) + GAP * len(rooms) > width:
+            spare = [room - small for room, small in zip(rooms, least)]
+            if max(spare, default=0) <= 0:
+                break
+            rooms[max(range(len(rooms)), key=lambda i: (spare[i] > 0, rooms[i]))] -= 1
+    return rooms
+
+
+class _Need(NamedTuple):
+    """Characters that a column takes: full, and least where it must be narrow; whether its cells are names."""
+
+    full: int
+    least: int
+    name: bool
+
+
+def _needs(frame: pd.DataFrame) -> list[_Need]:
+    found = []
+    for column, values in zip(frame.columns, zip(*[[""] * len(frame.columns), *cells(frame)])):
+        word = max(map(len, header(column).split()), default=0)
+        most = max(map(len, values))
+        name = not any(" " in value for value in values if len(value) > LEAST_NAME)
+        least = most if _is_number(frame[column]) else min(most, LEAST_NAME if name else LEAST_SENTENCE)
+        found.append(_Need(max(word, most), max(word, least), name))
+    return found
 
 
 def draw(renderable: Any, width: int, *, color: bool) -> str:
@@ -124,27 +197,36 @@ def draw(renderable: Any, width: int, *, color: bool) -> str:
 
 
 def natural_width(frame: pd.DataFrame) -> int:
-    """Characters a line of `text_table` needs, three between columns."""
-    columns = zip(*[[header(c) for c in frame.columns], *cells(frame)])
-    return sum(max(map(len, column)) + 3 for column in columns)
+    """Characters a line of `text_table` needs where nothing is shortened or wrapped, three between columns."""
+    return sum(need.full + GAP for need in _needs(frame))
 
 
-def fit(frame: pd.DataFrame, width: int | None, droppable: Sequence[str], key: Sequence[str]) -> list[pd.DataFrame]:
+def wrapped_width(frame: pd.DataFrame, *, whole_names: bool) -> int:
+    """Characters a line of `text_table` takes where sentences are wrapped, and names are shortened or not."""
+    return sum((need.full if need.name and whole_names else need.least) + GAP for need in _needs(frame))
+
+
+def fit(
+    frame: pd.DataFrame, width: int | None, droppable: Sequence[str], key: Sequence[str], *, shortened: bool = False
+) -> list[pd.DataFrame]:
     """The frame as one or more frames that fit the width.
 
     First the `droppable` columns go, in that order; then the remaining columns are laid out over several tables, each
-    of which begins with the `key` columns.
+    of which begins with the `key` columns. shortened: as `text_table` can, with sentences wrapped, and with shortened
+    names rather than over several tables.
     """
+    wanted = partial(wrapped_width, whole_names=True) if shortened else natural_width
     for column in droppable:
-        if width is None or natural_width(frame) <= width:
+        if width is None or wanted(frame) <= width:
             break
         frame = frame.drop(columns=[column], errors="ignore")
-    if width is None or natural_width(frame) <= width:
+    taken = partial(wrapped_width, whole_names=False) if shortened else natural_width
+    if width is None or taken(frame) <= width:
         return [frame]
     head = [c for c in key if c in frame.columns]
     pages: list[list[str]] = [[]]
     for column in (c for c in frame.columns if c not in head):
-        if pages[-1] and natural_width(frame[[*head, *pages[-1], column]]) > width:
+        if pages[-1] and taken(frame[[*head, *pages[-1], column]]) > width:
             pages.append([])
         pages[-1].append(str(column))
     return [frame[[*head, *page]] for page in pages]

@@ -14,10 +14,10 @@ from rich.console import Console
 from trainables.settings import PATH
 from tune_app.baseline import NOT_RUN, add_command, baseline_trials, gains, with_baseline_row
 from tune_app.cautions import cautions, notices
-from tune_app.confirmed import confirmed_table, read_confirmation, what_is_confirmed
+from tune_app.confirmed import DROPPABLE, confirmed_table, read_confirmation, what_is_confirmed
 from tune_app.errors import InputError, require_input
 from tune_app.reference import NOT_COMPARABLE, PUBLISHED_CAUTION, read_reference
-from tune_app.render import counted, csv_text, fit, markdown, markdown_text, records, text_table, to_plain
+from tune_app.render import counted, csv_text, markdown, markdown_text, records, sentences, text_pages, to_plain
 from tune_app.results import Sweep
 from tune_app.terminal import drawing, plain
 from tune_app.thresholds import CALIBRATED, GAP
@@ -203,13 +203,12 @@ def as_table(report: Report, width: int | None, color: bool) -> str:
     """Plain or coloured tables; one that is too wide for the terminal loses columns, then is split."""
     sweep = report.sweep
     blocks = [plain(f"{sweep.name}   {sweep.status}, {counted(len(sweep.trials), 'trial')}   {sweep.folder}")]
-    blocks += [plain(f"!! {notice}") for notice in report.notices]
-    for frame in fit(_board(report), width, _DROPPABLE, ("rank", "name")):
-        blocks.append(text_table(frame, width, color=color, bold_first=True))
+    blocks += [sentences(plain(f"!! {notice}"), width) for notice in report.notices]
+    blocks.append(text_pages(_board(report), width, _DROPPABLE, ("rank", "name"), color=color, bold_first=True))
     for title, table in report.titled_tables():
-        pages = fit(table, width, ("names",), ("name", "class", "arm"))
-        blocks.append("\n".join([title, *(text_table(page, width, color=color) for page in pages)]))
-    return "\n\n".join([*blocks, plain("\n".join(report.cautions))])
+        shown = text_pages(table, width, ("names", *DROPPABLE), ("name", "class", "arm"), color=color)
+        blocks.append(f"{sentences(title, width)}\n{shown}")
+    return "\n\n".join([*blocks, sentences(plain("\n".join(report.cautions)), width)])
 
 
 def as_markdown(report: Report) -> str:

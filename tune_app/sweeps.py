@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -27,7 +28,7 @@ from trainables.settings import PATH, DataSettings, require_choice
 from tune_app.errors import InputError, require_input
 from tune_app.manifest import MANIFEST, read_manifest
 from tune_app.planning.forecast import size
-from tune_app.render import fit, text_table
+from tune_app.render import text_pages
 from tune_app.reporting.findings import counted
 from tune_app.sweep_folders import (
     CONFIRMATIONS,
@@ -43,6 +44,7 @@ from tune_app.sweep_folders import (
     spoken,
     sweep_folders,
 )
+from tune_app.terminal import drawing
 from tune_app.user_settings import user_setting
 
 ACTIONS = ("list", "delete", "clean")
@@ -123,8 +125,9 @@ def print_table(title: str, rows: Sequence[dict[str, Any]], nothing: str) -> Non
     terminal = console.is_terminal
     print(f"{title}: {len(rows)}, {size(sum(row['size'] for row in rows))}")
     frame = pd.DataFrame([row | {"size": size(row["size"])} for row in rows])
-    for page in fit(frame, console.width if terminal else None, ("started", "trials", "holds"), ("name",)):
-        print(text_table(page, console.width if terminal else None, color=terminal and not console.no_color))
+    width, color = console.width if terminal else None, terminal and not console.no_color
+    table = text_pages(frame, width, ("started", "trials", "holds"), ("name",), color=color)
+    print(table, file=drawing(sys.stdout))
 
 
 def sweep_row(folder: Path) -> dict[str, Any]:

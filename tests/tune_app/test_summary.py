@@ -21,7 +21,7 @@ from tune_app.cautions import PHANTOM
 from tune_app.command_line import exit_code
 from tune_app.errors import InputError
 from tune_app.reference import NOT_COMPARABLE, PUBLISHED_CAUTION, read_reference
-from tune_app.render import fit, natural_width, text_table
+from tune_app.render import fit, natural_width, sentences, shortened, text_pages, text_table
 from tune_app.results import Sweep
 from tune_app.summary import FORMATS, SummarySettings, main, summarise, summarise_and_print
 from tune_app.terminal import COLOUR
@@ -159,6 +159,41 @@ def test_fit_drops_in_order_and_then_splits() -> None:
     assert [list(page) for page in fit(frame, 40, ("a", "b"), ("name",))] == [["name", "b", "c"]]
     assert [list(page) for page in fit(frame, 22, ("a",), ("name",))] == [["name", "b"], ["name", "c"]]
     assert max(map(len, text_table(frame, None).splitlines())) <= natural_width(frame)
+
+
+LONG = "seesaw_p0.3141592_q1.2718281_frequency_share_of_all_voxels"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 160])
+def test_names_lose_their_middle_and_numbers_nothing(width: int) -> None:
+    frame = pd.DataFrame({
+        "rank": [1, 2], "name": [f"0000_{LONG}", f"0001_{LONG}"], "best_epoch": [12, 3], "mean_dice": [0.56789, 0.5],
+        "minutes": [1234.5, 1.0], "reason": ["the loss is no number at epoch 2, gradient norm inf", f"see {LONG}"],
+    })  # fmt: skip
+    text = text_pages(frame, width, ("minutes",), ("rank", "name"))
+    assert max(map(len, text.splitlines())) <= width
+    assert all(number in text.split() for number in ("12", "0.5679", "0.5000"))
+    rows = [line for line in text.splitlines() if re.match(r" +[12]  ", line)]
+    assert len(rows) == 2 * len(text.split("\n\n"))
+    assert all(re.match(r" +([12])  000[01]_seesaw\S*voxels  ", row) for row in rows)
+    assert (f"0000_{LONG} " in text) == (width >= 120)
+    for word in ("rank", "name", "best", "epoch", "mean", "Dice", "gradient", "reason"):
+        assert word in text.split(), "a heading, or a word, is not broken"
+    assert ("minutes" in text) == (width == 160), "columns go before names are shortened"
+
+
+def test_what_is_shortened_keeps_both_ends() -> None:
+    assert [shortened("0000_seesaw_p0.8", room) for room in (16, 15, 9, 2)] == [
+        "0000_seesaw_p0.8", "0000_se…aw_p0.8", "0000…p0.8", "0…",
+    ]  # fmt: skip
+
+
+def test_sentences_are_wrapped_and_commands_left_whole() -> None:
+    text = "Before choosing, and it takes long: python -m tune_app.confirm sweep=mine top=4 replicates=5. Then see."
+    assert sentences(text, 40).splitlines() == [
+        "Before choosing, and it takes long:", "python -m tune_app.confirm sweep=mine top=4 replicates=5.", "Then see.",
+    ]  # fmt: skip
+    assert sentences(text, None) == text
 
 
 def test_the_published_fifteen_are_those_of_the_paper() -> None:
