@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,13 @@ def what_is_missing() -> str:
     if missing:
         return f"needs {', '.join(missing)}: apt-get install --no-install-recommends slurm-wlm munge iproute2"
     return "" if os.geteuid() == 0 else "needs root, for network namespaces"
+
+
+def send(pids: Iterable[int], number: signal.Signals) -> None:
+    """A signal to those of the processes that still are."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 class Site:
@@ -123,6 +130,15 @@ class Site:
             with contextlib.suppress(OSError):
                 line = Path(f"/proc/{pid}/cmdline").read_bytes()
                 if b"ray" in line and b"slurm" not in line.split(b"\0")[0]:
+                    found.append(pid)
+        return found
+
+    def trial_pids(self, node: int) -> list[int]:
+        """Those that hold a trial, from the names that Ray gives its workers."""
+        found = []
+        for pid in self.ray_pids(node):
+            with contextlib.suppress(OSError):
+                if b"SegmentationTrial" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     found.append(pid)
         return found
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 from pathlib import Path
 
 import pytest
-from slurm_site import CPU_TRIALS, Site
+from slurm_site import CPU_TRIALS, Site, send
 
 from cluster.state import read_state
 from tune_app.results import Sweep
@@ -19,12 +17,6 @@ SWEEP = (
     *CPU_TRIALS, "resources.max_failures=0",
 )  # fmt: skip
 """A trial that fails once is lost for good: but a node that goes is no failure of its trials."""
-
-
-def kill(pids: list[int]) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
 
 
 def epochs(sweep: Path) -> dict[str, list[int]]:
@@ -46,15 +38,18 @@ def test_a_node_is_preempted_another_killed_and_then_the_head(site: Site) -> Non
     preempted, *_ = site.jobs("tune_app-longleaf-worker")
     before = epochs(sweep)
     site.login("scancel", preempted)  # SIGTERM, and half a minute later SIGKILL, as a preemption
+    waiting = site.trial_pids(1) + site.trial_pids(2)
+    send(waiting, signal.SIGSTOP)  # however long Slurm takes, the sweep does not end meanwhile
     site.until(lambda: preempted not in site.jobs(), "the preempted job to end")
+    send(waiting, signal.SIGCONT)
     site.until(lambda: sum(map(len, epochs(sweep).values())) > sum(map(len, before.values())) + 8, "training to go on")
 
-    kill(site.pids(other))  # slurmd, Ray and its trials
+    send(site.pids(other), signal.SIGKILL)  # slurmd, Ray and its trials
     before = epochs(sweep)
     site.restart_node(other)
     site.until(lambda: sum(map(len, epochs(sweep).values())) > sum(map(len, before.values())) + 8, "training to go on")
 
-    kill(site.ray_pids(head))
+    send(site.ray_pids(head), signal.SIGKILL)
     site.until(lambda: site.jobs("tune_app-longleaf-head") == [], "the head's job to end")
     kept = epochs(sweep)
     site.python("cluster", "down")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_site import CPU_TRIALS, Site
+from slurm_site import CPU_TRIALS, Site, send
 
 from cluster.ports import Ports
 from cluster.state import State, read_state
@@ -46,26 +46,22 @@ def workers(site: Site) -> list[str]:
     return site.jobs("tune_app-longleaf-worker")
 
 
-def trial_hosts(site: Site) -> Counter[int]:
-    """{node: trials that run there}, from the names that Ray gives its workers."""
-    found: Counter[int] = Counter()
-    for node in (1, 2):
-        for pid in site.ray_pids(node):
-            line = Path(f"/proc/{pid}/cmdline")
-            found[node] += line.is_file() and b"SegmentationTrial" in line.read_bytes()
-    return found
-
-
 def test_the_autoscaler_brings_two_nodes_for_eight_half_cards_and_sends_them_away(up: Site) -> None:
     run = up.start("tune_app.run", "family=seesaw", "cluster=longleaf", "name=eight", *EIGHT)
     most: Counter[int] = Counter()
+    stopped: set[int] = set()
 
     def four_on_each() -> bool:
-        nonlocal most
-        most |= trial_hosts(up)
+        """A trial that is there waits for the others: its node must not be free before the second one has come."""
+        for node in (1, 2):
+            trials = up.trial_pids(node)
+            send(trials, signal.SIGSTOP)
+            stopped.update(trials)
+            most[node] = max(most[node], len(trials))
         return most[1] >= 4 and most[2] >= 4
 
-    up.until(four_on_each, f"four trials on each node, most {most}")
+    up.until(four_on_each, "four trials on each node")
+    send(stopped, signal.SIGCONT)
     assert max(most.values()) == 4
     assert len(workers(up)) == 2
     assert run.wait(240) == 0, up.told()

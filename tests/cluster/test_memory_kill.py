@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 from simulated_cluster import SimulatedCluster, simulated_cluster
-from slurm_site import CPU_TRIALS
+from slurm_site import CPU_TRIALS, send
 from trial_lives import lives, lost_one_epoch_at_most
 
 from tune_app.results import Sweep
@@ -95,9 +96,11 @@ def kill_some(cluster: SimulatedCluster, meminfo: Path, folder: Path, run: subpr
     rows = len(reported(folder))
     until(lambda: len(reported(folder)) > rows + 3 or run.poll() is not None, cluster)
     running = alive({row["pid"] for row in reported(folder)})
+    send(running, signal.SIGSTOP)  # they must not end by themselves
     show(meminfo, 0.05)
     until(lambda: alive(running) != running or run.poll() is not None, cluster)
     show(meminfo, 0.8)
+    send(running, signal.SIGCONT)
 
 
 def test_a_memory_kill_costs_its_trial_one_epoch_and_the_sweep_nothing(

@@ -1,4 +1,4 @@
-"""sweep.sbatch on a real Slurm: a wall limit shorter than the sweep, and the same results as without one."""
+"""sweep.sbatch on a real Slurm: signalled as before a wall limit, requeued, and the same results as without that."""
 
 from __future__ import annotations
 
@@ -33,8 +33,11 @@ def test_it_is_signalled_requeued_and_ends_as_an_uninterrupted_one(site: Site) -
     site.until(lambda: whole not in site.jobs(), "the uninterrupted sweep", 400)
     assert Sweep(site.folder / "results" / "whole").status == "finished", site.told()
 
-    cut = submit(site, "cut", "--nodes=2", "--time=3", "--signal=B:USR1@45")
-    site.until(lambda: cut not in site.jobs(), "the sweep with a wall limit", 800)
+    cut = submit(site, "cut", "--nodes=2", "--time=30")
+    trials = site.folder / "results" / "cut" / "trials"
+    site.until(lambda: len(list(trials.glob("*/history.jsonl"))) >= 3, "trials with an epoch behind them")
+    site.login("scancel", "--batch", "--signal=USR1", cut)  # what #SBATCH --signal=B:USR1@120 asks Slurm to send
+    site.until(lambda: cut not in site.jobs(), "the sweep that was signalled", 800)
     assert Sweep(site.folder / "results" / "cut").status == "finished", site.told()
     log = (site.folder / "cut.log").read_text()
     assert log.count("goes back into the queue") >= 1
