@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -51,10 +51,16 @@ class Family:
     """Enters the space only when asked for (`space.NAME=…`); keys may be patterns."""
     searched: Callable[[Point], dict[str, Any] | None] = lambda point: dict(point)
     """A preset point in the coordinates of `space`, or None where it has none there."""
+    preset_classes: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """Presets that give each class a weight by its name, and those classes: of use for no others."""
 
     def narrow(self, overrides: Mapping[str, Any]) -> Space:
         """This family's space with `space.NAME=…` of the command line applied."""
         return narrow(self.space, overrides, family=self.name, optional=self.optional)
+
+    def suits(self, preset: str, classes: Collection[str]) -> bool:
+        """Whether a preset can be used for these classes."""
+        return set(self.preset_classes.get(preset, classes)) == set(classes)
 
     def searched_point(self, preset: str, space: Space | None = None) -> dict[str, Any] | None:
         """A preset as a point of `space` (default: the whole one), to tell a searcher of; None if outside."""

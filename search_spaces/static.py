@@ -95,6 +95,7 @@ FAMILY = Family(
         "weight_log_inv": {"weights": "log_inv"},
         "weight_effective_num": {"weights": "effective_num"},
     },
+    preset_classes={"weight_manual": tuple(MANUAL)},
     loss=loss,
     searched=searched,
     cite="inverse-frequency weighting; effective_num: Cui et al. 2019, arXiv:1901.05555",

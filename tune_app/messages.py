@@ -14,7 +14,7 @@ from tune_app.planning.record import record_plan
 from tune_app.ray_session import RaySession, TrialResources, dashboard_hint
 from tune_app.render import counted
 from tune_app.results import Sweep
-from tune_app.search.arms import BASELINE, planned_arms, same_arms
+from tune_app.search.arms import BASELINE, left_out, planned_arms, same_arms
 from tune_app.sweep import Prepared
 
 RARE = 0.01
@@ -90,6 +90,8 @@ def _warnings(prepared: Prepared) -> Iterable[str]:
     for names in same_arms(planned_arms(settings, prepared.space), prepared.counts, prepared.window_voxels):
         once = "one arm, compared as one" if settings.listed else "only the first is tried"
         yield f"note: {', '.join(names)} come out as the same effective weights: {once}"
+    for name in left_out(settings):
+        yield f"note: {name} is left out: it has weights for other classes than {', '.join(settings.data.classes)}"
     if prepared.space and prepared.num_trials < settings.search.num_samples and not settings.listed:
         yield f"note: the space holds {prepared.num_trials} different configurations, so no more are tried"
     for name in classes_without_annotation(prepared):

@@ -19,7 +19,7 @@ from search_spaces import (
     parameters_of,
 )
 from tune_app.errors import InputError
-from tune_app.search.arms import Arm, distinct, grid, planned_arms, same_arms, searched_space, with_baseline
+from tune_app.search.arms import Arm, distinct, grid, left_out, planned_arms, same_arms, searched_space, with_baseline
 
 
 def planned(*words: str) -> list[Arm]:
@@ -45,6 +45,16 @@ def test_families_take_turns():
     assert sorted(order) == sorted(preset.family for preset in all_presets().values())
     of_each = {family: [a.preset for a in planned("family=all") if a.family == family] for family in families()}
     assert of_each == {family: labels(f"family={family}") for family in families()}, "within a family in its own order"
+
+
+@pytest.mark.parametrize("family", ["static", "all", "compare"])
+def test_weights_that_were_written_for_other_classes_are_left_out(family):
+    words = (f"family={family}", "data.classes=[nuc,pm]")
+    assert "weight_manual" in labels(f"family={family}")
+    assert "weight_manual" not in labels(*words)
+    assert len(labels(*words)) == len(labels(f"family={family}")) - 1
+    assert left_out(settings_of(*words)) == ["weight_manual"]
+    assert left_out(settings_of(f"family={family}")) == []
 
 
 def test_presets_can_be_left_out_and_are_cut_to_the_number_of_trials():

@@ -84,7 +84,8 @@ def planned_arms(settings: Settings, space: Space) -> list[Arm]:
     if settings.trial:
         return [exported_arm(Path(settings.trial), seed) for seed in seeds]
     if settings.single_arms:
-        presets = [get_preset(name) for name in ([settings.preset] if settings.preset else PUBLISHED)]
+        names = [settings.preset] if settings.preset else [n for n in PUBLISHED if _suits(get_preset(n), settings)]
+        presets = [get_preset(name) for name in names]
         return [_preset_arm(preset, seed, {}) for seed in seeds for preset in presets]
     if settings.seeds > 1:
         raise InputError(
@@ -157,10 +158,22 @@ def _presets_of(settings: Settings, space: Space) -> Iterator[Arm]:
     for preset in all_presets().values():
         if joint and preset.family not in space["family"].grid(1):
             continue
-        if joint or preset.family == settings.family:
+        if (joint or preset.family == settings.family) and _suits(preset, settings):
             searched = _searched_point(preset, space, joint=joint)
             if searched or not _narrowed(settings, preset.family, joint=joint):
                 yield _preset_arm(preset, settings.seed, searched)
+
+
+def _suits(preset: Preset, settings: Settings) -> bool:
+    return get_family(preset.family).suits(preset.name, settings.data.classes)
+
+
+def left_out(settings: Settings) -> list[str]:
+    """Presets that compare, or the chosen families, would try with other classes than these."""
+    if settings.preset or settings.trial:
+        return []
+    wanted = [p for p in all_presets().values() if settings.family in ("compare", "all", p.family)]
+    return [preset.name for preset in wanted if not _suits(preset, settings)]
 
 
 def _searched_point(preset: Preset, space: Space, *, joint: bool) -> dict[str, Any]:
