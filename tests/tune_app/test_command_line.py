@@ -184,6 +184,36 @@ trainer: {epochs: 2}
 """
 
 
+@pytest.mark.parametrize(
+    ("change", "fragment"),
+    [
+        ({"a": "[" * 3000 + "]" * 3000}, "nested too deeply"),
+        ({"name": "../../elsewhere"}, "name='../../elsewhere': must be a name"),
+        ({"preset": "[a]"}, "must be a name"),
+        ({"family": '"a\\tb"'}, "family='a"),
+        ({"name": "n" * 300}, "up to 200 bytes"),
+        ({"seed": "[1]"}, "seed=[1]: must be a whole number"),
+        ({"seed": ".nan"}, "seed=nan"),
+        ({"seed": "2024-01-01"}, "seed=2024-01-01"),
+        ({"seed": "1" + "0" * 40}, "must be a whole number from 0"),
+        ({"loss": "{name: [a], params: {}}"}, "loss needs a name"),
+        ({"loss": "{name: tversky, params: [1, 2]}"}, "a mapping of params"),
+        ({"loss": "{name: tversky, params: }"}, "a mapping of params"),
+        ({"a": "&a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]", "b": "&b [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]",
+          "c": "&c [*b, *b, *b, *b, *b, *b, *b, *b, *b, *b]", "d": "&d [*c, *c, *c, *c, *c, *c, *c, *c, *c, *c]",
+          "e": "[*d, *d, *d, *d, *d, *d, *d, *d, *d, *d]"}, "more than 10000 values"),
+    ],
+)  # fmt: skip
+def test_an_exported_trial_with_an_odd_value(type_run, tmp_path, change, fragment):
+    kept = [line for line in EXPORTED.splitlines() if line.partition(":")[0] not in change]
+    (tmp_path / "trial.yaml").write_text("\n".join([*kept, *(f"{key}: {value}" for key, value in change.items())]))
+    code, out, err, left = type_run("trial=trial.yaml")
+    assert (code, out, left) == (2, "", [])
+    assert fragment in err
+    assert err.count("\n") == 1
+    assert "tune_app.export" in err
+
+
 def test_an_exported_trial_lies_under_what_is_typed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("trial.yaml").write_text(EXPORTED)

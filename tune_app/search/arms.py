@@ -27,6 +27,8 @@ from search_spaces import (
 from tune_app.config import Settings
 from tune_app.errors import InputError
 
+MOST_VALUES = 10_000
+"""In an exported configuration; one of ours has about a hundred."""
 BASELINE = "weight_uniform"
 """The untuned baseline: every class weighs the same."""
 
@@ -243,16 +245,44 @@ def read_exported(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"trial={path}: there is no such file. {make_one}")
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"trial={path}: cannot be read ({error.strerror}). {make_one}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"trial={path}: no valid YAML ({str(error).splitlines()[0]}). {make_one}") from None
-    wanted = ("loss", "data", "model", "trainer")
-    missing = [key for key in wanted if not isinstance(config, dict) or not isinstance(config.get(key), dict)]
-    if missing or not {"name", "params"} <= config["loss"].keys():
-        raise InputError(
-            f"trial={path}: no exported configuration, it lacks {', '.join(missing) or 'loss.params'}. {make_one}"
-        )
+    except RecursionError:
+        raise InputError(f"trial={path}: no exported configuration, it is nested too deeply. {make_one}") from None
+    problem = exported_problem(config)
+    if problem:
+        raise InputError(f"trial={path}: no exported configuration, {problem}. {make_one}")
     return config
+
+
+def exported_problem(config: Any) -> str:
+    """What keeps the content of a file from being an exported configuration; "" where nothing does.
+
+    Sections are only asked to be mappings: their settings are checked where they are merged.
+    """
+    sections = ("loss", "data", "model", "trainer")
+    missing = [key for key in sections if not isinstance(config, dict) or not isinstance(config.get(key), dict)]
+    if missing or not {"name", "params"} <= config["loss"].keys():
+        return f"it lacks {', '.join(missing) or 'loss.params'}"
+    if not isinstance(config["loss"]["name"], str) or not isinstance(config["loss"]["params"], dict):
+        return "loss needs a name and a mapping of params"
+    for key in ("name", "preset", "family"):  # they name the folder of a trial
+        value = config.get(key)
+        fits = isinstance(value, str) and value.isprintable() and "/" not in value and len(value.encode()) <= 200
+        if value is not None and not fits:
+            return f"{key}={str(value)[:60]!r}: must be a name of up to 200 bytes, without / and control characters"
+    seed = config.get("seed", 0)
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        return f"seed={str(seed)[:60]}: must be a whole number from 0 to 2⁶³ − 1"
+    left = [config]
+    for seen, value in enumerate(left):  # what is listed in it is appended on the way
+        if seen > MOST_VALUES:
+            return f"it holds more than {MOST_VALUES} values"
+        left += value.values() if isinstance(value, dict) else value if isinstance(value, list | set) else ()
+    return ""
 
 
 def distinct(arms: Iterable[Arm], counts: ClassCounts, window_voxels: float) -> list[Arm]:
