@@ -116,8 +116,8 @@ def text_table(frame: pd.DataFrame, width: int | None, *, color: bool = False, b
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     rooms = _rooms(frame, width)
     for column, room in zip(frame.columns, rooms):
-        right = _is_number(frame[column])
-        table.add_column(_wrapped(header(column), room), justify="right" if right else "left", no_wrap=True)
+        heading = header(column) if width is None else _wrapped(header(column), room)
+        table.add_column(heading, justify="right" if _is_number(frame[column]) else "left", no_wrap=True)
     for index, row in enumerate(cells(frame)):
         fitting = (Text(_wrapped(text, room)) for text, room in zip(row, rooms))
         table.add_row(*fitting, style="bold" if bold_first and index == 0 else "")
