@@ -58,23 +58,37 @@ def validation_crops(folder: Path | None) -> int:
     return sum(crop.get("side") == "validate" for crop in crops) or TYPICAL_CROPS
 
 
-def model_size(settings: Settings) -> tuple[int, int]:
-    """(parameters, values that a forward pass of one batch puts out, all layers together). Nothing is allocated."""
+def num_parameters(settings: Settings) -> int:
+    """Of the model. Nothing is allocated."""
+    return sum(parameter.numel() for parameter in _shapes_only(settings).parameters())
+
+
+def values_put_out(settings: Settings) -> int:
+    """What a forward pass of one batch puts out, all layers together. Nothing is allocated.
+
+    PyTorch works out shapes with much of its compiler, whose import takes seconds: ask only where it is needed.
+    """
     put_out = 0
 
     def count(module: torch.nn.Module, given: Any, out: torch.Tensor) -> None:
         nonlocal put_out
         put_out += out.numel()
 
-    patch = settings.data.patch
+    patch, model = settings.data.patch, _shapes_only(settings)
+    for module in model.modules():
+        if not list(module.children()):
+            module.register_forward_hook(count)
+    flat = getattr(model, "spatial_dims", 3) == 2
     with torch.device("meta"):
-        model = build_model(settings.model, in_channels=1, num_classes=len(settings.data.classes), patch=patch)
-        for module in model.modules():
-            if not list(module.children()):
-                module.register_forward_hook(count)
-        flat = getattr(model, "spatial_dims", 3) == 2
         model(torch.empty(settings.trainer.batch_size, 1, *(patch[1:] if flat else patch)))
-    return sum(p.numel() for p in model.parameters()), put_out
+    return put_out
+
+
+def _shapes_only(settings: Settings) -> torch.nn.Module:
+    with torch.device("meta"):
+        return build_model(
+            settings.model, in_channels=1, num_classes=len(settings.data.classes), patch=settings.data.patch
+        )
 
 
 def memory_gb(settings: Settings, slots: int, *, gpu: bool, measured: float = math.nan) -> Range:
@@ -83,9 +97,12 @@ def memory_gb(settings: Settings, slots: int, *, gpu: bool, measured: float = ma
     A trial without a GPU holds weights, gradients and two moments of the optimiser (16 bytes per parameter) and what
     the forward pass puts out (4 bytes per value). The packed cache is shared through the page cache: it is not in it.
     """
-    parameters, put_out = model_size(settings)
-    estimated = WORKER_GB + (CUDA_GB if gpu else (16 * parameters + 4 * put_out) / GB)
-    trial = measured if math.isfinite(measured) else estimated
+    if math.isfinite(measured):
+        trial = measured
+    elif gpu:
+        trial = WORKER_GB + CUDA_GB
+    else:
+        trial = WORKER_GB + (16 * num_parameters(settings) + 4 * values_put_out(settings)) / GB
     total = DRIVER_GB + slots * trial
     certain = math.isfinite(measured)
     return Range(total, total * (0.9 if certain else 0.75), total * (1.2 if certain else 1.5))
@@ -93,8 +110,7 @@ def memory_gb(settings: Settings, slots: int, *, gpu: bool, measured: float = ma
 
 def disk_gb(settings: Settings, trials: int, epochs: Range, slots: int, crops: int) -> Range:
     """The sweep folder at its fullest: best weights within their cap, checkpoints of the running trials, logs."""
-    parameters, _ = model_size(settings)
-    weights, caps = 4 * parameters, settings.checkpoints
+    weights, caps = 4 * num_parameters(settings), settings.checkpoints
     kept = min(trials * weights, caps.max_number * weights, max(caps.max_gb * GB, weights))
     running = min(slots, trials) * 2 * 3 * weights
     return epochs.times(log_bytes(settings) / GB).plus(

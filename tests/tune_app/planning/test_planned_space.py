@@ -22,10 +22,11 @@ from tune_app.planning.space import (
     disk_gb,
     log_bytes,
     memory_gb,
-    model_size,
+    num_parameters,
     packed_cache,
     trial_bytes,
     validation_crops,
+    values_put_out,
 )
 
 PUBLISHED = ("experiment=class_weighting", "data.voxel_nm=[8,8,8]")
@@ -38,7 +39,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def test_the_published_model_has_its_parameters() -> None:
-    assert model_size(settings_of(*PUBLISHED))[0] == 31_036_741
+    assert num_parameters(settings_of(*PUBLISHED)) == 31_036_741
 
 
 def test_what_a_forward_pass_puts_out_is_what_the_layers_return(settings: Settings) -> None:
@@ -51,11 +52,12 @@ def test_what_a_forward_pass_puts_out_is_what_the_layers_return(settings: Settin
             module.register_forward_hook(lambda m, given, out: sizes.append(out.numel()))
     model(torch.zeros(2, 1, *settings.data.patch[1:]))
     batch = settings.trainer.batch_size
-    assert model_size(settings) == (sum(p.numel() for p in model.parameters()), sum(sizes) // 2 * batch)
+    assert num_parameters(settings) == sum(p.numel() for p in model.parameters())
+    assert values_put_out(settings) == sum(sizes) // 2 * batch
 
 
 def test_memory_grows_by_trials_and_a_measured_trial_counts(settings: Settings) -> None:
-    parameters, put_out = model_size(settings)
+    parameters, put_out = num_parameters(settings), values_put_out(settings)
     one = memory_gb(settings, 1, gpu=False)
     assert one.expected == pytest.approx(DRIVER_GB + WORKER_GB + (16 * parameters + 4 * put_out) / 1e9)
     assert memory_gb(settings, 4, gpu=False, measured=2.0).expected == pytest.approx(DRIVER_GB + 8)
@@ -63,7 +65,7 @@ def test_memory_grows_by_trials_and_a_measured_trial_counts(settings: Settings) 
 
 
 def test_disk_counts_kept_weights_within_their_cap_and_running_checkpoints(settings: Settings) -> None:
-    weights = 4 * model_size(settings)[0]
+    weights = 4 * num_parameters(settings)
     own = trial_bytes(settings, 9.0, 20)
     for trials, kept in ((3, 3), (50, settings.checkpoints.max_number)):
         epochs = Range(9.0 * trials, 9.0 * trials, 9.0 * trials)
