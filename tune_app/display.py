@@ -26,13 +26,14 @@ MAX_ROWS = 8
 
 @dataclass
 class TrialView:
-    """What is shown of one trial."""
+    """What is shown of one trial: `dice` and `classes` of its last epoch, `best` and `best_classes` of its best."""
 
     name: str
     epoch: int = 0
     dice: float = math.nan
-    best: float = math.nan
     classes: dict[str, float] = field(default_factory=dict)
+    best: float = math.nan
+    best_classes: dict[str, float] = field(default_factory=dict)
     state: str = "running"
     began: float = field(default_factory=time.monotonic)
 
@@ -62,9 +63,9 @@ class Progress:
         """Take in one epoch's row."""
         view = self.start(name)
         view.epoch, view.dice = row["epoch"], row.get(self.metric, math.nan)
+        view.classes = {c: row.get(f"dice/{c}", math.nan) for c in self.classes}
         if math.isfinite(view.dice) and not view.dice <= view.best:
-            view.best = view.dice
-            view.classes = {c: row.get(f"dice/{c}", math.nan) for c in self.classes}
+            view.best, view.best_classes = view.dice, view.classes
         if math.isfinite(view.best) and (self._best is None or view.best > self._best.best):
             self._best = view
         return view
@@ -110,7 +111,7 @@ class Progress:
 
     def best_line(self) -> str:
         best = self.best()
-        return f"best {best.best:.4f}  {best.name}  ({dice_words(best.classes)})" if best else "best —"
+        return f"best {best.best:.4f}  {best.name}  ({dice_words(best.best_classes)})" if best else "best —"
 
 
 def dice_words(classes: Mapping[str, float]) -> str:
@@ -179,7 +180,7 @@ class Display(Callback):
 
     def _end(self, trial: Any, state: str) -> None:
         view = self.progress.end(trial.config["run"]["name"], state)
-        score = f"best {short(view.best)}  ({dice_words(view.classes)})" if math.isfinite(view.best) else ""
+        score = f"best {short(view.best)}  ({dice_words(view.best_classes)})" if math.isfinite(view.best) else ""
         self._print(f"  {view.name}  {state} at epoch {view.epoch}  {score}  [{self.progress.headline()}]")
 
     def _print(self, line: str) -> None:

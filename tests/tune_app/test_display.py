@@ -144,9 +144,19 @@ def test_the_best_epoch_counts_and_its_classes_are_shown():
     progress.update("a", row(2, 0.1, 0.1))
     progress.update("b", row(1, math.nan, math.nan))
     best = progress.best()
-    assert (best.name, best.best, best.classes) == ("a", 0.4, {"nuc": 0.5, "golgi_mem": 0.3})
+    assert (best.name, best.best, best.best_classes) == ("a", 0.4, {"nuc": 0.5, "golgi_mem": 0.3})
     assert progress.best_line() == "best 0.4000  a  (nuc .500  golgi_mem .300)"
     assert progress_of().best_line() == "best —"
+
+
+def test_mean_and_classes_of_a_row_are_of_one_epoch():
+    progress = progress_of()
+    progress.update("a", row(1, 0.5, 0.3))
+    view = progress.update("a", row(2, 0.2, 0.1))
+    assert (view.dice, view.classes) == (pytest.approx(0.15), {"nuc": 0.2, "golgi_mem": 0.1})
+    console = Console(file=Screen(), force_terminal=True, width=80)
+    console.print(Display(progress)._table())
+    assert re.search(r"a +2/3 +\.150 +\.200 +\.100", shown(console.file))
 
 
 def test_a_nan_before_a_number_does_not_hide_it():
