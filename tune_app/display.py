@@ -16,12 +16,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tune_app.interrupt import announce_interrupts
 from tune_app.render import counted
 from tune_app.search.watch import Watch
 from tune_app.terminal import drawing, plain
 
 HEARTBEAT_S = 30.0
 MAX_ROWS = 8
+INTERRUPTED = (
+    "interrupted: the running trials stop now, and go on from their last epoch when the sweep is resumed. "
+    "Ctrl-C again ends at once"
+)
 
 
 @dataclass
@@ -145,6 +150,8 @@ class Display(Callback):
         return drawing(self._given or sys.stdout)
 
     def setup(self, **info: Any) -> None:
+        """Ray has set its signal handlers by now, and begins."""
+        announce_interrupts(lambda: self._print(INTERRUPTED))
         console = Console(file=self._stream)
         if console.is_terminal:
             self._live = Live(self._table(), console=console, refresh_per_second=4, transient=True)

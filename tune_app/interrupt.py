@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
@@ -29,3 +29,22 @@ def interrupts() -> Iterator[None]:
     finally:
         for number, handler in replaced.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def announce_interrupts(announce: Callable[[], None]) -> None:
+    """Call `announce` the moment Ctrl-C or SIGTERM comes: Ray's handlers, which end the search, print nothing.
+
+    To be called in the main thread once `Tuner.fit` has set its handlers.
+    """
+
+    def announced(handler: Callable[..., object]) -> Callable[..., None]:
+        def handle(number: int, frame: object) -> None:
+            with contextlib.suppress(RuntimeError):  # it came in the midst of printing
+                announce()
+            handler(number, frame)
+
+        return handle
+
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        if callable(handler := signal.getsignal(number)):
+            signal.signal(number, announced(handler))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +16,18 @@ from ray import cloudpickle
 from rich.console import Console
 
 from tune_app import display as display_module
-from tune_app.display import Display, Progress, clock, short
+from tune_app.display import INTERRUPTED, Display, Progress, clock, short
+from tune_app.interrupt import interrupts
 from tune_app.terminal import plain_output
 
 CLASSES = ("nuc", "golgi_mem")
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """As they were, after each test."""
+    with interrupts():
+        yield
 
 
 def progress_of(**more: object) -> Progress:
@@ -89,6 +100,15 @@ def test_plain_lines(tmp_path):
     assert "0003_d  failed: error at epoch 0" in lines[3]
     assert "4/4 trials done · 0 running · 1 failed: error · 1 failed: nan · 1 stopped early" in lines[3]
     assert "\x1b" not in stream.getvalue()
+
+
+def test_ctrl_c_says_what_it_does_before_anything_ends():
+    stream = io.StringIO()
+    signal.signal(signal.SIGINT, lambda number, frame: print("Ray ends", file=stream))
+    display = Display(progress_of(), stream)
+    display.setup()
+    os.kill(os.getpid(), signal.SIGINT)
+    assert stream.getvalue() == f"{INTERRUPTED}\nRay ends\n"
 
 
 def test_a_sign_of_life_between_trials(tmp_path, monkeypatch):

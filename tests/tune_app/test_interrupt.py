@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tune_app.interrupt import interrupts
+from tune_app.interrupt import announce_interrupts, interrupts
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -32,3 +32,14 @@ def test_in_a_search_it_becomes_the_signal_that_ray_ends_on():
         os.kill(os.getpid(), signal.SIGTERM)
     assert heard == [signal.SIGUSR1]
     assert handlers() == before, "also those that Ray leaves behind"
+
+
+def test_it_is_announced_before_ray_acts_on_it():
+    heard = []
+    with interrupts():
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, lambda number, frame: heard.append(number))  # as Tuner.fit does
+        announce_interrupts(lambda: heard.append("announced"))
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert heard == ["announced", signal.SIGINT, "announced", signal.SIGUSR1]

@@ -25,6 +25,7 @@ from sweeps import (
     untouched,
 )
 
+from tune_app.display import INTERRUPTED
 from tune_app.results import Sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
@@ -116,7 +117,8 @@ def test_interrupted_and_taken_up_twice(place):
     assert "another process is running this sweep" in place.run("run", "resume=patience", code=2)
     os.killpg(run.process.pid, signal.SIGINT)
     assert run.wait() == 130, run.output()
-    assert "resume=patience" in run.output()
+    assert run.output().count(INTERRUPTED) == 1
+    assert run.output().index(INTERRUPTED) < run.output().index("resume=patience")
     assert "Traceback" not in run.output()
     assert Sweep(sweep).status == "interrupted"
     assert "RUNNING" in states(sweep).values()
