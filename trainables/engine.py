@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -154,15 +154,18 @@ class Engine:
         """The epoch whose weights are to be kept, as far as is known by now; 0 before there is one."""
         return self.settings.trainer.keep_epoch or self.record.best_epoch
 
-    def run_epoch(self) -> Row:
+    def run_epoch(self, on_step: Callable[[int, int], None] | None = None) -> Row:
         """Train one epoch and validate: the flat row of metrics. NaN in loss or weights makes `diagnosis` "nan".
+
+        on_step(done, of): called before each step with the epoch's steps done and all of them, as the host counts
+        them, which may be some steps ahead of a GPU.
 
         What else may have gone wrong is for the reader of the rows to say: skipped_share is that of steps whose
         gradient was not finite, grad_scale is 0 where gradients are not scaled, weight_growth is the norm of all
         weights ÷ that before the first step.
         """
         started = self._now()
-        seconds_load = self._train_epoch()
+        seconds_load = self._train_epoch(on_step)
         training, finite = self.sums.read(), self._weights_are_finite()  # the host waits here, for the first time
         trained = self._now()
         self.model.eval()
@@ -177,13 +180,16 @@ class Engine:
         row |= {"best_mean_dice": self.record.best_mean_dice, "best_epoch": self.record.best_epoch}
         return row | self._timing(started, trained, finished, seconds_load) | {"diagnosis": self.diagnosis}
 
-    def _train_epoch(self) -> float:
+    def _train_epoch(self, on_step: Callable[[int, int], None] | None = None) -> float:
         """All steps of one epoch, without host synchronisation; returns the seconds spent waiting for patches."""
         self.model.train()
         self.sums.zero_()
         batches = Waiting(self._batches())
         prepared = prepare_ahead(batches, self._patches, self.hardware.device)
-        for (em, labels), step in zip(prepared, self._epoch_steps()):
+        steps = self._epoch_steps()
+        for (em, labels), step in zip(prepared, steps):
+            if on_step:
+                on_step(step - steps.start, len(steps))
             self.train_on(em, labels, step)
         return batches.seconds
 

@@ -146,7 +146,7 @@ class SegmentationTrial(tune.Trainable):
         assert self._engine is not None
         engine, folder = self._engine, self._folder
         times = {"time_setup": self._time_setup, "time_started": time.time()}
-        row = engine.run_epoch() | times | {"time_ended": time.time()}
+        row = engine.run_epoch(None if folder.history else folder.note_step) | times | {"time_ended": time.time()}
         folder.append(row)
         folder.write_validation(engine.validation)
         if row["epoch"] == engine.kept_epoch:

@@ -4,6 +4,7 @@ config.json      the trial's config
 history.jsonl    one flat row per epoch, see `trainables.history_line`
 validation.npz   TP/FP/FN per epoch, validation crop and class, and the logit histograms of the best epoch
 prediction.npz   a few validation patches, their truth, and what the best epoch so far predicts
+step.json        {"step", "steps"}: how far the first epoch is, while it lasts
 last.pt previous.pt best.pt      checkpoints; last.pt also holds history and validation, so it alone is enough
 trial.log        one line per epoch, setup, resume and fallback messages
 result.json      not ours: Ray's log of the reported rows, read to report every row exactly once
@@ -15,6 +16,7 @@ import contextlib
 import json
 import logging
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from trainables import checkpoint
 from trainables.history_line import json_line
 
 HISTORY, VALIDATION, CONFIG, LOG, RESULT = "history.jsonl", "validation.npz", "config.json", "trial.log", "result.json"
+STEP, NOTE_EVERY_S = "step.json", 2.0
 BEFORE_RESTART = "history-before-restart.jsonl"
 
 Row = dict[str, Any]
@@ -38,10 +41,12 @@ class TrialFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self.history: list[Row] = []
         self._log: logging.Handler | None = None
+        self._noted = 0.0
 
     def start(self, history: Iterable[Row], validation: Mapping[str, np.ndarray] | None) -> None:
         """Make history.jsonl and validation.npz say what a checkpoint says, or nothing for a fresh start."""
         self.history = [dict(row) for row in history]
+        (self.path / STEP).unlink(missing_ok=True)
         if not self.history and (self.path / HISTORY).is_file():  # its checkpoints are gone: lose nothing recorded
             os.replace(self.path / HISTORY, self.path / BEFORE_RESTART)
         text = "".join(json_line(row) for row in self.history)
@@ -51,9 +56,17 @@ class TrialFolder:
         else:
             self.write_validation(validation)
 
+    def note_step(self, step: int, steps: int) -> None:
+        """Note, every few seconds, how far the first epoch is, of which no row tells."""
+        if time.monotonic() - self._noted >= NOTE_EVERY_S:
+            self._noted = time.monotonic()
+            with contextlib.suppress(OSError):  # not worth a trial
+                replace_file(self.path / STEP, json.dumps({"step": step, "steps": steps}).encode())
+
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one epoch's row to the history."""
         self.history.append(dict(row))
+        (self.path / STEP).unlink(missing_ok=True)
         with (self.path / HISTORY).open("a") as file:
             file.write(json_line(row))
 
@@ -104,6 +117,14 @@ class TrialFolder:
             logging.getLogger("trainables").removeHandler(self._log)
             self._log.close()
             self._log = None
+
+
+def first_epoch_share(folder: str | Path) -> float:
+    """How much of its first epoch the trial in `folder` has behind it, in [0, 1]; 0 where nothing tells."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, ZeroDivisionError):
+        noted = json.loads((Path(folder) / STEP).read_text())
+        return min(1.0, max(0.0, float(noted["step"] / noted["steps"])))
+    return 0.0
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -13,16 +13,18 @@ from typing import Any, TextIO
 from ray.tune import Callback
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from trainables.trial_folder import first_epoch_share
 from tune_app.interrupt import announce_interrupts
 from tune_app.render import counted
 from tune_app.search.watch import Watch
 from tune_app.terminal import drawing, plain
 
-HEARTBEAT_S = 30.0
-MAX_ROWS = 8
+HEARTBEAT_S, LOOK_EVERY_S = 30.0, 1.0
+MAX_ROWS, BAR = 8, 40
 INTERRUPTED = (
     "interrupted: the running trials stop now, and go on from their last epoch when the sweep is resumed. "
     "Ctrl-C again ends at once"
@@ -34,13 +36,20 @@ class TrialView:
     """What is shown of one trial: `dice` and `classes` of its last epoch, `best` and `best_classes` of its best."""
 
     name: str
+    folder: str = ""
     epoch: int = 0
+    trained: int = 0
+    """Epochs since it was taken up here."""
+    share: float = 0.0
+    """How much of the first of them has passed, while it lasts."""
     dice: float = math.nan
     classes: dict[str, float] = field(default_factory=dict)
     best: float = math.nan
     best_classes: dict[str, float] = field(default_factory=dict)
     state: str = "running"
-    began: float = field(default_factory=time.monotonic)
+    began: float = 0.0
+    seen: float = 0.0
+    """When epoch or share was learnt."""
 
 
 @dataclass
@@ -52,6 +61,8 @@ class Progress:
     classes: Sequence[str]
     slots: int
     metric: str = "mean_dice"
+    planned: float = math.nan
+    """Epochs that a trial is expected to have, early stopping included; NaN: all of them."""
     running: dict[str, TrialView] = field(default_factory=dict)
     """By name. Of the trials that have ended only sums are kept: every step asks for them."""
     ended: Counter[str] = field(default_factory=Counter)
@@ -59,15 +70,21 @@ class Progress:
     earlier: int = 0
     began: float = field(default_factory=time.monotonic)
     _seconds: float = 0.0
+    _trained: int = 0
+    """Of the trials that have ended here: how long they ran, and epochs trained meanwhile."""
+    _reached: int = 0
+    """The sum of their last epochs."""
     _best: TrialView | None = None
 
-    def start(self, name: str) -> TrialView:
-        return self.running.setdefault(name, TrialView(name))
+    def start(self, name: str, folder: str = "") -> TrialView:
+        now = time.monotonic()
+        return self.running.setdefault(name, TrialView(name, folder, began=now, seen=now))
 
     def update(self, name: str, row: Mapping[str, Any]) -> TrialView:
         """Take in one epoch's row."""
         view = self.start(name)
-        view.epoch, view.dice = row["epoch"], row.get(self.metric, math.nan)
+        view.epoch, view.trained, view.share, view.seen = row["epoch"], view.trained + 1, 0.0, time.monotonic()
+        view.dice = row.get(self.metric, math.nan)
         view.classes = {c: row.get(f"dice/{c}", math.nan) for c in self.classes}
         if math.isfinite(view.dice) and not view.dice <= view.best:
             view.best, view.best_classes = view.dice, view.classes
@@ -75,31 +92,64 @@ class Progress:
             self._best = view
         return view
 
+    def look_at_first_epochs(self) -> None:
+        """Until the first row of a trial, its folder tells how far it is."""
+        for view in self.running.values():
+            if not view.trained and view.folder and (share := first_epoch_share(view.folder)) > view.share:
+                view.share, view.seen = share, time.monotonic()
+
     def end(self, name: str, state: str) -> TrialView:
         view = self.running.pop(name, None) or TrialView(name)
         view.state = state
         self.ended[state] += 1
-        self._seconds += time.monotonic() - view.began
+        self._reached += view.epoch
+        if view.trained:
+            self._seconds += time.monotonic() - view.began
+            self._trained += view.trained
         return view
 
     def best(self) -> TrialView | None:
         return self._best
 
     def seconds_left(self) -> float:
-        """Estimated from the trials that ended so far; NaN before the first."""
-        if not self.ended:
-            return math.nan
-        mean = self._seconds / self.ended.total()
-        waiting = max(0, self.num_trials - self.earlier - self.ended.total() - len(self.running)) * mean
-        running = [self._seconds_left_of(view, mean) for view in self.running.values()]
-        return max([(waiting + sum(running)) / self.slots, *running])
+        """At the pace so far, with all slots in use; NaN before the first steps."""
+        pace = self._seconds_per_epoch()
+        waiting, running = self._epochs_left(pace)
+        return pace * max([(waiting + sum(running)) / self.slots, *running])
 
-    def _seconds_left_of(self, view: TrialView, mean: float) -> float:
-        """As long as the trials before it; a trial that has outlived them is taken to run to its last epoch."""
-        gone = time.monotonic() - view.began
-        if gone < mean or not view.epoch:
-            return max(0.0, mean - gone)
-        return gone / view.epoch * (self.epochs - view.epoch)
+    def share_done(self) -> float:
+        """Epochs trained ÷ epochs expected, in [0, 1]."""
+        pace = self._seconds_per_epoch()
+        done = self.earlier * self._epochs_expected() + self._reached
+        done += sum(self._epochs_of(view, pace) for view in self.running.values())
+        waiting, running = self._epochs_left(pace)
+        left = waiting + sum(running)
+        return done / (done + left) if left else 1.0
+
+    def _seconds_per_epoch(self) -> float:
+        known = [view for view in self.running.values() if view.trained or view.share]
+        epochs = self._trained + sum(view.trained + view.share for view in known)
+        return (self._seconds + sum(view.seen - view.began for view in known)) / epochs if epochs else math.nan
+
+    def _epochs_left(self, pace: float) -> tuple[float, list[float]]:
+        """Of all trials that have not begun, and of each that runs.
+
+        One that has outlived what is expected is taken to run to its last epoch.
+        """
+        expected = self._epochs_expected()
+        waiting = max(0, self.num_trials - self.earlier - self.ended.total() - len(self.running)) * expected
+        epochs = [self._epochs_of(view, pace) for view in self.running.values()]
+        return waiting, [expected - n if n < expected else max(0.0, self.epochs - n) for n in epochs]
+
+    def _epochs_expected(self) -> float:
+        """Epochs of a trial: the mean of those that have ended here and of one per slot as it was planned."""
+        planned = self.planned if math.isfinite(self.planned) else self.epochs
+        return (planned * self.slots + self._reached) / (self.slots + self.ended.total())
+
+    def _epochs_of(self, view: TrialView, pace: float) -> float:
+        """Epochs that a running trial has behind it; between two rows as the clock has it."""
+        since = (time.monotonic() - view.seen) / pace if pace > 0 else 0.0
+        return view.epoch + min(1.0, view.share + since)
 
     def headline(self) -> str:
         """One line: counts, best, time left."""
@@ -143,6 +193,7 @@ class Display(Callback):
         self._given = stream
         self._live: Live | None = None
         self._last_line = time.monotonic()
+        self._last_look = 0.0
 
     @property
     def _stream(self) -> TextIO:
@@ -158,7 +209,7 @@ class Display(Callback):
             self._live.start()
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self.progress.start(trial.config["run"]["name"])
+        self.progress.start(trial.config["run"]["name"], trial.config["run"]["dir"])
         self._draw()
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
@@ -175,6 +226,9 @@ class Display(Callback):
         self._print(f"      why: {trial.config['run']['dir']}/error.txt")
 
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+        if time.monotonic() - self._last_look > LOOK_EVERY_S:
+            self._last_look = time.monotonic()
+            self.progress.look_at_first_epochs()
         if self._live is None and time.monotonic() - self._last_line > HEARTBEAT_S:
             self._print(f"  … {self.progress.headline()}")
         self._draw()
@@ -211,7 +265,10 @@ class Display(Callback):
             table.add_row(plain(view.name), f"{view.epoch}/{progress.epochs}", short(view.dice), *scores)
         hidden = len(progress.running) - MAX_ROWS
         more = [Text(f"… and {hidden} more running")] if hidden > 0 else []
-        return Group(Text(progress.headline(), style="bold"), Text(plain(progress.best_line())), table, *more)
+        done, bar = progress.share_done(), Table.grid(padding=(0, 1))
+        bar.add_row(ProgressBar(total=1.0, completed=done, width=BAR), f"{done:.0%}")
+        headline = Text(progress.headline(), style="bold")
+        return Group(headline, bar, Text(plain(progress.best_line())), table, *more)
 
 
 def _end_state(result: Mapping[str, Any], progress: Progress) -> str:

@@ -274,6 +274,7 @@ def _is_done(prepared: Prepared, study: optuna.Study | None = None) -> bool:
 
 def _progress(prepared: Prepared, resources: TrialResources, study: optuna.Study) -> Progress:
     from tune_app.display import Progress
+    from tune_app.planning.forecast import planned_epochs
 
     ended = sum(trial.state not in UNFINISHED for trial in study.get_trials(deepcopy=False))
     return Progress(
@@ -282,4 +283,5 @@ def _progress(prepared: Prepared, resources: TrialResources, study: optuna.Study
         classes=prepared.settings.data.classes,
         slots=resources.slots,
         earlier=ended,
+        planned=planned_epochs(prepared.folder),
     )

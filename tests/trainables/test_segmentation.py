@@ -20,7 +20,7 @@ from trainables import checkpoint, engine
 from trainables.errors import CheckpointError
 from trainables.history_line import CHECKSUM, is_intact
 from trainables.segmentation import SegmentationTrial
-from trainables.trial_folder import TrialFolder
+from trainables.trial_folder import TrialFolder, first_epoch_share
 
 NAN = float("nan")
 
@@ -103,6 +103,30 @@ def test_a_trial_writes_its_folder(start, tmp_path):
     assert "loss seesaw" in log
     assert "with 1 threads, not compiled" in log
     assert [f"epoch {e}/4: mean Dice {rows[e - 1]['mean_dice']:.4f}" in log for e in (1, 2, 3, 4)] == [True] * 4
+
+
+def test_the_first_epoch_notes_its_steps_while_it_lasts(start, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainables.trial_folder.NOTE_EVERY_S", 0.0)
+    shares = []
+    note_step = TrialFolder.note_step
+
+    def noted(folder, step, steps):
+        note_step(folder, step, steps)
+        shares.append(first_epoch_share(folder.path))
+
+    monkeypatch.setattr(TrialFolder, "note_step", noted)
+    run(start(), epochs=2)
+    assert shares == [0, 1 / 3, 2 / 3]
+    assert not (tmp_path / "t" / "step.json").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"step": 1}', '{"step": 1, "steps": 0}', '{"step": "x", "steps": 2}']
+)
+def test_a_damaged_note_of_steps_tells_nothing(tmp_path, content):
+    assert first_epoch_share(tmp_path) == 0
+    (tmp_path / "step.json").write_text(content)
+    assert first_epoch_share(tmp_path) == 0
 
 
 def test_best_pt_holds_the_weights_of_the_best_epoch(start, tmp_path):

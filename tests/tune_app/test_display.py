@@ -153,7 +153,7 @@ def test_the_table_stays_compact():
     console = Console(file=Screen(), force_terminal=True, width=80)
     console.print(Display(progress)._table())
     text = shown(console.file)
-    assert len(text.splitlines()) == 2 + 1 + display_module.MAX_ROWS + 1
+    assert len(text.splitlines()) == 3 + 1 + display_module.MAX_ROWS + 1
     assert "… and 12 more running" in text
     assert max(len(line) for line in text.splitlines()) <= 80
 
@@ -186,19 +186,69 @@ def test_a_nan_before_a_number_does_not_hide_it():
     assert progress.best().best == 0.2
 
 
-def test_time_left_is_that_of_the_trials_to_come(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    progress = progress_of(num_trials=6, began=0.0)
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that the test sets."""
+    clock_of_test = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock_of_test[0])
+    return clock_of_test
+
+
+def test_time_left_is_that_of_the_trials_to_come(now):
+    progress = progress_of(num_trials=6, epochs=2)
     assert math.isnan(progress.seconds_left())
+    assert progress.share_done() == 0
     for name in "ab":
-        progress.running[name] = display_module.TrialView(name, began=now[0])
-        now[0] += 10
+        progress.start(name)
+        for epoch in (1, 2):
+            now[0] += 5
+            progress.update(name, row(epoch, 0.1, 0.1))
         progress.end(name, "finished")
     assert progress.seconds_left() == pytest.approx(4 * 10 / 2), "four trials of ten seconds in two slots"
-    progress.running["c"] = display_module.TrialView("c", began=now[0])
+    assert progress.share_done() == pytest.approx(2 / 6)
+    progress.start("c")
     now[0] += 4
-    assert progress.seconds_left() == pytest.approx((4 * 10 - 4) / 2)
+    assert progress.seconds_left() == pytest.approx((4 * 10 - 4) / 2), "between two rows the clock counts"
+    assert progress.share_done() == pytest.approx((2 * 10 + 4) / 60)
+
+
+def test_time_left_is_known_within_the_first_epoch(now, tmp_path):
+    """Two of four trials of three epochs run; ten of twenty steps took five seconds."""
+    stream = io.StringIO()
+    display = Display(progress_of(began=now[0]), stream)
+    folders = [tmp_path / "0000_a", tmp_path / "0001_b"]
+    for folder in folders:
+        folder.mkdir()
+        display.on_trial_start(0, [], ray_trial(tmp_path, folder.name))
+    now[0] += 5
+    display.on_step_end(0, [])
+    assert display.progress.headline().endswith("0:05 gone")
+    for folder in folders:
+        (folder / "step.json").write_text('{"step": 10, "steps": 20}')
+    now[0] += 5
+    display.on_step_end(0, [])
+    assert display.progress.seconds_left() == pytest.approx((2 * 2.5 + 2 * 3) / 2 * 20)
+    assert display.progress.share_done() == pytest.approx(1 / 12)
+    now[0] += 60
+    assert display.progress.share_done() == pytest.approx(2 / 12), "no more than the epoch until its row is there"
+
+
+def test_early_stopping_counts_as_planned_and_then_as_seen(now):
+    progress = progress_of(num_trials=11, epochs=9, slots=1, planned=5.0)
+    progress.start("a")
+    now[0] += 1
+    progress.update("a", row(1, 0.1, 0.1))
+    assert progress.seconds_left() == pytest.approx(4 + 10 * 5)
+    progress.end("a", "stopped early")
+    assert progress.seconds_left() == pytest.approx(10 * (5 + 1) / 2)
+
+
+def test_the_pace_of_a_resumed_trial_is_that_of_what_it_trains_now(now):
+    progress = progress_of(num_trials=1, epochs=9, slots=1)
+    progress.start("a")
+    now[0] += 10
+    progress.update("a", row(7, 0.1, 0.1))
+    assert progress.seconds_left() == pytest.approx(2 * 10)
 
 
 def test_trials_of_an_earlier_run_count_as_done():
@@ -221,15 +271,12 @@ def test_short():
     assert [short(value) for value in (0.0, 0.5, 1.0, 0.12345, math.nan)] == [".000", ".500", "1.000", ".123", "—"]
 
 
-def test_a_trial_that_outlives_the_others_is_taken_to_run_to_its_last_epoch(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    progress = progress_of(num_trials=2, epochs=30, began=0.0)
+def test_a_trial_that_outlives_the_others_is_taken_to_run_to_its_last_epoch(now):
+    progress = progress_of(num_trials=2, epochs=30, planned=1.0)
     for name in ("short", "long"):
-        progress.running[name] = display_module.TrialView(name, began=0.0)
+        progress.start(name)
         progress.update(name, row(1, 0.1, 0.1))
-    now[0] = 10
     progress.end("short", "stopped early")
-    now[0] = 40
+    now[0] += 40
     progress.update("long", row(10, 0.5, 0.5))
-    assert progress.seconds_left() == pytest.approx(40 / 10 * (30 - 10))
+    assert progress.seconds_left() == pytest.approx(40 / 3 * (30 - 10))

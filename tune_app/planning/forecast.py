@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from tune_app.config import Settings
@@ -12,6 +13,7 @@ from tune_app.planning.epochs import Range, Work, expected_work, rung_epochs
 from tune_app.planning.pace import Pace
 from tune_app.planning.space import cache_gb, disk_gb, memory_gb, packed_cache, validation_crops
 from tune_app.ray_session import TrialResources
+from tune_app.trial import read_json
 
 PLAN = "plan.json"
 UNKNOWN = "no earlier sweep of this shape, and nothing measured"
@@ -116,6 +118,13 @@ def wall_hours(work: Work, settings: Settings, resources: TrialResources, pace: 
     rounds = work.rounds(resources.slots).times(pace.epoch(settings))
     waits = pace.start + pace.between * max(0, math.ceil(work.trials / resources.slots) - 1)
     return rounds.plus(waits).times(1 / 3600)
+
+
+def planned_epochs(folder: Path) -> float:
+    """Epochs per trial that a sweep's plan.json expects; NaN without one."""
+    plan = read_json(folder / PLAN)
+    epochs, trials = from_dict(plan, "epochs"), plan.get("trials")
+    return epochs.expected / trials if epochs and isinstance(trials, int) and trials > 0 else math.nan
 
 
 def from_dict(values: Mapping[str, Any], name: str) -> Range | None:

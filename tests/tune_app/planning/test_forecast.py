@@ -12,7 +12,7 @@ from planned import COUNTS, dataset_in_memory, settings_of
 
 from tune_app.planning import record
 from tune_app.planning.epochs import Range
-from tune_app.planning.forecast import Plan, duration, make_plan, size
+from tune_app.planning.forecast import Plan, duration, make_plan, planned_epochs, size
 from tune_app.planning.pace import Pace
 from tune_app.ray_session import TrialResources
 from tune_app.search.arms import planned_arms, searched_space
@@ -104,7 +104,9 @@ def test_a_sweep_keeps_its_first_plan_and_an_extended_one_gets_another(tmp_path:
     assert "epochs" in line
     first = json.loads(path.read_text())
     assert first["trials"] == 12
+    assert planned_epochs(path.parent) == first["epochs"]["expected"] / 12
     path.write_text("{}")
+    assert math.isnan(planned_epochs(path.parent))
     record.record_plan(prepared_in(tmp_path / "a", resumed=True), CPU)
     assert path.read_text() == "{}"
     record.record_plan(prepared_in(tmp_path / "a", resumed=True, extended=True), CPU)
