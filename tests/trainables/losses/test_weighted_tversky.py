@@ -15,7 +15,7 @@ from torch._dynamo.testing import CompileCounter
 from trainables.errors import SettingsError
 from trainables.losses import RULES, WeightedTversky, build
 from trainables.losses.weights import class_balanced_weights, mitigation
-from trainables.metrics import ValidationCounts
+from trainables.metrics import ValidationCounts, logit_bin
 
 CLASSES = ("a", "b", "c")
 PARAMS = {
@@ -288,6 +288,7 @@ def test_an_epoch_never_waits_for_the_device(name: str) -> None:
     logits = torch.randn(target.shape, device="cuda", requires_grad=True)
     counts = ValidationCounts.zeros(3, 3, "cuda")
     crop = torch.tensor([0, 2], device="cuda")
+    logit_bin(logits)  # its table goes to the device once
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(4):
