@@ -23,7 +23,7 @@ from tune_app.confirmation.intervals import (
     probability_best,
 )
 from tune_app.confirmation.layout import Fit, fit_paired, fit_unpaired
-from tune_app.confirmation.noise import noisiest, own_deviations, own_pair_probability
+from tune_app.confirmation.noise import AUTO_OWN_ERROR, OWN_ERROR, noisiest, own_deviations, own_pair_probability
 from tune_app.confirmation.per_class import compare_classes, holm
 from tune_app.confirmation.replicates import Replicates
 from tune_app.confirmation.result import ArmResult, Confirmation, Duel, NoiseResult, StageResult
@@ -62,6 +62,10 @@ class Analysis:
         return INTERVAL_ERROR if self.design is None else AUTO_INTERVAL_ERROR
 
     @property
+    def own_error(self) -> float:
+        return OWN_ERROR if self.design is None else AUTO_OWN_ERROR
+
+    @property
     def winner(self) -> int | None:
         """The only arm that is left of several; None where more are left, or where no noise was measured."""
         compared = int((self.fit.counts > 0).sum())
@@ -91,7 +95,9 @@ def confirm_statistics(runs: Replicates, design: Design | None = None) -> Confir
         default_choice=chosen,
         default_reason=reason,
         reasons=[] if winner is not None else sentences.reasons(found.runs, found.fit, duel, found.stages),
-        cautions=sentences.cautions(found.runs, found.fit, noise, crops, duel if winner is not None else None),
+        cautions=sentences.cautions(
+            found.runs, found.fit, noise, crops, None if winner is None else duel, found.own_error
+        ),
         error=found.error,
         baseline=found.runs.baseline,
         arms=_arm_results(found),

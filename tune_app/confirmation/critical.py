@@ -26,6 +26,22 @@ def t_critical(dof: np.ndarray | float, error: float) -> np.ndarray:
     return special.stdtrit(np.where(dof > 0, dof, np.nan), 1 - error / 2)
 
 
+def combined_t(parts: np.ndarray, dof: np.ndarray, error: float) -> np.ndarray:
+    """Two-sided critical value for a variance that is a sum of `parts` (…, P) with `dof` (…, P) each; (…).
+
+    The mean of their t quantiles, weighted by the parts (Cochran & Cox 1950, Experimental Designs, 4.14): it holds the
+    error where few degrees of freedom carry much of the variance, and Satterthwaite's approximation does not.
+    """
+    weighted = np.where(parts == 0, 0.0, parts * t_critical(dof, error)).sum(-1)
+    total = parts.sum(-1)
+    return np.divide(weighted, total, out=np.full(np.shape(total), np.nan), where=total > 0)
+
+
+def dof_of(t: np.ndarray, error: float) -> np.ndarray:
+    """The degrees of freedom with which t is the two-sided quantile of Student's t: the inverse of `t_critical`."""
+    return special.stdtridf(1 - error / 2, t)
+
+
 def t_probability(t: np.ndarray | float, dof: np.ndarray | float) -> np.ndarray:
     """Two-sided p value of Student's t: P(|T| > |t|), broadcast; NaN where dof ≤ 0."""
     dof = np.asarray(dof, float)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tune_app.confirmation.critical import t_critical
+from tune_app.confirmation.critical import combined_t, dof_of, t_critical
 from tune_app.confirmation.layout import Fit, fit_paired, fit_unpaired, nan_mean
 
 
@@ -102,7 +102,8 @@ def crop_level(
     moved = fitted(without).means
     moved = moved - moved.mean(0)
     covariance = (num_crops - 1) / num_crops * np.einsum("ka,kb->ab", moved, moved)
-    of_mean = _with_crops(fit.mean_variance, fit.mean_dof, np.diag(covariance), effective, interval_error)
+    mean_dof = dof_of(combined_t(fit.mean_parts, fit.parts_dof, interval_error), interval_error)
+    of_mean = _with_crops(fit.mean_variance, mean_dof, np.diag(covariance), effective, interval_error)
     between = np.diag(covariance)[:, None] + np.diag(covariance)[None, :] - 2 * covariance
     of_difference = _half_widths(fit, between, effective, interval_error)
     lead = fit.means[leader] - fit.means

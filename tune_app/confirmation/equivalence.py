@@ -31,9 +31,10 @@ def leader(fit: Fit, candidates: np.ndarray) -> np.ndarray:
     return np.where(candidates, fit.means, -np.inf).argmax(-1)
 
 
-def remaining(fit: Fit, candidates: np.ndarray, error: float = ERROR) -> np.ndarray:
+def remaining(fit: Fit, candidates: np.ndarray, error: float = ERROR, *, drop_error: float | None = None) -> np.ndarray:
     """The candidates (…, A) that cannot be told from the best at this `error`; at least the leader.
 
+    drop_error: what the second rule alone may use, where that is less than `error`.
     Where no noise was measured (`fit.measured` is false) all of them remain. A leader with a single score never wins.
     """
     candidates = candidates & (fit.counts > 0)
@@ -43,7 +44,8 @@ def remaining(fit: Fit, candidates: np.ndarray, error: float = ERROR) -> np.ndar
     runner_up = np.where(candidates & ~is_best, lead, np.inf).min(-1)
     repeated = np.take_along_axis(fit.counts, best[..., None], axis=-1)[..., 0] >= 2
     wins = fit.measured & repeated & (runner_up > t_critical(fit.dof, error))
-    kept = _drop_the_worst(lead, candidates & fit.measured[..., None], fit.dof, error) | (candidates & is_best)
+    drop_error = error if drop_error is None else drop_error
+    kept = _drop_the_worst(lead, candidates & fit.measured[..., None], fit.dof, drop_error) | (candidates & is_best)
     kept = np.where(fit.measured[..., None], kept, candidates)
     return np.where(wins[..., None], is_best, kept)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tune_app.confirmation.critical import range_critical, t_critical
+from tune_app.confirmation.critical import combined_t, range_critical, t_critical
 from tune_app.confirmation.equivalence import leader
 from tune_app.confirmation.layout import Fit
 
@@ -21,7 +21,7 @@ _DRAWS = 40_000
 
 def mean_interval(fit: Fit, error: float) -> tuple[np.ndarray, np.ndarray]:
     """Low and high of every arm's mean over new seeds, (…, A) each; NaN where it cannot be estimated."""
-    half = t_critical(fit.mean_dof, error) * np.sqrt(fit.mean_variance)
+    half = combined_t(fit.mean_parts, fit.parts_dof, error) * np.sqrt(fit.mean_variance)
     return fit.means - half, fit.means + half
 
 

@@ -23,21 +23,27 @@ class Fit:
     """What the model says of the arms.
 
     means (…, A): least-squares means over the seeds that were used. unit (…, A, A): Var(μ̂_a − μ̂_b)/σ². variance (…):
-    σ̂², the pooled residual variance, with `dof` (…) degrees of freedom; NaN where dof is 0. mean_variance, mean_dof
-    (…, A): of a mean as an estimate for *new* seeds, so with the seeds' own variance; dof by Satterthwaite (1946).
-    seed_variance (…): estimate of Var(b), 0 at least. counts (…, A): scores per arm. connected (…): whether every
-    difference could be estimated within seeds.
+    σ̂², the pooled residual variance, with `dof` (…) degrees of freedom; NaN where dof is 0. mean_parts (…, A, 2): the
+    variance of a mean as an estimate for *new* seeds, in what comes from σ̂² and what from the mean square between
+    seeds, with parts_dof (…, A, 2) degrees of freedom; unpaired the first alone, (…, A, 1). seed_variance (…): estimate
+    of Var(b), 0 at least. counts (…, A): scores per arm. connected (…): whether every difference could be estimated
+    within seeds.
     """
 
     means: np.ndarray
     unit: np.ndarray
     variance: np.ndarray
     dof: np.ndarray
-    mean_variance: np.ndarray
-    mean_dof: np.ndarray
+    mean_parts: np.ndarray
+    parts_dof: np.ndarray
     seed_variance: np.ndarray
     counts: np.ndarray
     connected: np.ndarray
+
+    @property
+    def mean_variance(self) -> np.ndarray:
+        """Of a mean as an estimate for new seeds, (…, A)."""
+        return self.mean_parts.sum(-1)
 
     @property
     def measured(self) -> np.ndarray:
@@ -84,15 +90,15 @@ def fit_paired(scores: np.ndarray) -> Fit:
     seed_square = np.where(linked, _divide(_within_arms_ss(values, known) - residual_ss, seeds - 1), np.nan)
     seed_weight = _divide(runs - arms, seeds - 1)
     unit_mean = _unit_mean_variance(inverse, table, per_seed, seeds)
-    mean_variance, mean_dof = _mean_variance(unit_mean, variance, dof, seed_square, seeds, seed_weight)
+    mean_parts = _mean_parts(unit_mean, variance, seed_square, seeds, seed_weight)
     means = np.where(linked[..., None], effects + (blocks.sum(-1) / seeds)[..., None], _plain_means(values, arm_counts))
     return Fit(
         means=np.where(arm_counts > 0, means, np.nan),
         unit=_of_differences(inverse),
         variance=variance,
         dof=dof,
-        mean_variance=mean_variance,
-        mean_dof=mean_dof,
+        mean_parts=mean_parts,
+        parts_dof=np.broadcast_to(np.stack([dof, seeds - 1.0], axis=-1)[..., None, :], mean_parts.shape),
         seed_variance=np.clip(_divide(seed_square - np.nan_to_num(variance), seed_weight), 0, None),
         counts=arm_counts,
         connected=linked,
@@ -111,35 +117,28 @@ def fit_unpaired(scores: np.ndarray) -> Fit:
         unit=_of_differences(_diagonal(_reciprocal(counts))),
         variance=variance,
         dof=dof,
-        mean_variance=variance[..., None] * _reciprocal(counts),
-        mean_dof=np.broadcast_to(dof[..., None], counts.shape).astype(float),
+        mean_parts=(variance[..., None] * _reciprocal(counts))[..., None],
+        parts_dof=np.broadcast_to(dof[..., None, None], (*counts.shape, 1)).astype(float),
         seed_variance=np.zeros_like(variance),
         counts=counts,
         connected=np.ones_like(variance, bool),
     )
 
 
-def _mean_variance(
-    unit_mean: np.ndarray,
-    variance: np.ndarray,
-    dof: np.ndarray,
-    seed_square: np.ndarray,
-    seeds: np.ndarray,
-    seed_weight: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Variance of the means for new seeds, σ² · unit_mean + Var(b)/S, from two mean squares, and its dof; (…, A) each.
+def _mean_parts(
+    unit_mean: np.ndarray, variance: np.ndarray, seed_square: np.ndarray, seeds: np.ndarray, seed_weight: np.ndarray
+) -> np.ndarray:
+    """Variance of the means for new seeds, σ² · unit_mean + Var(b)/S, from two mean squares, (…, A, 2).
 
     E[seed_square] = σ² + seed_weight · Var(b), so the sum is a combination of both with positive weights and needs no
-    truncation of a negative Var(b). Satterthwaite: dof = V² / Σ (term² / its dof).
+    truncation of a negative Var(b).
     """
     share = _divide(1.0, seed_weight * seeds)[..., None]
     weight = unit_mean - share
     # Exactly zero for a single arm, whose seeds are all the noise there is: σ̂² is NaN then.
     noise = np.where(np.abs(weight) < 1e-12, 0.0, weight * variance[..., None])
     between = share * seed_square[..., None]
-    total = noise + between
-    parts = np.where(noise == 0, 0.0, _divide(noise**2, dof[..., None])) + _divide(between**2, (seeds - 1)[..., None])
-    return total, _divide(total**2, parts)
+    return np.stack(np.broadcast_arrays(noise, between), axis=-1)
 
 
 def _unit_mean_variance(inverse: np.ndarray, table: np.ndarray, per_seed: np.ndarray, seeds: np.ndarray) -> np.ndarray:

@@ -9,6 +9,10 @@ import numpy as np
 from tune_app.confirmation.critical import t_probability
 from tune_app.confirmation.layout import fit_paired, fit_unpaired, nan_mean
 
+OWN_ERROR, AUTO_OWN_ERROR = 0.05, 0.025
+"""A winner that its own runs and its rival's alone do not show at this error gets a caution. Smaller where the runs
+were chosen by their results, with several looks: so that 5 % of two-way ties at most are parted without a caution,
+whatever the noise of the two."""
 _DRAWS = 2_000
 
 

@@ -19,6 +19,7 @@ from tune_app.confirmation.equivalence import leader, remaining
 from tune_app.confirmation.intervals import best_difference_interval, mean_interval, probability_best
 from tune_app.confirmation.layout import Fit, fit_paired, fit_unpaired
 from tune_app.confirmation.noise import noisiest, own_pair_probability
+from tune_app.confirmation.stages import Stages, plan_stages
 
 
 def table(arms: int, seeds: int, missing: int = 0, seed: int = 0) -> np.ndarray:
@@ -60,6 +61,15 @@ def test_a_complete_table_gives_plain_means_and_textbook_intervals():
     seed_square = 4 * scores.mean(0).var(ddof=1)
     np.testing.assert_allclose(fit.mean_variance, (seed_square + 3 * fit.variance) / 4 / 6)
     assert np.isclose(fit.seed_variance, max(0, (seed_square - fit.variance) / 4))
+
+
+def test_an_interval_weights_the_t_quantiles_of_noise_and_seeds_by_their_variance():
+    fit = fit_paired(table(5, 3))
+    (noise, between), (noise_dof, seeds_dof) = fit.mean_parts[0], fit.parts_dof[0]
+    assert (noise_dof, seeds_dof) == (8, 2)
+    half = (noise * stats.t.ppf(0.975, 8) + between * stats.t.ppf(0.975, 2)) / np.sqrt(noise + between)
+    low, high = mean_interval(fit, 0.05)
+    np.testing.assert_allclose([low[0], high[0]], [fit.means[0] - half, fit.means[0] + half])
 
 
 def test_one_arm_has_the_interval_of_its_own_scores():
@@ -137,6 +147,30 @@ def test_both_rules_together_part_ties_at_the_error(k, dof):
     gap, spread = (draws[:, -1] - draws[:, -2]) / s, (draws[:, -1] - draws[:, 0]) / s
     parted = (gap > t_critical(dof, 0.05)) | (spread > drop_critical(k, float(dof), 0.05))
     assert np.isclose(parted.mean(), 0.05, atol=0.0015)
+
+
+def with_leads(leads: list[float], seeds: int) -> Fit:
+    """Arms that lie `leads` standard errors below the first."""
+    noise = table(len(leads), seeds)
+    error = fit_paired(noise).standard_error(np.asarray(0))[1]
+    return fit_paired(noise - noise.mean(1, keepdims=True) - error * np.array(leads)[:, None])
+
+
+def test_a_look_of_auto_parts_the_worst_arm_at_half_its_error_and_names_a_winner_at_all_of_it():
+    half, whole = (drop_critical(4, 12.0, error) for error in (0.02, 0.04))
+    arms = np.ones(4, bool)
+    design = plan_stages([1.0] * 4, 20)
+
+    def look(leads: list[float]) -> list[bool]:
+        stages = Stages.begin((4, 5), design)
+        stages.look(with_leads(leads, 5), np.asarray(True), 0.04)
+        return stages.kept.tolist()
+
+    assert remaining(with_leads([0, 0, 0, whole + 0.01], 5), arms, 0.04).tolist() == [True, True, True, False]
+    assert look([0, 0, 0, half - 0.01]) == [True] * 4
+    assert look([0, 0, 0, half + 0.01]) == [True, True, True, False]
+    ahead = float(t_critical(12, 0.04)) + 0.01
+    assert look([0, ahead, ahead, ahead]) == [True, False, False, False]
 
 
 def test_for_two_arms_the_rule_is_students_paired_t():

@@ -1,0 +1,222 @@
+"""How often a confirmation errs, counted on simulated arms: python -m benchmarks.confirmation.
+
+What is true is known here, so error rates can be counted. The last table printed is the one in docs/confirm.md: 5, 8
+and 12 arms; 2, 3 and 5 replicates, and `replicates=auto` with the runs of 8; noise that is equal, and three times as
+large for the two arms that tie. About 2 minutes on one core; the figures are the same each time.
+
+Shapes: R repetitions, A arms, S seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.harness import Result, main, table
+from tune_app.confirmation.equivalence import leader, remaining
+from tune_app.confirmation.intervals import AUTO_INTERVAL_ERROR, INTERVAL_ERROR, difference_interval, mean_interval
+from tune_app.confirmation.layout import Fit, fit_paired
+from tune_app.confirmation.noise import AUTO_OWN_ERROR, OWN_ERROR, own_pair_probability
+from tune_app.confirmation.stages import plan_stages, replay
+
+SD = 0.0127
+"""Seed to seed noise of mean Dice in the published five runs of one configuration."""
+ARMS = (5, 8, 12)
+REPLICATES = (2, 3, 5)
+AUTO_ROUNDS = 8
+FAR = 0.05
+"""How much worse the arms are that do not tie."""
+SEED_EFFECTS = (0.0, 1.5, 3.0)
+"""Standard deviation of the seeds' own effect, in units of SD."""
+NOISY = 3.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Rates over the repetitions. named: any winner; right: the truly best. keeps_all: no truly best arm was lost.
+
+    uncautioned: a winner was named, and not marked as resting on one noise for all arms; NaN where not asked for.
+    """
+
+    named: float
+    right: float
+    keeps_best: float
+    keeps_all: float
+    mean_coverage: float
+    difference_coverage: float
+    runs: float
+    uncautioned: float
+
+
+def tied(number: int, arms: int, gap: float = FAR) -> tuple[float, ...]:
+    """Means (A,): `number` of them 0, the others `gap` worse."""
+    return (0.0,) * number + (-gap,) * (arms - number)
+
+
+def scores(
+    means: Sequence[float], seeds: int, repetitions: int, seed_effect: float, seed: int, noise: Sequence[float] = (1,)
+) -> np.ndarray:
+    """(R, A, S): means + seed effect + noise; noise: its sd in units of SD, of each arm or of all."""
+    random = np.random.default_rng([seed, round(10 * seed_effect)])
+    drawn = random.normal(0, SD, (repetitions, len(means), seeds)) * np.array(noise)[:, None]
+    return np.array(means)[:, None] + drawn + seed_effect * random.normal(0, SD, (repetitions, 1, seeds))
+
+
+def fixed(
+    means: Sequence[float],
+    *,
+    repetitions: int,
+    seed_effect: float = 0.0,
+    replicates: int = 5,
+    seed: int = 1,
+    noise: Sequence[float] = (1,),
+    cautions: bool = False,
+) -> Outcome:
+    """Every arm with the same number of replicates."""
+    drawn = scores(means, replicates, repetitions, seed_effect, seed, noise)
+    fit = fit_paired(drawn)
+    kept = remaining(fit, np.ones(fit.means.shape, bool))
+    runs = np.full(repetitions, replicates * len(means))
+    return outcome(means, fit, kept, runs, INTERVAL_ERROR, drawn if cautions else None, OWN_ERROR)
+
+
+def auto(
+    means: Sequence[float],
+    *,
+    repetitions: int,
+    budget: float,
+    seed_effect: float = 0.0,
+    seed: int = 2,
+    noise: Sequence[float] = (1,),
+    cautions: bool = False,
+) -> Outcome:
+    """replicates=auto with as many runs as the budget buys at one GPU-hour each."""
+    design = plan_stages([1.0] * len(means), budget)
+    drawn = scores(means, design.most_rounds(), repetitions, seed_effect, seed, noise)
+    stages, fit = replay(drawn, np.ones(drawn.shape, bool), design)
+    assert stages.done.all()
+    runs = stages.planned.sum((1, 2))
+    assert (runs <= budget).all()
+    trained = np.where(stages.planned, drawn, np.nan) if cautions else None
+    return outcome(means, fit, stages.kept, runs, AUTO_INTERVAL_ERROR, trained, AUTO_OWN_ERROR)
+
+
+def outcome(
+    means: Sequence[float],
+    fit: Fit,
+    kept: np.ndarray,
+    runs: np.ndarray,
+    error: float,
+    trained: np.ndarray | None,
+    own_error: float,
+) -> Outcome:
+    """trained: the scores (R, A, S), NaN where there was no run, if winners' cautions are to be counted."""
+    true = np.array(means, float)
+    best = true == true.max()
+    named = kept.sum(1) == 1
+    low, high = mean_interval(fit, error)
+    last = np.full(len(kept), len(true) - 1)
+    from_last, to_last = difference_interval(fit, last, error)
+    difference = true - true[-1]
+    return Outcome(
+        named=named.mean(),
+        right=(named & kept[:, best].any(1) & (best.sum() == 1)).mean(),
+        keeps_best=kept[:, best].any(1).mean(),
+        keeps_all=kept[:, best].all(1).mean(),
+        mean_coverage=((low <= true) & (true <= high)).mean(),
+        difference_coverage=((from_last <= difference) & (difference <= to_last))[:, :-1].mean(),
+        runs=runs.mean(),
+        uncautioned=np.nan
+        if trained is None
+        else float((named & sure_by_own_noise(fit, kept, trained, own_error)).mean()),
+    )
+
+
+def sure_by_own_noise(fit: Fit, kept: np.ndarray, trained: np.ndarray, own_error: float) -> np.ndarray:
+    """Whether the winner, where there is one, is told from its rival by the runs of these two alone, (R,) bool."""
+    winner = leader(fit, kept)
+    rival = np.nan_to_num(fit.lead(winner), nan=np.inf).argmin(1)
+    return np.array(
+        [
+            lone and own_pair_probability(runs, a, b, paired=True) < own_error
+            for lone, runs, a, b in zip(kept.sum(1) == 1, trained, winner, rival)
+        ]
+    )
+
+
+class Row(NamedTuple):
+    """Figures of one number of arms and replicates, as shares."""
+
+    arms: int
+    replicates: str
+    false_winner: float
+    keeps_all: float
+    """Of 2, 3, 4 and all arms tied, the least."""
+    mean_coverage: float
+    """Of the seed effects, the least."""
+    false_winner_noisy: float
+    uncautioned_noisy: float
+
+
+def measure(arms: int, replicates: int | None, repetitions: int) -> Row:
+    """replicates: None for `replicates=auto`."""
+
+    def run(means: Sequence[float], **scene: object) -> Outcome:
+        if replicates is None:
+            return auto(means, repetitions=repetitions, budget=AUTO_ROUNDS * arms, **scene)  # type: ignore[arg-type]
+        return fixed(means, repetitions=repetitions, replicates=replicates, **scene)  # type: ignore[arg-type]
+
+    ties = [run(tied(number, arms)) for number in sorted({2, 3, 4, arms})]
+    noisy = run(tied(2, arms), noise=(NOISY,) * 2 + (1.0,) * (arms - 2), cautions=True)
+    return Row(
+        arms,
+        "auto" if replicates is None else str(replicates),
+        ties[0].named,
+        min(tie.keeps_all for tie in ties),
+        min(run(tied(2, arms), seed_effect=effect).mean_coverage for effect in SEED_EFFECTS),
+        noisy.named,
+        noisy.uncautioned,
+    )
+
+
+def run(arguments: argparse.Namespace) -> Iterator[Result]:
+    rows = [measure(arms, number, arguments.draws) for arms in ARMS for number in REPLICATES]
+    rows += [measure(arms, None, arguments.draws) for arms in ARMS]
+    header = [
+        "arms",
+        "replicates",
+        "false winner",
+        "all best kept",
+        "means covered",
+        "false winner, 3 × sd",
+        "unmarked",
+    ]
+    lines = [[str(row.arms), row.replicates, *(f"{100 * share:.1f}" for share in row[2:])] for row in rows]
+    print(table(lines, header), flush=True)
+    for claim, field, target, at_least in (
+        ("two arms tie, one is named the winner", "false_winner", 0.05, False),
+        ("all truly best arms are kept", "keeps_all", 0.95, True),
+        ("95 % intervals of means cover", "mean_coverage", 0.94, True),
+        ("a false winner without a caution, two tied arms with 3 × sd", "uncautioned_noisy", 0.05, False),
+    ):
+        worst = (min if at_least else max)(rows, key=lambda row: getattr(row, field))
+        yield Result(
+            claim=claim,
+            values=(getattr(worst, field),),
+            target=target,
+            at_least=at_least,
+            unit="",
+            note=f"worst of {len(rows)}: {worst.arms} arms, replicates={worst.replicates}; {arguments.draws} draws",
+        )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--draws", type=int, default=10_000, help="simulated confirmations per figure")
+
+
+if __name__ == "__main__":
+    main(__doc__, run, add_arguments)
