@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+import pandas as pd
 from ray.tune import Callback
 from rich.console import Console, Group
 from rich.live import Live
@@ -19,12 +21,12 @@ from rich.text import Text
 
 from trainables.trial_folder import first_epoch_share
 from tune_app.interrupt import announce_interrupts
-from tune_app.render import counted
+from tune_app.render import counted, fit, shortened, text_table
 from tune_app.search.watch import Watch
 from tune_app.terminal import drawing, plain
 
-HEARTBEAT_S, LOOK_EVERY_S = 30.0, 1.0
-MAX_ROWS, BAR = 8, 40
+HEARTBEAT_S, LOOK_EVERY_S = 30.0, 0.5
+MAX_ROWS, BAR, INDENT = 8, 40, " " * 5
 INTERRUPTED = (
     "interrupted: the running trials stop now, and go on from their last epoch when the sweep is resumed. "
     "Ctrl-C again ends at once"
@@ -168,6 +170,21 @@ class Progress:
         best = self.best()
         return f"best {best.best:.4f}  {best.name}  ({dice_words(best.best_classes)})" if best else "best —"
 
+    def best_lines(self, width: int) -> list[str]:
+        """The same on a terminal: where it is too long, the name is shortened and the classes follow below it."""
+        best, line = self.best(), plain(self.best_line())
+        if best is None or len(line) <= width:
+            return [line]
+        score = f"best {best.best:.4f}  "
+        classes = [f"{plain(name)} {short(value)}".replace(" ", "\0") for name, value in best.best_classes.items()]
+        below = textwrap.wrap("  ".join(classes), width, initial_indent=INDENT, subsequent_indent=INDENT)
+        return [score + shortened(plain(best.name), width - len(score)), *(line.replace("\0", " ") for line in below)]
+
+    def row(self, view: TrialView) -> dict[str, Any]:
+        """A trial in the live table."""
+        scores = {self.metric: view.dice, **{f"dice/{c}": view.classes.get(c, math.nan) for c in self.classes}}
+        return {"trial": view.name, "epoch": f"{view.epoch}/{self.epochs}", **scores}
+
 
 def dice_words(classes: Mapping[str, float]) -> str:
     """nuc .81 mito_mem .65 …"""
@@ -205,16 +222,14 @@ class Display(Callback):
         announce_interrupts(lambda: self._print(INTERRUPTED))
         console = Console(file=self._stream)
         if console.is_terminal:
-            self._live = Live(self._table(), console=console, refresh_per_second=4, transient=True)
-            self._live.start()
+            self._live = Live(self._screen(console.width), console=console, auto_refresh=False, transient=True)
+            self._live.start(refresh=True)
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self.progress.start(trial.config["run"]["name"], trial.config["run"]["dir"])
-        self._draw()
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         self.progress.update(trial.config["run"]["name"], result)
-        self._draw()
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         verdict = self.watch.verdicts.get(trial.config["run"]["name"], "") if self.watch else ""
@@ -229,9 +244,10 @@ class Display(Callback):
         if time.monotonic() - self._last_look > LOOK_EVERY_S:
             self._last_look = time.monotonic()
             self.progress.look_at_first_epochs()
+            if self._live is not None:
+                self._live.update(self._screen(self._live.console.width), refresh=True)
         if self._live is None and time.monotonic() - self._last_line > HEARTBEAT_S:
             self._print(f"  … {self.progress.headline()}")
-        self._draw()
 
     def close(self) -> None:
         """Take the live table off the screen."""
@@ -251,24 +267,26 @@ class Display(Callback):
         else:
             print(plain(line), file=self._stream, flush=True)
 
-    def _draw(self) -> None:
-        if self._live is not None:
-            self._live.update(self._table())
-
-    def _table(self) -> Group:
+    def _screen(self, width: int) -> Group:
+        """Counts, bar, best and the running trials, at most `width` characters wide."""
         progress = self.progress
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("trial", "epoch", "mean Dice", *progress.classes):
-            table.add_column(heading, justify="left" if heading == "trial" else "right", no_wrap=True)
-        for view in list(progress.running.values())[:MAX_ROWS]:
-            scores = [short(view.classes.get(name, math.nan)) for name in progress.classes]
-            table.add_row(plain(view.name), f"{view.epoch}/{progress.epochs}", short(view.dice), *scores)
-        hidden = len(progress.running) - MAX_ROWS
-        more = [Text(f"… and {hidden} more running")] if hidden > 0 else []
         done, bar = progress.share_done(), Table.grid(padding=(0, 1))
-        bar.add_row(ProgressBar(total=1.0, completed=done, width=BAR), f"{done:.0%}")
-        headline = Text(progress.headline(), style="bold")
-        return Group(headline, bar, Text(plain(progress.best_line())), table, *more)
+        bar.add_row(ProgressBar(total=1.0, completed=done, width=min(BAR, width - 6)), f"{done:.0%}")
+        parts: list[Table | Text] = [
+            Text(progress.headline(), style="bold"),
+            bar,
+            Text("\n".join(progress.best_lines(width))),
+        ]
+        running = list(progress.running.values())
+        if running:
+            frame = pd.DataFrame([progress.row(view) for view in running[:MAX_ROWS]])
+            shown = fit(frame, width, [f"dice/{c}" for c in reversed(progress.classes)], (), shortened=True)[0]
+            parts.append(Text.from_ansi(text_table(shown, width, color=True)))
+            if hidden := len(frame.columns) - len(shown.columns):
+                parts.append(Text(f"… and {counted(hidden, 'class', 'classes')} more, in a wider terminal"))
+        if len(running) > MAX_ROWS:
+            parts.append(Text(f"… and {len(running) - MAX_ROWS} more running"))
+        return Group(*parts)
 
 
 def _end_state(result: Mapping[str, Any], progress: Progress) -> str:

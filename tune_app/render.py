@@ -28,7 +28,7 @@ HEADERS = {
 
 LEAST_NAME, LEAST_SENTENCE = 16, 24
 """Characters that a column of names, or of sentences, is left."""
-GAP = 3
+GAP, PAPER_GAP = 2, 3
 COMMAND = re.compile(r"python -m \S+(?: [\w.+]+=\S+)*")
 FORMATS = {"minutes": ".1f", "threshold_gap": "+.4f", "gap": "+.4f"}
 
@@ -111,16 +111,17 @@ def text_table(frame: pd.DataFrame, width: int | None, *, color: bool = False, b
 
     A number is shown whole. Where the room ends, sentences are wrapped between words, then names lose their middle.
     """
-    table = Table(box=box.SIMPLE_HEAD if color else box.MINIMAL, pad_edge=False, show_edge=False)
-    if not color:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    rooms = _rooms(frame, width)
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+    if color:  # its box draws one of the blanks
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, GAP - 1, 0, 0), show_edge=False)
+    needs = _needs(frame)
+    rooms = _rooms(needs, width)
     for column, room in zip(frame.columns, rooms):
         heading = header(column) if width is None else _wrapped(header(column), room)
         table.add_column(heading, justify="right" if _is_number(frame[column]) else "left", no_wrap=True)
     for index, row in enumerate(cells(frame)):
-        fitting = (Text(_wrapped(text, room)) for text, room in zip(row, rooms))
-        table.add_row(*fitting, style="bold" if bold_first and index == 0 else "")
+        fitted = [(shortened if need.name else _wrapped)(text, room) for text, room, need in zip(row, rooms, needs)]
+        table.add_row(*map(Text, fitted), style="bold" if bold_first and index == 0 else "")
     return draw(table, 10_000, color=color)
 
 
@@ -154,12 +155,11 @@ def _wrapped(text: str, room: int) -> str:
     return textwrap.fill(words, room, break_long_words=False, break_on_hyphens=False)
 
 
-def _rooms(frame: pd.DataFrame, width: int | None) -> list[int]:
+def _rooms(needs: Sequence[_Need], width: int | None) -> list[int]:
     """Characters of each column: what it needs, less where they do not fit; those of sentences give way first."""
-    needs = _needs(frame)
     rooms = [need.full for need in needs]
     for least in ([need.full if need.name else need.least for need in needs], [need.least for need in needs]):
-        while width is not None and sum(rooms) + GAP * len(rooms) > width:
+        while width is not None and _line(rooms) > width:
             spare = [room - small for room, small in zip(rooms, least)]
             if max(spare, default=0) <= 0:
                 break
@@ -180,7 +180,7 @@ def _needs(frame: pd.DataFrame) -> list[_Need]:
     for column, values in zip(frame.columns, zip(*[[""] * len(frame.columns), *cells(frame)])):
         word = max(map(len, header(column).split()), default=0)
         most = max(map(len, values))
-        name = not any(" " in value for value in values if len(value) > LEAST_NAME)
+        name = all(value.count(" ") < 2 for value in values)
         least = most if _is_number(frame[column]) else min(most, LEAST_NAME if name else LEAST_SENTENCE)
         found.append(_Need(max(word, most), max(word, least), name))
     return found
@@ -197,13 +197,17 @@ def draw(renderable: Any, width: int, *, color: bool) -> str:
 
 
 def natural_width(frame: pd.DataFrame) -> int:
-    """Characters a line of `text_table` needs where nothing is shortened or wrapped, three between columns."""
-    return sum(need.full + GAP for need in _needs(frame))
+    """Characters a line on paper needs, where nothing is shortened or wrapped."""
+    return sum(need.full + PAPER_GAP for need in _needs(frame))
 
 
 def wrapped_width(frame: pd.DataFrame, *, whole_names: bool) -> int:
     """Characters a line of `text_table` takes where sentences are wrapped, and names are shortened or not."""
-    return sum((need.full if need.name and whole_names else need.least) + GAP for need in _needs(frame))
+    return _line([need.full if need.name and whole_names else need.least for need in _needs(frame)])
+
+
+def _line(rooms: Sequence[int]) -> int:
+    return sum(rooms) + GAP * (len(rooms) - 1)
 
 
 def fit(

@@ -133,14 +133,14 @@ def test_a_live_table_in_a_terminal(tmp_path, monkeypatch):
         drive(display, tmp_path)
         display.on_trial_start(0, [], trial := ray_trial(tmp_path, "0004_e"))
         display.on_trial_result(0, [], trial, row(2, 0.4, 0.2))
-        display._live.refresh()
+        display.on_step_end(0, [])
     finally:
         display.close()
     text = shown(stream)
     assert "0000_a  finished at epoch 3  best .500" in text
     assert "best 0.5000  0000_a  (nuc .700  golgi_mem .300)" in text
-    assert re.search(r"trial +epoch +mean Dice +nuc +golgi_mem", text)
-    assert re.search(r"0004_e +2/3 +\.300 +\.400 +\.200", text)
+    assert re.search(r"trial +epoch +Dice +nuc +golgi_mem", text)
+    assert re.search(r"0004_e +2/3 +0\.3000 +0\.4000 +0\.2000", text)
     assert "\x1b[?25l" in stream.getvalue(), "the cursor is hidden while the table is live"
     assert stream.getvalue().rindex("\x1b[?25h") > stream.getvalue().rindex("\x1b[?25l"), "and shown again"
     display.close()
@@ -151,11 +151,30 @@ def test_the_table_stays_compact():
     for number in range(20):
         progress.update(f"{number:04d}_arm", row(1, 0.1, 0.2))
     console = Console(file=Screen(), force_terminal=True, width=80)
-    console.print(Display(progress)._table())
+    console.print(Display(progress)._screen(80))
     text = shown(console.file)
-    assert len(text.splitlines()) == 3 + 1 + display_module.MAX_ROWS + 1
+    assert len(text.splitlines()) == 3 + 3 + display_module.MAX_ROWS + 1
     assert "… and 12 more running" in text
     assert max(len(line) for line in text.splitlines()) <= 80
+
+
+@pytest.mark.parametrize(
+    ("width", "wanted"),
+    [
+        (120, r"^0002_seesaw_p0\.3141592_q1\.2718281_share +1/3 +0\.1500 +0\.1000 +0\.3000 +0\.2000$"),
+        (70, r"^0002_seesaw_p0\.3141592_q1\.2718281_share +1/3 +0\.1500 +0\.1000$"),
+        (50, r"^0002_seesaw\S*…\S*_share +1/3 +0\.1500$"),
+    ],
+)
+def test_a_narrow_terminal_loses_classes_before_names_lose_their_middle(width, wanted):
+    progress = progress_of(classes=("nuc", "mito_mem", "golgi_mem"))
+    progress.update("0002_seesaw_p0.3141592_q1.2718281_share", row(1, 0.1, 0.2, **{"dice/mito_mem": 0.3}))
+    console = Console(file=io.StringIO(), width=width)
+    console.print(Display(progress)._screen(width))
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    assert max(map(len, lines)) <= width
+    assert any(re.search(wanted, line) for line in lines), lines
+    assert "nuc .100  mito_mem .300  golgi_mem .200" in " ".join(lines[2:4])
 
 
 def test_the_best_epoch_counts_and_its_classes_are_shown():
@@ -175,8 +194,8 @@ def test_mean_and_classes_of_a_row_are_of_one_epoch():
     view = progress.update("a", row(2, 0.2, 0.1))
     assert (view.dice, view.classes) == (pytest.approx(0.15), {"nuc": 0.2, "golgi_mem": 0.1})
     console = Console(file=Screen(), force_terminal=True, width=80)
-    console.print(Display(progress)._table())
-    assert re.search(r"a +2/3 +\.150 +\.200 +\.100", shown(console.file))
+    console.print(Display(progress)._screen(80))
+    assert re.search(r"a +2/3 +0\.1500 +0\.2000 +0\.1000", shown(console.file))
 
 
 def test_a_nan_before_a_number_does_not_hide_it():
