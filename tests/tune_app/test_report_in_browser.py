@@ -15,7 +15,9 @@ from browser import LAPTOP, Browser, chromium, find_chromium
 from matplotlib.image import imread
 from report_page import SECTIONS
 from report_sweep import write_report_sweep
+from sweep_folder import WrittenTrial, write_sweep
 
+from tune_app.compare import CompareSettings, compare_and_print
 from tune_app.report import ReportSettings, report
 
 pytestmark = [
@@ -148,3 +150,25 @@ def test_the_screen_is_not_one_colour(browser: Browser) -> None:
     shot = imread(io.BytesIO(browser.screenshot(whole=False)), format="png")
     assert shot.shape[:2] == (LAPTOP[1], LAPTOP[0])
     assert len(np.unique(shot.reshape(-1, shot.shape[-1]), axis=0)) > 50
+
+
+def test_the_page_of_a_comparison(browser: Browser, tmp_path: Path) -> None:
+    """Last, since it leaves the report: silent, alone, whole on a laptop and on a phone, no word broken."""
+    arms = [WrittenTrial(label=name, dice=[(0.5, 0.4)], signature=name, seed=seed)
+            for name in ("weight_uniform", "seesaw_strong_compensate") for seed in (0, 1)]  # fmt: skip
+    for name in "ab":
+        write_sweep(tmp_path / name, arms)
+    out = tmp_path / "comparison.html"
+    compare_and_print(CompareSettings(a=str(tmp_path / "a"), b=str(tmp_path / "b"), out=str(out)))
+    browser.open(out)
+    assert browser.messages == []
+    assert browser.outside() == []
+    lines = "[...document.querySelectorAll('#leaderboard td:last-child')].map(e => e.getClientRects()[0].height)"
+    heights = browser.evaluate(lines)
+    assert len(heights) == 8
+    assert max(heights) == min(heights)
+    for width in (1366, 390):
+        browser.resize((width, 844))
+        assert browser.evaluate("document.scrollingElement.scrollWidth") <= width
+        cut = "[...document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth).length"
+        assert browser.evaluate(cut) == 0
