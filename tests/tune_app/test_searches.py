@@ -14,12 +14,10 @@ from sweeps import (
     killed,
     look_at,
     reported,
-    reported_epochs,
     rows,
     rungs_of,
     running_with_rows,
     states,
-    steady,
     trial_workers,
     trials_of,
     untouched,
@@ -110,10 +108,14 @@ def test_extending_adds_exactly_two(place, searched):
 
 @pytest.mark.slow
 def test_interrupted_and_taken_up_twice(place):
-    """Ctrl-C, which a shell sends to the whole process group, then SIGTERM to the driver, as a scheduler does."""
+    """A worker killed; Ctrl-C, which a shell sends to the whole process group; SIGTERM, as a scheduler sends it."""
     sweep = place.sweep("patience")
     run = place.start("run", *LONGER, "family=tversky", "scheduler.name=none", "search.num_samples=4", "name=patience")
-    run.until(lambda: reported(sweep) >= 3)
+    run.until(lambda: reported(sweep) >= 3)  # of two trials, so that one has a checkpoint of its second epoch
+    worker = max(map(rows, sweep.glob("trials/*/result.json")), key=len)[-1]["pid"]
+    assert worker in trial_workers(run)
+    os.kill(worker, signal.SIGKILL)
+    run.until(lambda: len(going_on(sweep)) == 1)
     assert "another process is running this sweep" in place.run("run", "resume=patience", code=2)
     os.killpg(run.process.pid, signal.SIGINT)
     assert run.wait() == 130, run.output()
@@ -135,6 +137,15 @@ def test_interrupted_and_taken_up_twice(place):
     assert states(sweep) == dict.fromkeys(states(sweep), "COMPLETE")
     assert len(states(sweep)) == 4
     assert exactly_once(sweep)
+    (struck,) = (trial for trial in Sweep(sweep).trials if any(one.code == "lost_worker" for one in trial.diagnoses))
+    assert struck.status == "finished"
+    assert worker in {row["pid"] for row in rows(struck.folder / "result.json")}
+    assert (struck.folder / "trial.log").read_text().count("epoch 1/9") == 1, "no epoch is trained twice"
+
+
+def going_on(sweep):
+    """Trials that went on from a checkpoint."""
+    return [path for path in sweep.glob("trials/*/trial.log") if "Going on after epoch" in path.read_text()]
 
 
 @pytest.mark.nodes
@@ -153,57 +164,26 @@ def test_two_gpus_hold_four_trials_at_half_a_gpu_each(place):
     assert run.wait() == 130, run.output()
 
 
-# A worker that dies.
-
-
-@pytest.mark.slow
-def test_a_trial_whose_worker_died_goes_on_from_its_last_epoch(place):
-    sweep = place.sweep("worker")
-    run = place.start("run", *LONGER, "preset=seesaw_default", "name=worker")
-    run.until(lambda: reported(sweep) >= 3)
-    (worker,) = trial_workers(run)
-    os.kill(worker, signal.SIGKILL)
-    assert run.wait() == 0, run.output()
-    ((name, epochs),) = reported_epochs(sweep).items()
-    assert epochs == list(range(1, 10))
-    logged = rows(sweep / "trials" / name / "result.json")
-    assert len({row["pid"] for row in logged}) == 2
-    log = (sweep / "trials" / name / "trial.log").read_text()
-    assert "Going on after epoch" in log
-    assert log.count("epoch 2/9") == 1, "no epoch is trained twice that a checkpoint holds"
-    assert exactly_once(sweep)
-    (trial,) = Sweep(sweep).trials
-    assert (trial.status, [one.code for one in trial.diagnoses]) == ("finished", ["lost_worker"])
-
-
-@pytest.mark.slow
-def test_a_trial_that_may_not_be_restarted_is_failed(place):
-    sweep = place.sweep("frail")
-    run = place.start("run", *LONGER, "preset=seesaw_default", "name=frail", "resources.max_failures=0")
-    run.until(lambda: reported(sweep) >= 2)
-    (worker,) = trial_workers(run)
-    os.kill(worker, signal.SIGKILL)
-    assert run.wait() == 1, run.output()
-    assert "no trial ended with a score" in run.output()
-    assert "failed: error" in run.output()
-    assert list(states(sweep).values()) == ["FAIL"]
-    assert Sweep(sweep).trials[0].reason.startswith("lost_worker: ")
-    assert steady(rows(sweep / "trials" / next(iter(states(sweep))) / "result.json")[-1])["epoch"] >= 2
-
-
 # Trials that go wrong.
 
 
 @pytest.mark.slow
-def test_a_hopeless_trial_is_stopped_and_named(place):
-    """A learning rate of ten: the weights grow beyond all bounds within an epoch or two."""
-    output = place.run(
-        "run", *TINY, "family=seesaw", "name=hopeless", "trainer.lr=10", "trainer.epochs=9", "search.num_samples=2",
-        "diagnosis.diverged_growth=20", code=1,
+def test_hopeless_trials_and_one_that_may_not_be_restarted_are_failed_and_named(place):
+    """A learning rate of ten: the weights grow beyond all bounds within an epoch or two. One worker is killed."""
+    sweep = place.sweep("hopeless")
+    run = place.start(
+        "run", *LONGER, "family=seesaw", "name=hopeless", "trainer.lr=10", "search.num_samples=3",
+        "diagnosis.diverged_growth=20", "resources.max_failures=0", "resources.max_concurrent=1",
     )  # fmt: skip
-    found = Sweep(place.sweep("hopeless"))
-    assert [trial.status for trial in found.trials] == ["failed: diverged"] * 2, "the baseline too"
-    assert all(trial.reason.startswith("diverged: ") and trial.epochs < 9 for trial in found.trials)
-    assert "failed: diverged at epoch" in output
-    assert set(states(found.folder).values()) == {"PRUNED"}, "the searcher learns that it is bad there"
-    assert found.leaderboard()["diagnoses"].str.contains("diverged").all()
+    run.until(lambda: bool(trial_workers(run)))
+    os.kill(trial_workers(run)[0], signal.SIGKILL)
+    assert run.wait() == 1, run.output()
+    assert "no trial ended with a score" in run.output()
+    trials = Sweep(sweep).trials
+    assert [trial.status for trial in trials] == ["failed: error", "failed: diverged", "failed: diverged"]
+    assert trials[0].reason.startswith("lost_worker: ")
+    assert all(trial.reason.startswith("diverged: ") and trial.epochs < 9 for trial in trials[1:])
+    assert "failed: error" in run.output()
+    assert "failed: diverged at epoch" in run.output()
+    assert list(states(sweep).values()) == ["FAIL", "PRUNED", "PRUNED"], "the searcher learns that it is bad there"
+    assert Sweep(sweep).leaderboard()["diagnoses"].str.contains("diverged").sum() == 2
