@@ -40,9 +40,9 @@ class TableSearcher(StudySearcher):
         return {"name": name, "label": arm.label, "loss": loss, "seed": arm.seed, "planned": planned}
 
 
-def configure(number: int, name: str, loss: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def configure(run: Mapping[str, Any], loss: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """A trial's config: its name as the scheduler reads it, and the point or the row of the table."""
-    return {"run": {"number": number, "name": name}, **loss}
+    return {"run": dict(run), **loss}
 
 
 def defaults(

@@ -26,8 +26,8 @@ class ReadOnlyJournal(BaseJournalBackend):
         self.damaged = False
         for line in path.read_bytes().splitlines(keepends=True):
             if not self._append(line):
-                # A last line without its end is a write in progress, not damage.
-                self.damaged = line.endswith(b"\n")
+                # The beginning of a last line is a write in progress, not damage.
+                self.damaged = line.endswith(b"\n") or not line.startswith(b"{")
                 break
 
     def _append(self, line: bytes) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import logging
 import sys
@@ -21,7 +22,7 @@ import optuna
 import torch
 import yaml
 
-from search_spaces import ClassCounts, Space
+from search_spaces import ClassCounts, Space, effective_signature
 from trainables.data import PackedDataset, open_packed
 from trainables.data.phantom import is_phantom
 from trainables.models import build as build_model
@@ -129,8 +130,11 @@ def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outc
     Raises InputError before anything is written where the machine cannot hold a trial or the folder is in use, and
     KeyboardInterrupt where it is interrupted before there is anything to resume.
     """
-    if prepared.resumed and _had_ended(prepared):
-        return Outcome(folder=prepared.folder, complete=True)
+    if prepared.resumed:
+        with locked(prepared.folder):
+            _mend(prepared)
+            if _had_ended(prepared):
+                return Outcome(folder=prepared.folder, complete=True)
     with ray_session(prepared.settings) as session, interrupts(), _quiet(prepared.settings.verbose):
         resources = trial_resources(prepared.settings, trials=prepared.num_trials)
         if prepared.settings.cluster.remote:
@@ -256,12 +260,22 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
     return _is_done(prepared, study)
 
 
+def _mend(prepared: Prepared) -> None:
+    """Make a damaged study anew and say so."""
+    from tune_app.search.recovery import mend_study
+
+    counts, window_voxels = prepared.counts, prepared.window_voxels
+    signature = functools.partial(effective_signature, counts=counts, window_voxels=window_voxels)
+    epochs = prepared.settings.trainer.epochs
+    if told := mend_study(prepared.folder, prepared.space, signature, METRIC, epochs):
+        print(f"note: {told}", file=sys.stderr)
+
+
 def _had_ended(prepared: Prepared) -> bool:
     """Whether nothing is left to do in a sweep that goes on, so that no Ray is needed; noted in its folder."""
-    with locked(prepared.folder):
-        done = _is_done(prepared)
-        if done:
-            set_status(prepared.folder, "finished")  # it may have crashed before it said so
+    done = _is_done(prepared)
+    if done:
+        set_status(prepared.folder, "finished")  # it may have crashed before it said so
     return done
 
 

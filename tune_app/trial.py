@@ -191,8 +191,9 @@ def read_trial(
 ) -> Trial:
     """One trial from its folder (which may not exist yet) and its record in the study (which may be lost)."""
     judged_by, error = judged_by or DiagnosisSettings(), _read_text(folder / "error.txt")
-    attrs = frozen.user_attrs if frozen else {}
     config = read_json(folder / "config.json") or read_json(folder / "params.json")
+    run = config.get("run")
+    attrs = frozen.user_attrs if frozen else run if isinstance(run, dict) else {}
     history, damaged_rows = _recorded(folder)
     history = history or _study_curve(frozen, metric)
     loss = attrs.get("loss") or config.get("loss") or {}
@@ -208,11 +209,11 @@ def read_trial(
         folder=folder,
         status=status,
         reason=_reason(status, error, attrs, history, judged_by),
-        family=str(attrs.get("family") or config.get("family") or loss.get("name") or ""),
-        preset=str(attrs.get("preset") or config.get("preset") or ""),
+        family=str(attrs.get("family") or loss.get("name") or ""),
+        preset=str(attrs.get("preset") or ""),
         seed=attrs.get("seed", config.get("seed")),
         loss=loss,
-        params=frozen.params if frozen else {},
+        params=frozen.params if frozen else attrs.get("params") or {},
         signature=_signature(attrs, loss, folder.name),
         config=config,
         history=history,

@@ -81,8 +81,8 @@ def build_searcher(prepared: Prepared, resources: TrialResources, study: optuna.
     settings = prepared.settings
     sections = {name: asdict(getattr(settings, name)) for name in ("data", "model", "trainer", "hardware")}
 
-    def configure(number: int, name: str, loss: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        run = {"number": number, "name": name, "dir": str(prepared.folder / "trials" / name)}
+    def configure(run: Mapping[str, Any], loss: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        run = {**run, "dir": str(prepared.folder / "trials" / run["name"])}
         return {"run": run, "loss": dict(loss), "seed": seed, "resources": resources.as_dict(), **sections}
 
     return StudySearcher(

@@ -48,7 +48,9 @@ def test_the_data_are_checked_and_counted_before_anything_is_trained(place: Plac
 
 
 def test_a_killed_confirmation_ends_as_one_that_was_left_alone(place: Place, searched: Path, alone: Path) -> None:
-    """kill -9 in the middle; resumed, it has trained every arm on every seed once, and each as from scratch."""
+    """kill -9 in the middle, which damages the journals; resumed, it has trained every arm on every seed once, and each
+
+    as from scratch."""
     confirmation = searched / "confirmation"
     arguments = ("sweep=searched", "top=1", "replicates=2")
     run = place.start("confirm", *arguments)
@@ -57,7 +59,10 @@ def test_a_killed_confirmation_ends_as_one_that_was_left_alone(place: Place, sea
     assert not (searched / "confirmation.json").exists()
     assert "python -m tune_app.confirm resume=searched" in place.run("confirm", *arguments, code=2)
     assert "tune_app.confirm resume=searched" in place.run("run", f"resume={confirmation}", code=2)
+    for folder in (searched, confirmation):
+        (folder / "study.journal").write_bytes((folder / "study.journal").read_bytes()[:100] + b"\n")
     output = place.run("confirm", "resume=searched")
+    assert "study.journal was damaged" in output
     assert "arms" in output or "No winner" in output
     assert untouched(before, confirmation)
     assert exactly_once(confirmation)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from filelock import FileLock
-from planned import composed_of, dataset_in_memory, settings_of
+from planned import COUNTS, composed_of, dataset_in_memory, settings_of
 from sweep_folder import WrittenTrial, write_sweep
 
 from search_spaces import ClassCounts
@@ -372,7 +372,8 @@ def test_a_sweep_that_had_ended_needs_no_ray(monkeypatch, tmp_path, planned, cra
     folder = write_sweep(
         tmp_path / "mine", [WrittenTrial(label=label, dice=[(0.5,)]) for label in "ab"], status="running", classes=["a"]
     )
-    prepared = SimpleNamespace(folder=folder, resumed=True, num_trials=planned, settings=settings_of())
+    known = {"space": {}, "counts": COUNTS, "window_voxels": None}
+    prepared = SimpleNamespace(folder=folder, resumed=True, num_trials=planned, settings=settings_of(), **known)
     if crashed_early:
         with pytest.raises(RuntimeError, match="a Ray is started"):
             sweep_module.run_sweep(prepared)

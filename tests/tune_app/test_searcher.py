@@ -40,7 +40,8 @@ def test_a_trial_that_reached_its_last_epoch_is_complete_with_its_best_value(tmp
     (trial,) = trials_of(tmp_path)
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.75)
     assert curve(trial) == [(1, dice(config, 1)), (2, dice(config, 2)), (3, dice(config, 3)), (4, 0.3)]
-    assert config["run"] == {"number": 0, "name": "0000_seesaw_default"}
+    told = {"number": 0, "name": "0000_seesaw_default", "preset": "seesaw_default", "planned": True}
+    assert config["run"] == told | {"params": {"p": 0.8, "q": 2.0}}, "the folder says what the study does"
     assert trial.params == {"p": 0.8, "q": 2.0}, "the sampler learns from a preset"
     assert trial.user_attrs["preset"] == "seesaw_default"
     assert trial.user_attrs["loss"] == config["loss"] == {"name": "seesaw", "params": {"p": 0.8, "q": 2.0}}

@@ -92,10 +92,14 @@ def test_the_untuned_baseline_is_the_first_trial_and_runs_to_the_end(place, sear
 
 @pytest.mark.slow
 def test_extending_adds_exactly_two(place, searched):
+    """With its journal zeroed, too, as by a file system that lost power."""
     sweep = place.sweep("search")
     before = look_at(sweep)
     assert len(before.files) == 9
-    place.run("run", "extend=search", "search.num_samples=2")
+    journal = sweep / "study.journal"
+    journal.write_bytes(bytes(journal.stat().st_size))
+    output = place.run("run", "extend=search", "search.num_samples=2")
+    assert "made anew from 9 trials in their folders" in output
     assert len(states(sweep)) == 11
     assert untouched(before, sweep)
     assert exactly_once(sweep)

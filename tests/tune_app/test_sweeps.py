@@ -60,7 +60,9 @@ def test_no_other_user_reads_or_writes_what_ray_puts_on_disk(place: Place, watch
 
 @pytest.mark.slow
 def test_one_slot_and_one_seed_give_one_sweep_killed_or_not(place: Place, watched: Watched) -> None:
-    """Besides, the newest checkpoint of the running trial is cut short, as by a full disk."""
+    """Besides, the running trial's checkpoint is cut short, as by a full disk; and the journal is gone: made anew, it
+
+    gives the sampler the same history."""
     once, twice = watched.folder, place.sweep("twice")
     run = place.start("run", *ONE_SLOT, "name=twice")
     run.until(lambda: reported(twice) >= 9)
@@ -70,7 +72,8 @@ def test_one_slot_and_one_seed_give_one_sweep_killed_or_not(place: Place, watche
     last = twice / "trials" / name / "last.pt"
     if last.is_file():
         os.truncate(last, last.stat().st_size // 2)
-    place.run("run", "resume=latest")
+    (twice / "study.journal").unlink()
+    assert "study.journal was missing: made anew" in place.run("run", "resume=latest")
     assert histories(twice) == histories(once)
     params = [[(trial.number, trial.params, trial.state, trial.values) for trial in trials_of(sweep)]
               for sweep in (once, twice)]  # fmt: skip

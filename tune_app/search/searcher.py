@@ -42,7 +42,8 @@ class StudySearcher(Searcher):
     study: as opened by `open_study`, with the unfinished trials of an earlier run in it.
     arms: planned arms in order; the ones already in the study are skipped.
     space: what the sampler searches; empty where only planned arms are tried.
-    configure: (number, name, loss, seed) → the trial's config.
+    configure: (run, loss, seed) → the trial's config; run: number, name, preset, planned and params, with which the
+        trial's folder alone says what the study does.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class StudySearcher(Searcher):
         budget: Budget,
         counts: ClassCounts,
         window_voxels: float | None = None,
-        configure: Callable[[int, str, Mapping[str, Any], int], dict[str, Any]],
+        configure: Callable[[Mapping[str, Any], Mapping[str, Any], int], dict[str, Any]],
         metric: str = "mean_dice",
     ) -> None:
         super().__init__(metric=metric, mode="max")
@@ -107,7 +108,7 @@ class StudySearcher(Searcher):
 
     def _continue(self, trial_id: str) -> dict[str, Any]:
         frozen = self._unfinished.pop(0)
-        return self._start(trial_id, frozen.number, frozen.user_attrs)
+        return self._start(trial_id, frozen.number, frozen.user_attrs, frozen.params)
 
     def _begin_planned(self, trial_id: str) -> dict[str, Any]:
         arm = self._arms.pop(0)
@@ -143,7 +144,7 @@ class StudySearcher(Searcher):
         )
         self._history.take(trial_of(self._study, number))
         self._num_created += 1
-        return self._start(trial_id, number, attributes)
+        return self._start(trial_id, number, attributes, params)
 
     def _attributes(self, arm: Arm, number: int, *, planned: bool) -> dict[str, Any]:
         loss = arm.loss_config(self._counts)
@@ -158,9 +159,14 @@ class StudySearcher(Searcher):
             "planned": planned,
         }
 
-    def _start(self, trial_id: str, number: int, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    def _start(
+        self, trial_id: str, number: int, attributes: Mapping[str, Any], params: Mapping[str, Any]
+    ) -> dict[str, Any]:
         self._live[trial_id] = number
-        return self._configure(number, attributes["name"], attributes["loss"], attributes["seed"])
+        told = {key: attributes.get(key) for key in ("name", "preset", "planned")}
+        return self._configure(
+            {"number": number, **told, "params": dict(params)}, attributes["loss"], attributes["seed"]
+        )
 
 
 def untried(arms: Sequence[Arm], trials: Sequence[FrozenTrial]) -> list[Arm]:
