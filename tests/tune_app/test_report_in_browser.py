@@ -166,7 +166,7 @@ def test_the_page_of_a_comparison(browser: Browser, tmp_path: Path) -> None:
     lines = "[...document.querySelectorAll('#leaderboard td:last-child')].map(e => e.getClientRects()[0].height)"
     heights = browser.evaluate(lines)
     assert len(heights) == 8
-    assert max(heights) == min(heights)
+    assert max(heights) < 1.5 * min(heights), "status on one line"
     for width in (1366, 390):
         browser.resize((width, 844))
         assert browser.evaluate("document.scrollingElement.scrollWidth") <= width
