@@ -8,9 +8,12 @@ import json
 import math
 import re
 import shutil
+import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -32,6 +35,9 @@ from cluster.state import (
     write_state,
 )
 from cluster.words import node_range
+
+UNLIMITED = 1000
+"""Characters per line where the output is no terminal."""
 
 GONE_S = 90.0
 """How long jobs may take to end after they were cancelled: Slurm's KillWait and the epilogue of the site."""
@@ -206,20 +212,28 @@ def status(settings: NameSettings) -> int:
         ended = f" Its last head was Slurm job {state.head_job}." if state else ""
         print(f"no cluster {settings.name} runs.{ended} Start one: python -m cluster up nodes=0..2 hours=24")
         return 0
+    rows, facts = [], []
     for job in jobs:
-        role = "head  " if job.name == job_names(settings.name)[0] else "worker"
-        where = job.node or job.reason
-        kind = job.tags().get("type", "")
+        role = "head" if job.name == job_names(settings.name)[0] else "worker"
         left = f"{_duration(job.limit_s - job.elapsed_s)} left" if job.limit_s else "no limit"
-        print(
-            f"{role}  job {job.id}  {job.state.lower():<10} {where:<12} {kind:<10} {_duration(job.elapsed_s)}, {left}"
-        )
+        kind, times = job.tags().get("type", ""), f"{_duration(job.elapsed_s)}, {left}"
+        rows.append((role, f"job {job.id}", job.state.lower(), job.node, kind, times))
+        if not job.node:
+            facts.append(("waiting", f"job {job.id}: {job.reason}"))
     if state:
-        print(f"address    {state.address or 'not yet'}\nuntil      {when(state.ends)}")
-        print(f"cost       {gpu_hours(folder):.2f} GPU-hours so far, idle ones included")
+        facts += [("address", state.address or "not yet"), ("until", when(state.ends))]
+        facts.append(("cost", f"{gpu_hours(folder):.2f} GPU-hours so far, idle ones included"))
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # none, or damaged
         last = json.loads((folder / REFUSED).read_text())
-        print(f"refused    {when(last['time'])}: {last['message']}")
+        facts.append(("refused", f"{when(last['time'])}: {last['message']}"))
+
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(word.ljust(width) for word, width in zip(row, widths)))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED
+    wrap = partial(textwrap.fill, width=width, subsequent_indent=" " * 9, break_long_words=False)
+    for name, text in facts:
+        print(wrap(f"{name:<9}{text}", break_on_hyphens=False))
     return 0
 
 

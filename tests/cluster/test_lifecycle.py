@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -112,8 +113,9 @@ def test_status_shows_jobs_time_cost_and_the_last_refusal(
     (cluster_folder("a") / "refused.json").write_text('{"time": 0, "message": "QOS limit"}')
     act(["status", "name=a"])
     printed = capsys.readouterr().out
-    assert "head    job 101  pending" in printed
-    assert "worker  job 102  running    n1           l40s_2gpu  0:01 h, 23:58 h left" in printed
+    assert re.search(r"^head +job 101 +pending +0:0\d h, ", printed, re.MULTILINE)
+    assert re.search(r"^worker +job 102 +running +n1 +l40s_2gpu +0:01 h, 23:58 h left", printed, re.MULTILINE)
+    assert re.search(r"^waiting +job 101: \w+", printed, re.MULTILINE)
     assert "3.00 GPU-hours" in printed
     assert "QOS limit" in printed
 
