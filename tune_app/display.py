@@ -21,7 +21,7 @@ from rich.text import Text
 
 from trainables.trial_folder import first_epoch_share
 from tune_app.interrupt import announce_interrupts
-from tune_app.render import counted, fit, shortened, text_table
+from tune_app.render import LEAST_NAME, counted, fit, shortened, text_table
 from tune_app.search.watch import Watch
 from tune_app.terminal import drawing, plain
 
@@ -166,19 +166,11 @@ class Progress:
         )
         return " · ".join(parts)
 
-    def best_line(self) -> str:
+    def best_line(self, width: int | None = None) -> str:
         best = self.best()
-        return f"best {best.best:.4f}  {best.name}  ({dice_words(best.best_classes)})" if best else "best —"
-
-    def best_lines(self, width: int) -> list[str]:
-        """The same on a terminal: where it is too long, the name is shortened and the classes follow below it."""
-        best, line = self.best(), plain(self.best_line())
-        if best is None or len(line) <= width:
-            return [line]
-        score = f"best {best.best:.4f}  "
-        classes = [f"{plain(name)} {short(value)}".replace(" ", "\0") for name, value in best.best_classes.items()]
-        below = textwrap.wrap("  ".join(classes), width, initial_indent=INDENT, subsequent_indent=INDENT)
-        return [score + shortened(plain(best.name), width - len(score)), *(line.replace("\0", " ") for line in below)]
+        if best is None:
+            return "best —"
+        return trial_line(f"best {best.best:.4f}  ", best.name, "", best.best_classes, width)
 
     def row(self, view: TrialView) -> dict[str, Any]:
         """A trial in the live table."""
@@ -186,9 +178,18 @@ class Progress:
         return {"trial": view.name, "epoch": f"{view.epoch}/{self.epochs}", **scores}
 
 
-def dice_words(classes: Mapping[str, float]) -> str:
-    """nuc .81 mito_mem .65 …"""
-    return "  ".join(f"{name} {short(value)}" for name, value in classes.items())
+def trial_line(before: str, name: str, after: str, classes: Mapping[str, float], width: int | None) -> str:
+    """A trial and the Dice of each class in one line; where it is longer than `width`, the classes follow below.
+
+    The name is shortened then, and no class is parted from its Dice.
+    """
+    line = f"{before}{name}{after}  ({'  '.join(f'{c} {short(value)}' for c, value in classes.items())})"
+    if width is None or len(line) <= width:
+        return line
+    pairs = "  ".join(f"{c}\0{short(value)}" for c, value in classes.items())
+    below = textwrap.wrap(pairs, width, initial_indent=INDENT, subsequent_indent=INDENT, break_long_words=False)
+    name = shortened(name, max(LEAST_NAME, width - len(before) - len(after)))
+    return "\n".join([f"{before}{name}{after}", *below]).replace("\0", " ")
 
 
 def short(value: float) -> str:
@@ -257,13 +258,17 @@ class Display(Callback):
 
     def _end(self, trial: Any, state: str) -> None:
         view = self.progress.end(trial.config["run"]["name"], state)
-        score = f"best {short(view.best)}  ({dice_words(view.best_classes)})" if math.isfinite(view.best) else ""
-        self._print(f"  {view.name}  {state} at epoch {view.epoch}  {score}  [{self.progress.headline()}]")
+        width = self._live.console.width if self._live else None
+        after = f"  {state} at epoch {view.epoch}"
+        line = f"  {view.name}{after}"
+        if math.isfinite(view.best):
+            line = trial_line("  ", view.name, f"{after}  best {short(view.best)}", view.best_classes, width)
+        self._print(line if self._live else f"{line}  [{self.progress.headline()}]")
 
     def _print(self, line: str) -> None:
         self._last_line = time.monotonic()
         if self._live is not None:
-            self._live.console.print(Text(plain(line.split("  [")[0])))
+            self._live.console.print(Text(plain(line)))
         else:
             print(plain(line), file=self._stream, flush=True)
 
@@ -275,7 +280,7 @@ class Display(Callback):
         parts: list[Table | Text] = [
             Text(progress.headline(), style="bold"),
             bar,
-            Text("\n".join(progress.best_lines(width))),
+            Text(plain(progress.best_line(width))),
         ]
         running = list(progress.running.values())
         if running:

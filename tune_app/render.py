@@ -178,11 +178,13 @@ class _Need(NamedTuple):
 def _needs(frame: pd.DataFrame) -> list[_Need]:
     found = []
     for column, values in zip(frame.columns, zip(*[[""] * len(frame.columns), *cells(frame)])):
-        word = max(map(len, header(column).split()), default=0)
+        words = header(column).split()
+        splits = (max(len(" ".join(words[:i])), len(" ".join(words[i:]))) for i in range(len(words)))
+        heading = min(splits, default=0)  # in two lines
         most = max(map(len, values))
         name = all(value.count(" ") < 2 for value in values)
         least = most if _is_number(frame[column]) else min(most, LEAST_NAME if name else LEAST_SENTENCE)
-        found.append(_Need(max(word, most), max(word, least), name))
+        found.append(_Need(max(heading, most), max(heading, least), name))
     return found
 
 
