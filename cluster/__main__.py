@@ -19,6 +19,7 @@ HELP = """python -m cluster VERB key=value …
              config=MY.yaml (another cluster YAML than cluster/longleaf-l40s.yaml) wait_s=300
   status     what runs, where, until when, and what it cost so far     name=longleaf
   down       stop all of it                                            name=longleaf
+             force=true where sweeps still run on it: they end where they are
   dashboard  the ssh line and the address to open                      name=longleaf
 
 Then: python -m tune_app.run family=seesaw cluster=longleaf. docs/longleaf.md walks through it.
@@ -35,7 +36,7 @@ def act(words: Sequence[str]) -> int:
     verbs: dict[str, tuple[type, Callable[[Any], int]]] = {
         "up": (lifecycle.UpSettings, lifecycle.up),
         "status": (lifecycle.NameSettings, lifecycle.status),
-        "down": (lifecycle.NameSettings, lifecycle.down),
+        "down": (lifecycle.DownSettings, lifecycle.down),
         "dashboard": (lifecycle.NameSettings, lifecycle.dashboard),
     }
     verb, rest = words[0], words[1:]

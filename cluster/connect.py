@@ -126,13 +126,13 @@ def refuse_other_versions(what: str, *, ray: str, python: str) -> None:
         )
 
 
-def ask(url: str, path: str, token: Path, what: str) -> dict[str, Any]:
+def ask(url: str, path: str, token: Path, what: str) -> Any:
     """The JSON that the dashboard answers. Raises ClusterInputError where it does not, or refuses the token."""
     request = urllib.request.Request(url + path, headers={"Authorization": f"Bearer {token.read_text().strip()}"})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a site's web proxy
     try:
         with opener.open(request, timeout=TIMEOUT_S) as answer:
-            return dict(json.load(answer))
+            return json.load(answer)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in (401, 403):

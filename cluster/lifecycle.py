@@ -20,6 +20,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from cluster import ray_yaml, slurm_client
+from cluster.connect import ask, readable_token
 from cluster.errors import ClusterError, ClusterInputError
 from cluster.job_scripts import head_options, script, worker_options
 from cluster.ray_node import versions
@@ -78,6 +79,14 @@ class NameSettings:
     """Which cluster."""
 
     name: str = "longleaf"
+
+
+@dataclass(kw_only=True)
+class DownSettings(NameSettings):
+    """What `python -m cluster down` takes."""
+
+    force: bool = False
+    """End what runs on it, too."""
 
 
 def _refuse_times(settings: UpSettings) -> None:
@@ -237,10 +246,20 @@ def status(settings: NameSettings) -> int:
     return 0
 
 
-def down(settings: NameSettings) -> int:
-    """Cancel the head, then every worker, and wait until Slurm has ended them, else raise ClusterError."""
+def down(settings: DownSettings) -> int:
+    """Cancel the head, then every worker, and wait until Slurm has ended them, else raise ClusterError.
+
+    Raises ClusterInputError where a sweep still runs there, unless forced.
+    """
     names = job_names(settings.name)
     heads = _live(names[:1])
+    running = _running_there(settings.name) if heads and not settings.force else []
+    if running:
+        raise ClusterInputError(
+            f"name={settings.name}: this cluster still runs {'; '.join(running)}. End it in order with python -m "
+            f"tune_app.submit stop id=ID (Ctrl-C where it has no id), or where it is: python -m cluster down"
+            f"{'' if settings.name == 'longleaf' else f' name={settings.name}'} force=true"
+        )
     slurm_client.cancel([job.id for job in heads])
     deadline, cancelled = time.monotonic() + GONE_S, len(heads)
     while jobs := [job for job in slurm_client.jobs(names) if not job.gone or job.state == "COMPLETING"]:
@@ -262,6 +281,20 @@ def down(settings: NameSettings) -> int:
         return 0
     print(f"cluster {settings.name} is down; {spent:.2f} GPU-hours. Its logs stay in {folder / 'logs'}")
     return 0
+
+
+def _running_there(name: str) -> list[str]:
+    """What the head of a cluster says that it runs: id (or address) and words of each; [] where it says nothing."""
+    with contextlib.suppress(ClusterError):  # a head that is not up yet, or broken, must be ended all the same
+        state, token = running_state(name), readable_token(str(cluster_folder(name) / "token"))
+        jobs = ask(state.dashboard, "/api/jobs/", token, name)
+        return [_described(job) for job in jobs if job["status"] in ("PENDING", "RUNNING")]
+    return []
+
+
+def _described(job: dict) -> str:
+    attached = f"one attached on {(job['driver_info'] or {}).get('node_ip_address')}"
+    return f"{job['submission_id'] or attached} ({(job['metadata'] or {}).get('words') or job['entrypoint']})"
 
 
 def dashboard(settings: NameSettings) -> int:

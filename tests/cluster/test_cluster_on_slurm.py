@@ -33,7 +33,7 @@ def up(site: Site) -> Iterator[Site]:
     printed = site.python("cluster", *UP, f"config={site.cluster_yaml()}")
     assert "address    10.98.0.1" in printed, printed + site.told()
     yield site
-    site.python("cluster", "down", code=None)
+    site.python("cluster", "down", "force=true", code=None)
 
 
 def state_of(site: Site) -> State:

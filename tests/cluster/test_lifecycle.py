@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -128,6 +132,67 @@ def test_down_cancels_the_head_first_and_leaves_nothing(fake_slurm: FakeSlurm, c
     assert fake_slurm.calls("scancel") == [["101"], ["102"]], "and not the other cluster's"
     assert not (cluster_folder("a") / "token").exists()
     assert not (cluster_folder("a") / "state.json").exists()
+    assert act(["down", "name=a"]) == 0
+
+
+def job(id_: str | None, status: str, **details: object) -> dict:
+    return {"submission_id": id_, "status": status, "entrypoint": "", "metadata": None, "driver_info": None, **details}
+
+
+@pytest.fixture
+def jobs_of_head(fake_slurm: FakeSlurm, clusters: Path) -> Iterator[list[dict]]:
+    """A cluster named a whose head runs and lists these jobs to whoever has its token."""
+    act([*UP])
+    fake_slurm.set_state("101", "RUNNING", "n1")
+    token, listed = (cluster_folder("a") / "token").read_text(), []
+
+    class Dashboard(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            allowed = self.path == "/api/jobs/" and self.headers.get("Authorization") == f"Bearer {token}"
+            self.send_response(200 if allowed else 401)
+            self.end_headers()
+            self.wfile.write(json.dumps(listed if allowed else []).encode())
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Dashboard)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    state = read_state(cluster_folder("a"))
+    assert state
+    address = f"127.0.0.1:{server.server_port}"
+    write_state(cluster_folder("a"), replace(state, address=address, dashboard=f"http://{address}"))
+    yield listed
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_down_names_what_it_would_end_and_wants_force(fake_slurm: FakeSlurm, jobs_of_head: list[dict]) -> None:
+    jobs_of_head += [
+        job("eight-1", "RUNNING", metadata={"words": "name=eight"}),
+        job("old-1", "SUCCEEDED", metadata={"words": "name=old"}),
+        job(None, "RUNNING", entrypoint="run.py p=1", driver_info={"node_ip_address": "10.0.0.2"}),
+    ]
+    named = r"still runs eight-1 \(name=eight\); one attached on 10.0.0.2 \(run.py p=1\)\. .*down name=a force=true"
+    with pytest.raises(ClusterInputError, match=named):
+        act(["down", "name=a"])
+    assert fake_slurm.calls("scancel") == []
+    assert act(["down", "name=a", "force=true"]) == 0
+    assert fake_slurm.calls("scancel") == [["101"]]
+
+
+def test_down_ends_a_cluster_on_which_nothing_runs(fake_slurm: FakeSlurm, jobs_of_head: list[dict]) -> None:
+    assert act(["down", "name=a"]) == 0
+    assert fake_slurm.calls("scancel") == [["101"]]
+
+
+def test_down_ends_a_head_that_does_not_answer(fake_slurm: FakeSlurm, clusters: Path) -> None:
+    act([*UP])
+    state = read_state(cluster_folder("a"))
+    assert state
+    write_state(cluster_folder("a"), replace(state, address="127.0.0.1:1", dashboard="http://127.0.0.1:1"))
     assert act(["down", "name=a"]) == 0
 
 
