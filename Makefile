@@ -12,7 +12,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := .ci/constraints.txt
 ARGS ?= family=seesaw
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 
 # The build of PyTorch that was asked for lasts: a later plain `make run` must not replace a CUDA build.
 DEFAULT_TORCH := torch==2.13.0
@@ -31,7 +31,8 @@ PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-che
 run: install
 	$(BIN)/python -m tune_app.run $(ARGS)
 
-# One process per core, a file of tests to each: two files share neither a Ray nor a module's fixtures.
+# A file of tests to each process: two files share neither a Ray nor a module's fixtures. Sweeps wait a third of their time,
+# so that three processes keep two cores busy.
 test: check
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not slurm and not nodes"
 

@@ -34,6 +34,7 @@ TINY = (
     "trainer.batch_size=4", "trainer.validation_batches=2", "trainer.lr=0.02", "data.patch=[1,32,32]",
     "cluster.dashboard=false", "resources.num_cpus=2", "resources.num_gpus=0", "hardware.device=cpu",
 )  # fmt: skip
+LONGER = (*TINY, "trainer.epochs=9", "trainer.iterations_per_epoch=20")
 CLOCK = (
     "seconds_",
     "patches_per_s",

@@ -1,19 +1,18 @@
-"""Searches in two slots with a real Ray: killed, interrupted, extended; workers that die, trials that go wrong."""
+"""Searches in two slots with a real Ray: killed, taken up, extended; four trials on two cards."""
 
 from __future__ import annotations
 
-import os
 import signal
 
 import pytest
 from sweeps import (
+    LONGER,
     TINY,
     Cut,
     Place,
     exactly_once,
     killed,
     look_at,
-    reported,
     rows,
     rungs_of,
     running_with_rows,
@@ -23,13 +22,9 @@ from sweeps import (
     untouched,
 )
 
-from tune_app.display import INTERRUPTED
 from tune_app.results import Sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
-
-LONGER = (*TINY, "trainer.epochs=9", "trainer.iterations_per_epoch=20")
-
 
 # Optuna and ASHA in two slots, killed, taken up, extended.
 
@@ -107,51 +102,6 @@ def test_extending_adds_exactly_two(place, searched):
     assert Sweep(sweep).status == "finished"
 
 
-# Signals.
-
-
-@pytest.mark.slow
-def test_interrupted_and_taken_up_twice(place):
-    """A worker killed; Ctrl-C, which a shell sends to the whole process group; SIGTERM, as a scheduler sends it."""
-    sweep = place.sweep("patience")
-    run = place.start("run", *LONGER, "family=tversky", "scheduler.name=none", "search.num_samples=4", "name=patience")
-    run.until(lambda: reported(sweep) >= 3)  # of two trials, so that one has a checkpoint of its second epoch
-    worker = max(map(rows, sweep.glob("trials/*/result.json")), key=len)[-1]["pid"]
-    assert worker in trial_workers(run)
-    os.kill(worker, signal.SIGKILL)
-    run.until(lambda: len(going_on(sweep)) == 1)
-    assert "another process is running this sweep" in place.run("run", "resume=patience", code=2)
-    os.killpg(run.process.pid, signal.SIGINT)
-    assert run.wait() == 130, run.output()
-    assert run.output().count(INTERRUPTED) == 1
-    assert run.output().index(INTERRUPTED) < run.output().index("resume=patience")
-    assert "Traceback" not in run.output()
-    assert Sweep(sweep).status == "interrupted"
-    assert "RUNNING" in states(sweep).values()
-    seen = reported(sweep)
-
-    run = place.start("run", "resume=patience")
-    run.until(lambda: reported(sweep) >= seen + 3)
-    run.process.send_signal(signal.SIGTERM)
-    assert run.wait() == 130, run.output()
-    assert "resume=patience" in run.output()
-    assert "RUNNING" in states(sweep).values()
-
-    place.run("run", "resume=patience")
-    assert states(sweep) == dict.fromkeys(states(sweep), "COMPLETE")
-    assert len(states(sweep)) == 4
-    assert exactly_once(sweep)
-    (struck,) = (trial for trial in Sweep(sweep).trials if any(one.code == "lost_worker" for one in trial.diagnoses))
-    assert struck.status == "finished"
-    assert worker in {row["pid"] for row in rows(struck.folder / "result.json")}
-    assert (struck.folder / "trial.log").read_text().count("epoch 1/9") == 1, "no epoch is trained twice"
-
-
-def going_on(sweep):
-    """Trials that went on from a checkpoint."""
-    return [path for path in sweep.glob("trials/*/trial.log") if "Going on after epoch" in path.read_text()]
-
-
 @pytest.mark.nodes
 @pytest.mark.slow
 def test_two_gpus_hold_four_trials_at_half_a_gpu_each(place):
@@ -166,28 +116,3 @@ def test_two_gpus_hold_four_trials_at_half_a_gpu_each(place):
     assert "4 trials at once, each 1 CPU and 0.5 GPU" in run.output()
     run.process.send_signal(signal.SIGTERM)
     assert run.wait() == 130, run.output()
-
-
-# Trials that go wrong.
-
-
-@pytest.mark.slow
-def test_hopeless_trials_and_one_that_may_not_be_restarted_are_failed_and_named(place):
-    """A learning rate of ten: the weights grow beyond all bounds within an epoch or two. One worker is killed."""
-    sweep = place.sweep("hopeless")
-    run = place.start(
-        "run", *LONGER, "family=seesaw", "name=hopeless", "trainer.lr=10", "search.num_samples=3",
-        "diagnosis.diverged_growth=20", "resources.max_failures=0", "resources.max_concurrent=1",
-    )  # fmt: skip
-    run.until(lambda: bool(trial_workers(run)))
-    os.kill(trial_workers(run)[0], signal.SIGKILL)
-    assert run.wait() == 1, run.output()
-    assert "no trial ended with a score" in run.output()
-    trials = Sweep(sweep).trials
-    assert [trial.status for trial in trials] == ["failed: error", "failed: diverged", "failed: diverged"]
-    assert trials[0].reason.startswith("lost_worker: ")
-    assert all(trial.reason.startswith("diverged: ") and trial.epochs < 9 for trial in trials[1:])
-    assert "failed: error" in run.output()
-    assert "failed: diverged at epoch" in run.output()
-    assert list(states(sweep).values()) == ["FAIL", "PRUNED", "PRUNED"], "the searcher learns that it is bad there"
-    assert Sweep(sweep).leaderboard()["diagnoses"].str.contains("diverged").sum() == 2
