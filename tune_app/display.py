@@ -70,6 +70,8 @@ class Progress:
     ended: Counter[str] = field(default_factory=Counter)
     """How many ended in which state."""
     earlier: int = 0
+    waits: str = ""
+    """What no trial runs for, where that is so."""
     began: float = field(default_factory=time.monotonic)
     _seconds: float = 0.0
     _trained: int = 0
@@ -160,6 +162,7 @@ class Progress:
             f"{len(self.running)} running",
         ]
         parts += [f"{number} {state}" for state, number in sorted(self.ended.items()) if state != "finished"]
+        parts += [self.waits] if self.waits else []
         left = self.seconds_left()
         parts.append(
             f"about {clock(left)} left" if math.isfinite(left) else f"{clock(time.monotonic() - self.began)} gone"

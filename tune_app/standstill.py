@@ -1,5 +1,7 @@
 """Ends a search that cannot go on: no node of Ray lives, its workers die before they start, or its head is gone.
 
+One that waits for places on a cluster says so.
+
 Left alone, Ray waits for ever for a node, and a minute after its head is gone it ends this process with a line of C++.
 """
 
@@ -9,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,13 +24,17 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from cluster.ray_node import answers
+from tune_app.display import Progress
 from tune_app.errors import RunFailed
 from tune_app.sweep_folders import resume_command
+from tune_app.terminal import plain
 
 LOOK_EVERY_S = 5.0
 HEAD_GONE_S = 10.0
 """A head that nobody could reach for so long does not come back; Ray gives it 60 s, then ends this process."""
 LOG_LINES = 8
+DASHBOARD = "/ray/dashboard/"
+"""In the command line of Ray's own drivers."""
 WORKER_DIED = "probably it crashed during start"
 """In what a raylet logs, after "[2026-01-31 23:59:59,", of a worker that ended before it was one; WorkerPool of Ray."""
 
@@ -58,6 +65,44 @@ def why_nothing_runs(since: float) -> str:
     if deaths and datetime.fromisoformat(deaths[-1][1:20]).timestamp() > since:
         return f"Ray's workers die before they start.{_end_of_log('raylet')}"
     return ""
+
+
+class Waiting(Callback):
+    """Tune callback: where no trial runs, the progress says what they wait for. For a cluster that others may use."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._looked = time.time()
+
+    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+        if any(trial.status == Trial.RUNNING for trial in reversed(trials)):
+            self._progress.waits, self._looked = "", time.time()
+        elif time.time() - self._looked > LOOK_EVERY_S:
+            self._progress.waits, self._looked = what_they_wait_for(trials), time.time()
+
+
+def what_they_wait_for(trials: list) -> str:
+    """What a pending trial takes, what the connected Ray has free, and who else computes there; "" without one."""
+    pending = (trial.placement_group_factory for trial in reversed(trials) if trial.status == Trial.PENDING)
+    wanted = next(({**factory.required_resources} for factory in pending), {})
+    total, free = ray.cluster_resources(), ray.available_resources()
+    takes = [(name, amount) for name, amount in wanted.items() if amount]
+    if not takes:
+        return ""
+    mine = ray.get_runtime_context().get_job_id()
+    jobs = [job for job in ray._private.state.state.job_table() if not job["IsDead"] and job["JobID"] != mine]
+    others = [_words(job["Entrypoint"]) for job in jobs if DASHBOARD not in job["Entrypoint"]]
+    return (
+        f"waits for {' and '.join(f'{amount:g} {name}' for name, amount in takes)}: "
+        f"{' and '.join(f'{free.get(name, 0):g} of {total.get(name, 0):g} {name}' for name, _ in takes)} free, "
+        f"{'beside ' + '; '.join(others) if others else 'and nothing else computes here: python -m cluster status'}"
+    )
+
+
+def _words(command: str) -> str:
+    """What is run by the command line of a driver, in 60 characters, and not where."""
+    words = plain(command).rpartition(" -m ")[2].split()
+    return textwrap.shorten(" ".join(word for word in words if not word.startswith("cluster")), 60, placeholder=" …")
 
 
 @contextlib.contextmanager

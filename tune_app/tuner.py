@@ -24,7 +24,7 @@ from tune_app.search.recovery import recorded_curves
 from tune_app.search.scheduler import ResumableAsha, RunToTheEnd, trial_name
 from tune_app.search.searcher import Budget, StudySearcher
 from tune_app.search.watch import Watch
-from tune_app.standstill import Standstill
+from tune_app.standstill import Standstill, Waiting
 from tune_app.sweep import METRIC, Prepared
 from tune_app.sweep_folders import is_confirmation
 
@@ -122,6 +122,7 @@ def _callbacks(prepared: Prepared, resources: TrialResources, study: optuna.Stud
     settings = prepared.settings
     callbacks = [*in_place_loggers(study), _keeper(prepared, study), display, *_wandb(settings.wandb_project)]
     callbacks.append(Standstill(prepared.folder, settings.cluster.standstill_s))
+    callbacks += [Waiting(display.progress)] if settings.cluster.remote else []
     if settings.cluster.remote or settings.cluster.dashboard:
         callbacks.append(_gauges(prepared, resources, study))
     return callbacks if settings.verbose else [*callbacks, NoProgress(), ForgetEnded()]

@@ -14,9 +14,10 @@ from ray.tune.experiment import Trial
 from sweeps import TINY, Place, Run, descendants, reported, rows
 
 from tune_app import standstill
+from tune_app.display import Progress
 from tune_app.errors import RunFailed
 from tune_app.results import Sweep
-from tune_app.standstill import WORKER_DIED, Standstill
+from tune_app.standstill import WORKER_DIED, Standstill, Waiting
 
 ENDLESS = (
     *TINY, "family=seesaw", "search.num_samples=2", "search.baseline=false", "scheduler.name=none",
@@ -99,6 +100,36 @@ def test_a_search_waits_where_something_may_still_run(look):
     look(False, status=Trial.RUNNING)
     look(True)
     look(True, False, said=death("11:59:59"))  # before a trial ran
+
+
+def test_a_search_that_waits_for_places_says_for_what(monkeypatch):
+    def driver(number: str, entrypoint: str, dead: bool = False) -> dict:
+        return {"JobID": number, "IsDead": dead, "Entrypoint": entrypoint}
+
+    ended = driver("01", "python -m tune_app.run name=ended", dead=True)
+    mine = driver("02", "python -m tune_app.run name=second")
+    dashboard = driver("03", "python /lib/ray/dashboard/dashboard.py")
+    first = driver("04", "/v/python -m tune_app.run cluster=longleaf name=first " + "classes=many " * 9)
+    table = [ended, mine, dashboard, first]
+    monkeypatch.setattr(standstill.ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0, "memory": 1.0})
+    monkeypatch.setattr(standstill.ray, "available_resources", lambda: {"CPU": 6.0})
+    monkeypatch.setattr(standstill.ray, "get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: "02"))
+    monkeypatch.setattr(standstill.ray._private.state.state, "job_table", lambda: table)
+    monkeypatch.setattr(standstill, "LOOK_EVERY_S", -1.0)
+    needs = SimpleNamespace(required_resources={"CPU": 1.0, "GPU": 0.5})
+    pending = SimpleNamespace(status=Trial.PENDING, placement_group_factory=needs)
+    progress = Progress(4, 5, ["nuc"], slots=1)
+    callback = Waiting(progress)
+
+    callback.on_step_end(0, [pending])
+    told = "waits for 1 CPU and 0.5 GPU: 6 of 8 CPU and 0 of 2 GPU free, beside tune_app.run name=first classes=many"
+    assert f"0 running · {told}" in progress.headline()
+    assert len(progress.headline()) < 200
+    table.remove(first)
+    callback.on_step_end(1, [pending])
+    assert "free, and nothing else computes here: python -m cluster status" in progress.headline()
+    callback.on_step_end(2, [pending, SimpleNamespace(status=Trial.RUNNING)])
+    assert "waits" not in progress.headline()
 
 
 def test_a_search_ends_where_nothing_can_run(look):
