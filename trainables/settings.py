@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 from trainables.errors import SettingsError
 
 FIVE_CLASSES = ("nuc", "mito_mem", "er_mem", "pm", "golgi_mem")
+MOST_SEED = 2**63 - 1
+MOST_STEPS = 1_000_000
+"""Of anything that is counted in a trial: more is a slip of the finger, and ends in a lack of memory or never."""
 
 
 def require(condition: bool, name: str, value: object, rule: str, fix: str) -> None:
@@ -93,6 +96,13 @@ class DataSettings:
             "data.validation_fraction", self.validation_fraction, "must lie in (0, 1)", "The published split is 0.15",
         )  # fmt: skip
         require(
+            0 <= self.split_seed <= MOST_SEED,
+            "data.split_seed",
+            self.split_seed,
+            f"must lie in [0, {MOST_SEED}]",
+            "Use 0",
+        )
+        require(
             0 <= self.rotate_degrees <= 180,
             "data.rotate_degrees", self.rotate_degrees, "must lie in [0, 180]", "180 is the published setting",
         )  # fmt: skip
@@ -110,7 +120,9 @@ class ModelSettings:
     """Number of 2 × 2 poolings; the patch must be divisible by 2**depth."""
 
     def __post_init__(self) -> None:
-        require(self.width >= 1, "model.width", self.width, "must be at least 1", "The published width is 64")
+        require(
+            1 <= self.width <= 1024, "model.width", self.width, "must lie in [1, 1024]", "The published width is 64"
+        )
         require(1 <= self.depth <= 6, "model.depth", self.depth, "must lie in [1, 6]", "The published depth is 4")
 
 
@@ -151,7 +163,10 @@ class TrainerSettings:
         for name in ("epochs", "iterations_per_epoch", "batch_size", "validation_batches", "checkpoint_every",
                      "count_update_every"):  # fmt: skip
             value = getattr(self, name)
-            require(value >= 1, f"trainer.{name}", value, "must be at least 1", f"For example trainer.{name}=10")
+            require(
+                1 <= value <= MOST_STEPS,
+                f"trainer.{name}", value, f"must lie in [1, {MOST_STEPS}]", f"For example trainer.{name}=10",
+            )  # fmt: skip
         require(
             0 <= self.keep_epoch <= self.epochs, "trainer.keep_epoch", self.keep_epoch,
             f"must lie in [0, trainer.epochs = {self.epochs}]", "Use 0 for the best epoch, or more epochs",
@@ -205,7 +220,9 @@ class HardwareSettings:
     def __post_init__(self) -> None:
         require_choice("hardware.device", self.device, ("auto", "cpu", "cuda"))
         require_choice("hardware.precision", self.precision, ("auto", "fp16", "bf16", "off"))
-        require(self.threads >= 0, "hardware.threads", self.threads, "must not be negative", "Use 0 for automatic")
+        require(
+            0 <= self.threads <= 1024, "hardware.threads", self.threads, "must lie in [0, 1024]", "Use 0 for automatic"
+        )
         require(
             0 <= self.memory_fraction <= 1,
             "hardware.memory_fraction", self.memory_fraction, "must lie in [0, 1]", "Use 0 for automatic",

@@ -267,6 +267,9 @@ def _explain(error: Exception, verb: str, schema: type, argv: Sequence[str]) -> 
     if choice:
         group, given, options = choice.groups()
         return f"{group}={given}: there is no such choice. Choices: {', '.join(options.split()[4:])}. {_help_of(verb)}"
+    odd = re.search(r"LexerNoViableAltException: ([\w.+]+)=(.*)", text)
+    if odd:
+        return f"{odd[1]}={odd[2]}: has a character that is taken in quotes only: \"{odd[1]}='{odd[2]}'\""
     first, *rest = [line.strip().rstrip(".") for line in text.splitlines() if line.strip()]
     given = re.search(r"Error (?:merging|parsing) override '?(.+?)'?$", first)
     if given:

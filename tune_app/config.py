@@ -11,7 +11,9 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from search_spaces import flatten
 from trainables.settings import (
+    MOST_SEED,
     PATH,
     DataSettings,
     HardwareSettings,
@@ -20,6 +22,10 @@ from trainables.settings import (
     require,
     require_choice,
 )
+
+MOST_TRIALS = 100_000
+"""Of one sweep: beyond any that ends, and what its driver has been tried with."""
+MOST_SEEDS = 1000
 
 
 @dataclass(kw_only=True)
@@ -42,8 +48,11 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         require_choice("search.name", self.name, ("optuna", "random", "grid"))
-        require(self.num_samples >= 1, "search.num_samples", self.num_samples, "must be at least 1", "Use 16")
-        require(self.grid_points >= 1, "search.grid_points", self.grid_points, "must be at least 1", "Use 4")
+        require(
+            1 <= self.num_samples <= MOST_TRIALS,
+            "search.num_samples", self.num_samples, f"must lie in [1, {MOST_TRIALS}]", "Use 16",
+        )  # fmt: skip
+        require(1 <= self.grid_points <= 1000, "search.grid_points", self.grid_points, "must lie in [1, 1000]", "Use 4")
         require(self.startup_trials >= 1, "search.startup_trials", self.startup_trials, "must be at least 1", "Use 8")
 
 
@@ -93,13 +102,15 @@ class ResourceSettings:
         cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
         require(cpus is None or cpus > 0, "resources.cpus_per_trial", cpus, "must be positive", "Use 1")
         require(
-            gpus is None or 0 <= gpus <= 1 or gpus == int(gpus) > 0,
+            gpus is None or 0 <= gpus <= 1 or (gpus > 1 and gpus % 1 == 0),
             "resources.gpus_per_trial", gpus, "a fraction in [0, 1] or a whole number", "Use 0.5",
         )  # fmt: skip
         require(
             gpus is None or gpus <= 1,
             "resources.gpus_per_trial", gpus, "one trial trains on one card at most in this version", "Use 0.5 or 1",
         )  # fmt: skip
+        require(self.num_cpus >= 0, "resources.num_cpus", self.num_cpus, "must be ≥ 0", "Use 0")
+        require(self.num_gpus >= -1, "resources.num_gpus", self.num_gpus, "must be ≥ -1", "Use -1")
         require(self.max_concurrent >= 0, "resources.max_concurrent", self.max_concurrent, "must be ≥ 0", "Use 0")
         require(self.max_failures >= 0, "resources.max_failures", self.max_failures, "must be ≥ 0", "Use 2")
 
@@ -238,7 +249,16 @@ class Settings:
     diagnosis: DiagnosisSettings = field(default_factory=DiagnosisSettings)
 
     def __post_init__(self) -> None:
-        require(self.seeds >= 1, "seeds", self.seeds, "must be at least 1", "Use seeds=3 to repeat each arm")
+        for key, value in flatten(asdict(self)).items():
+            numbers = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, float)]
+            require(
+                all(map(math.isfinite, numbers)), key, value, "must be a finite number", "Leave it out for its default"
+            )
+        require(0 <= self.seed <= MOST_SEED, "seed", self.seed, f"must lie in [0, {MOST_SEED}]", "Use 0")
+        require(
+            1 <= self.seeds <= MOST_SEEDS,
+            "seeds", self.seeds, f"must lie in [1, {MOST_SEEDS}]", "Use seeds=3 to repeat each arm",
+        )  # fmt: skip
         require(self.verbose in (0, 1, 2), "verbose", self.verbose, "0, 1 or 2", "Use 0")
         chosen = [name for name in ("resume", "extend", "trial", "preset", "final") if getattr(self, name)]
         both = " ".join(f"{name}={getattr(self, name)}" for name in chosen)

@@ -24,6 +24,8 @@ from tune_app.study_reader import JOURNAL
 from tune_app.user_settings import user_setting
 
 LOCK = "sweep.lock"
+NAME_BYTES = 200
+"""Of a sweep's name: a file system takes 255, and adds to it while a folder is written or deleted."""
 ARMS, CONFIRMATIONS = "arms.json", "confirmation"
 """The arms of a confirmation, and its folder in the sweep's; further ones are confirmation_2, … See
 `tune_app.confirming`."""
@@ -137,10 +139,10 @@ def new_folder(settings: Settings) -> Path:
     """The folder of a sweep that starts now, not made yet. Raises InputError where it exists or cannot be written."""
     label = settings.preset or (_of_trial(settings) if settings.trial else settings.family)
     name = settings.name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{label}"
-    if not re.fullmatch(r"\w[\w.+-]*", name) or name == "latest":
+    if not re.fullmatch(r"\w[\w.+-]*", name) or name == "latest" or len(name.encode()) > NAME_BYTES:
         raise InputError(
-            f"name={name}: letters, digits and . _ + - are allowed in the name of a sweep, and not the word latest. "
-            "Use results_dir= for where it goes"
+            f"name={name[:60]}{'…' if name[60:] else ''}: up to {NAME_BYTES} bytes of letters, digits and . _ + - are "
+            "allowed in the name of a sweep, and not the word latest. Use results_dir= for where it goes"
         )
     folder = Path(settings.results_dir).expanduser().resolve() / name
     if folder.exists() and not is_half_made(folder):

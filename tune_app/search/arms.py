@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,8 +25,8 @@ from search_spaces import (
     parameters_of,
     space_of,
 )
-from tune_app.config import Settings
-from tune_app.errors import InputError
+from tune_app.config import MOST_TRIALS, Settings
+from tune_app.errors import InputError, require_input
 
 MOST_VALUES = 10_000
 """In an exported configuration; one of ours has about a hundred."""
@@ -205,7 +206,12 @@ def grid(space: Space, points: int) -> Iterator[dict[str, Any]]:
 
 
 def grid_arms(family: str, space: Space, points: int, seed: int) -> list[Arm]:
-    """An arm for every point of the grid."""
+    """An arm for every point of the grid. Raises InputError where there are more than a sweep can hold."""
+    size = math.prod(len(parameter.grid(points)) for parameter in space.values())
+    require_input(
+        size <= MOST_TRIALS, "search.grid_points", points,
+        f"the grid has {size} points, and a sweep at most {MOST_TRIALS} trials", "Give fewer, or narrow the space",
+    )  # fmt: skip
     return [Arm(family=family, point=point, seed=seed, searched=point) for point in grid(space, points)]
 
 
