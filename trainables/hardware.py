@@ -95,7 +95,8 @@ def prepare_process(hardware: Hardware, data: DataSettings) -> None:
         os.environ[name] = str(hardware.threads)  # for children: this process has already loaded its libraries
     graphs = cache_folder(data) / "inductor"
     mark_used(graphs)
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(graphs))
+    # Inductor would take code of another processor's vector width from a cache on a shared disk.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(graphs / torch.backends.cpu.get_cpu_capability().lower()))
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(compile_threads(hardware)))
     if hardware.cuda:
         torch.set_float32_matmul_precision("high" if hardware.tf32 else "highest")

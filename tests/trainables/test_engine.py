@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_trial import CLASSES, LOSSES, loss_of, steady, tiny_dataset, tiny_settings, trial_config
+from tiny_trial import CLASSES, LOSSES, inductor_cache, loss_of, steady, tiny_dataset, tiny_settings, trial_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainables import checkpoint, steps
@@ -32,7 +33,7 @@ def _own_environment(monkeypatch):
     """An engine sets thread variables and Inductor's folder for its process: undo it after each test."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
         monkeypatch.setenv(name, os.environ.get(name, "1"))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", os.environ.get("TORCHINDUCTOR_CACHE_DIR", "/tmp/inductor_tests"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", inductor_cache())
 
 
 def make(family: str = "seesaw", seed: int = 0, **sections) -> Engine:
@@ -299,7 +300,9 @@ def test_compiled_code_is_kept_in_the_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     settings = tiny_settings(data={"cache_dir": str(tmp_path)})
     prepare_process(resolve(settings.hardware, share=1.0, cpus=1), settings.data)
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "inductor")
+    folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert folder == tmp_path / "inductor" / folder.name
+    assert folder.name == torch.backends.cpu.get_cpu_capability().lower(), "none takes another processor's"
     assert torch.get_num_threads() == 1
 
 

@@ -7,7 +7,7 @@ import os
 
 import pytest
 import torch
-from tiny_trial import loss_of, steady, tiny_dataset, tiny_settings
+from tiny_trial import inductor_cache, loss_of, steady, tiny_dataset, tiny_settings
 from torch import Tensor
 
 from trainables.engine import Engine
@@ -30,7 +30,7 @@ def _own_environment(monkeypatch):
     """An engine sets thread variables and Inductor's folder for its process: undo it after each test."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
         monkeypatch.setenv(name, os.environ.get(name, "1"))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", os.environ.get("TORCHINDUCTOR_CACHE_DIR", "/tmp/inductor_tests"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", inductor_cache())
     torch.compiler.reset()  # graphs of other files of this process count towards the recompile limit
 
 

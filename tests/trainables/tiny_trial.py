@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from trainables.data import PackedCrop, PackedDataset
 from trainables.data.expand import pack_class, packed_bytes
@@ -87,3 +90,9 @@ def tiny_dataset(settings: DataSettings) -> PackedDataset:
 def steady(row: dict[str, Any]) -> dict[str, Any]:
     """The row without what a clock or a process id decides; NaN made comparable."""
     return {k: "nan" if v != v else v for k, v in row.items() if not k.startswith(VOLATILE)}
+
+
+def inductor_cache() -> str:
+    """The given folder for compiled graphs, or one that the tests of this user on this processor share."""
+    shared = f"{tempfile.gettempdir()}/inductor_tests-{os.getuid()}-{torch.backends.cpu.get_cpu_capability().lower()}"
+    return os.environ.get("TORCHINDUCTOR_CACHE_DIR", shared)
