@@ -102,6 +102,7 @@ def environment(place: Place, node_type: str, extra: Mapping[str, str] | None = 
         "RAY_CLOUD_INSTANCE_ID": place.job_id,
         "RAY_NODE_TYPE_NAME": node_type,
         "TUNE_APP_NODE_CACHE": str(place.temp_dir / "cache"),
+        "TMPDIR": str(place.temp_dir),  # Ray's dashboard leaves a pymp-… where it is killed
         **(extra or {}),
     }
 

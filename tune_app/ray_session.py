@@ -17,10 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from cluster.ray_node import fits_sockets, private_folder, ray_folder
 from tune_app.clusters import found, use_token
 from tune_app.config import Settings
 from tune_app.errors import InputError, RunFailed, require_input
+from tune_app.sweep_folders import lock_is_held
+
+PREFIX, OWNER = "tune_app-", "driver.lock"
+"""Of the folder of one driver's Ray; the driver holds the lock in it while it lives."""
 
 
 @dataclass(frozen=True)
@@ -101,30 +107,73 @@ def _started(settings: Settings) -> Iterator[RaySession]:
     if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_AUTH_TOKEN"):
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(token_path())
     given = settings.cluster.temp_dir
-    own = _given_folder(given) if given else private_folder("tune_app-", tempfile.gettempdir())
-    temp_dir = str(ray_folder(own))
-    port = settings.cluster.dashboard_port or free_port()
+    with contextlib.nullcontext(_given_folder(given)) if given else _own_folder() as folder:
+        temp_dir = str(ray_folder(folder))
+        port = settings.cluster.dashboard_port or free_port()
+        try:
+            with _temporary_files_in(folder):
+                context = ray.init(
+                    address="local",
+                    num_cpus=settings.resources.num_cpus or usable_cpus(),
+                    num_gpus=None if settings.resources.num_gpus < 0 else settings.resources.num_gpus,
+                    include_dashboard=settings.cluster.dashboard,
+                    dashboard_host="127.0.0.1",
+                    dashboard_port=port,
+                    log_to_driver=settings.verbose > 1,
+                    logging_level=logging.INFO if settings.verbose else logging.ERROR,
+                    _temp_dir=temp_dir,
+                )
+        except Exception as error:  # Ray raises nothing more precise where its processes are slow to answer
+            raise RunFailed(f"Ray did not start: {str(error).rstrip('.')}. Its logs are in {temp_dir}") from error
+        url = f"http://{context.dashboard_url}" if settings.cluster.dashboard and context.dashboard_url else ""
+        try:
+            yield RaySession(dashboard=url, temp_dir=temp_dir, started_here=True)
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_folder() -> Iterator[Path]:
+    """A new private folder, removed at the end; those that killed drivers of this user have left are removed first."""
+    base = tempfile.gettempdir()
+    for left in {*Path(base).glob(f"{PREFIX}*"), *Path("/tmp").glob(f"{PREFIX}*")}:
+        if _is_left_over(left):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = private_folder(PREFIX, base)
+    with FileLock(folder / OWNER):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_left_over(folder: Path) -> bool:
+    """Whether its driver is dead, and no process of its Ray lives. A folder without Ray's is one that is just made."""
     try:
-        context = ray.init(
-            address="local",
-            num_cpus=settings.resources.num_cpus or usable_cpus(),
-            num_gpus=None if settings.resources.num_gpus < 0 else settings.resources.num_gpus,
-            include_dashboard=settings.cluster.dashboard,
-            dashboard_host="127.0.0.1",
-            dashboard_port=port,
-            log_to_driver=settings.verbose > 1,
-            logging_level=logging.INFO if settings.verbose else logging.ERROR,
-            _temp_dir=temp_dir,
-        )
-    except Exception as error:  # Ray raises nothing more precise where its processes are slow to answer
-        raise RunFailed(f"Ray did not start: {str(error).rstrip('.')}. Its logs are in {temp_dir}") from error
-    url = f"http://{context.dashboard_url}" if settings.cluster.dashboard and context.dashboard_url else ""
+        status = folder.lstat()
+    except OSError:
+        return False
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    if not ours or not (folder / OWNER).is_file() or not ray_folder(folder).is_dir() or lock_is_held(folder / OWNER):
+        return False
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(folder) in command.read_bytes():
+                return False
+    return True
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Within it, what is started has its temporary files there: Ray's dashboard leaves a pymp-… where it is killed."""
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(folder)
     try:
-        yield RaySession(dashboard=url, temp_dir=temp_dir, started_here=True)
+        yield
     finally:
-        ray.shutdown()
-        if not given:
-            shutil.rmtree(own, ignore_errors=True)
+        os.environ.pop("TMPDIR")
+        if before is not None:
+            os.environ["TMPDIR"] = before
 
 
 def _given_folder(given: str) -> Path:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from planned import settings_of
 
 from tune_app import ray_session
@@ -140,6 +143,33 @@ def test_a_folder_for_ray_that_others_can_enter_or_is_too_deep_is_refused(tmp_pa
     }.items():
         with pytest.raises(InputError, match=f"cluster.temp_dir=.*{why}"):
             ray_session._given_folder(str(tmp_path / given))
+
+
+def test_a_start_removes_what_killed_drivers_have_left(tmp_path, monkeypatch):
+    temporary = Path(tempfile.mkdtemp(dir="/tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+
+    def left_by(name: str) -> Path:
+        folder = temporary / f"{ray_session.PREFIX}{name}"
+        (folder / "ray" / "session_latest").mkdir(parents=True)
+        (folder / ray_session.OWNER).touch()
+        return folder
+
+    dead, alive, used, stranger, new = map(left_by, ("dead", "alive", "used", "stranger", "new"))
+    (stranger / ray_session.OWNER).unlink()
+    shutil.rmtree(new / "ray")
+    (linked := temporary / f"{ray_session.PREFIX}linked").symlink_to(alive)
+    wait = [sys.executable, "-c", "input()", f"--temp-dir={used}/ray"]
+    with subprocess.Popen(wait, stdin=subprocess.PIPE) as raylet, FileLock(alive / ray_session.OWNER):
+        with ray_session._own_folder() as own:
+            assert {*temporary.iterdir()} == {alive, used, stranger, new, linked, own}
+            assert not ray_session._is_left_over(own)
+        assert not own.exists()
+        raylet.communicate(b"\n")
+        with ray_session._own_folder():
+            assert not used.exists()
+    assert not dead.exists()
+    shutil.rmtree(temporary)
 
 
 def test_the_environment_of_the_person_wins(monkeypatch):

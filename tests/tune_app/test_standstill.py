@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -30,13 +31,21 @@ def process_of_ray(run: Run, name: str) -> int:
     return next(pid for pid, program in programs.items() if program.endswith(name.encode()))
 
 
+def until_none_has_in_its_command(path: Path) -> None:
+    """Ray's processes, orphans of a driver, end a moment after it."""
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            while os.fsencode(path) in command.read_bytes():
+                time.sleep(0.1)
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_a_search_whose_ray_is_killed_ends_and_says_how_to_go_on(place: Place) -> None:
     sweep = place.sweep("struck")
     for words, program, why in (
-        ((*ENDLESS, "name=struck"), "raylet/raylet", "no node of Ray lives: raylet was ended by SIGKILL"),
-        (("resume=struck",), "gcs_server", "is gone: gcs_server was ended by SIGKILL"),
+        ((*ENDLESS, "name=struck"), "gcs_server", "is gone: gcs_server was ended by SIGKILL"),
+        (("resume=struck",), "raylet/raylet", "no node of Ray lives: raylet was ended by SIGKILL"),
     ):
         before = reported(sweep)
         run = place.start("run", *words)
@@ -48,6 +57,9 @@ def test_a_search_whose_ray_is_killed_ends_and_says_how_to_go_on(place: Place) -
         assert error.endswith("Nothing recorded is lost. Go on with: python -m tune_app.run resume=struck\n")
         assert "state-dump" not in run.output(), "none of Ray's own lines"
         assert Sweep(sweep).status == "crashed"
+        until_none_has_in_its_command(place.temporary)
+    left = [*place.temporary.glob("tune_app-*"), *place.temporary.glob("pymp-*")]
+    assert left == [], "the second start has removed what the first one had to leave"
     (history,) = sweep.glob("trials/*/history.jsonl")
     epochs = [row["epoch"] for row in rows(history)]
     assert epochs == list(range(1, len(epochs) + 1))
