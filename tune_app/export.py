@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -105,6 +107,7 @@ def export(settings: ExportSettings, *, tell: Tell = to_stderr) -> list[Path]:
     sweep = Sweep(settings.sweep, settings.results_dir or user_setting("results_dir", "results"))
     chosen = _choose(sweep, settings.top, tell)
     out = Path(settings.out).expanduser()
+    _clear_up(out)
     for rank, _ in chosen:
         _check_target(out / str(rank), settings.overwrite)
     _tell_about(sweep, out, chosen, tell)
@@ -185,7 +188,7 @@ def _tell_about(sweep: Sweep, out: Path, chosen: list[tuple[int, Trial]], tell: 
 
 def _export_trial(sweep: Sweep, trial: Trial, rank: int, out: Path, tell: Tell) -> Path:
     """Build the folder beside its place, then rename it there."""
-    building = out / f".{rank}.{os.getpid()}.partial"
+    building = _beside(out / str(rank), "partial")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
@@ -196,9 +199,29 @@ def _export_trial(sweep: Sweep, trial: Trial, rank: int, out: Path, tell: Tell) 
     return out / str(rank)
 
 
+def _beside(target: Path, kind: str) -> Path:
+    """A temporary folder of this process, partial or old."""
+    return target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.{kind}")
+
+
+def _clear_up(out: Path) -> None:
+    """Remove what exports that were killed on this machine have left; one that they had moved aside comes back."""
+    name = re.compile(rf"\.(?P<rank>\d+)\.{re.escape(socket.gethostname())}\.(?P<pid>\d+)\.(?P<kind>partial|old)")
+    for folder in out.glob(".*"):
+        found = name.fullmatch(folder.name)
+        if found is None or Path("/proc", found["pid"]).exists():
+            continue
+        target = out / found["rank"]
+        with suppress(OSError):  # of somebody else, or read-only
+            if found["kind"] == "old" and not target.exists():
+                folder.rename(target)
+            else:
+                shutil.rmtree(folder)
+
+
 def _put_in_place(building: Path, target: Path) -> None:
     """Exchange the folders; the old one comes back should the second rename fail."""
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    old = _beside(target, "old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -246,6 +249,25 @@ def test_a_failure_half_way_leaves_the_earlier_export(
         run(sweep, tmp_path / "best", top=1)
     assert {path.name: path.read_bytes() for path in (tmp_path / "best" / "1").iterdir()} == before
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["1"]
+
+
+def test_what_a_killed_export_has_left_is_removed_by_the_next(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "best"
+    run(sweep, out, top=2)
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    for pid, rank in ((process.pid, 2), (os.getppid(), 1)):  # one is dead, one lives
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda pid=pid: pid)
+            partial, old = (export_module._beside(out / str(rank), kind) for kind in ("partial", "old"))
+        partial.mkdir()
+        (partial / "config.yaml").touch()
+        (out / str(rank)).rename(old)  # as if killed between the two renames
+    run(sweep, out, top=1)
+    assert sorted(path.name for path in out.iterdir()) == sorted([partial.name, old.name, "1", "2"])
+    assert (out / "2" / "model.safetensors").is_file(), "the earlier export, which was on its way out"
 
 
 def test_a_running_sweep_on_the_phantom_says_so(tmp_path: Path) -> None:
