@@ -30,6 +30,8 @@ from trainables.errors import DataError
 Box = tuple[tuple[int, int, int], tuple[int, int, int]]
 """First and one past the last target voxel, crop coordinates."""
 TapsZYX = tuple[Taps, Taps, Taps]
+MOST_VOXELS = 1 << 36
+"""Of a crop: a thousand times the largest published one. Beyond it a size or a scale is wrong."""
 PART_BYTES = 1 << 28
 """Read at once per crop: several crops are decoded at the same time."""
 
@@ -134,6 +136,11 @@ def crop_grid(source: CropSource, classes: Sequence[str], voxel_nm: Sequence[flo
     corner, end = crop_box(source, classes)
     voxel = np.array(voxel_nm, dtype=np.float64)
     shape = np.maximum(np.ceil((end - corner) / voxel - 0.5 - FUZZ), 1)
+    if not np.prod(shape) <= MOST_VOXELS:
+        raise DataError(
+            f"{source.labels}: would have {' × '.join(f'{n:.6g}' for n in shape)} voxels of {list(voxel_nm)} nm. Give "
+            "larger ones (data.voxel_nm), or correct shape (.zarray) and scale (.zattrs) of its classes."
+        )
     thin = end - corner < voxel
     return Grid(np.where(thin, (corner + end - voxel) / 2, corner), voxel, _triple(shape))
 
@@ -233,6 +240,8 @@ def to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
         return values
     if np.issubdtype(values.dtype, np.floating):
         return np.rint(np.clip(np.nan_to_num(values), 0, 1) * 255).astype(np.uint8)
+    if values.dtype == bool:
+        return values.astype(np.uint8) * np.uint8(255)
     limits = np.iinfo(values.dtype)
     return np.rint((values.astype(np.float64) - limits.min) / (limits.max - limits.min) * 255).astype(np.uint8)
 

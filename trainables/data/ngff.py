@@ -23,6 +23,10 @@ from trainables.errors import DataError
 
 Vector = NDArray[np.float64]
 UNIT_NM = {"nanometer": 1.0, "angstrom": 0.1, "micrometer": 1e3, "millimeter": 1e6, None: 1.0}
+KINDS = "buif"
+"""Of dtypes that a volume may have: truth values and numbers."""
+MOST_BYTES = 1 << 31
+"""Of a chunk; no compressor takes more."""
 SCALE_TOLERANCE = 1e-3
 """Relative: a level of 8.004 nm counts as 8 nm."""
 
@@ -66,7 +70,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing. Download it again, or take the crop out of datasplit.csv.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error}). Download it again.") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds no JSON object. Download it again.")
@@ -111,13 +115,21 @@ def _transform(inner: Sequence[dict[str, Any]], outer: Sequence[dict[str, Any]])
 def _read_level(path: Path, scale: Vector, translation: Vector) -> Level:
     meta = read_json(path / ".zarray")
     try:
-        shape, chunks = tuple(map(int, meta["shape"])), tuple(map(int, meta["chunks"]))
-        dtype, separator = np.dtype(meta["dtype"]), str(meta.get("dimension_separator", "."))
+        shape, chunks = tuple(meta["shape"]), tuple(meta["chunks"])
+        dtype, separator = np.dtype(meta["dtype"]), meta.get("dimension_separator", ".")
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path / '.zarray'}: no valid Zarr v2 array ({error!r}). Download it again.") from error
-    if len(shape) != 3 or len(chunks) != 3 or min(shape) < 1 or min(chunks) < 1:
-        raise DataError(f"{path / '.zarray'}: shape {shape}, chunks {chunks}; three positive sizes are needed.")
+        raise _no_array(path, repr(error)) from error
+    if len(shape) != 3 or len(chunks) != 3 or not all(type(size) is int and size > 0 for size in (*shape, *chunks)):
+        raise _no_array(path, f"shape {shape}, chunks {chunks}; three positive whole numbers are needed")
+    if dtype.kind not in KINDS or separator not in (".", "/") or meta.get("zarr_format", 2) != 2:
+        raise _no_array(path, f"dtype {dtype}, separator {separator!r}; numbers and . or / are needed")
+    if (size := math.prod(chunks) * dtype.itemsize) > MOST_BYTES:
+        raise _no_array(path, f"chunks {chunks} hold {size} bytes, {MOST_BYTES} at most can be decoded")
     return Level(path, tuple(scale.tolist()), tuple(translation.tolist()), shape, chunks, separator, dtype)
+
+
+def _no_array(path: Path, problem: str) -> DataError:
+    return DataError(f"{path / '.zarray'}: no valid Zarr v2 array ({problem}). Download it again.")
 
 
 def choose_level(levels: Sequence[Level], voxel_nm: Sequence[float]) -> Level:
@@ -132,13 +144,17 @@ def read_box(level: Level, start: Sequence[int], stop: Sequence[int]) -> NDArray
     plain = plain_array(level)
     if plain is not None:
         return plain.read(start, stop)
+    try:
+        array = zarr.open_array(level.path, mode="r", zarr_format=2)
+    except Exception as error:  # of a codec, an order or a fill value that zarr does not know either
+        raise _no_array(level.path, f"{type(error).__name__}: {error}") from error
     box = tuple(slice(int(a), int(b)) for a, b in zip(start, stop))
     try:
-        return np.asarray(zarr.open_array(level.path, mode="r", zarr_format=2)[box])
+        return np.asarray(array[box])
     except MemoryError:
         raise
     except Exception as error:  # codecs raise what they like: RuntimeError, ValueError, zlib.error, …
-        raise _broken(_first_broken_chunk(level, start, stop) or level.path, error) from error
+        raise _broken(_first_broken_chunk(array, level, start, stop) or level.path, error) from error
 
 
 def _broken(path: Path, error: Exception) -> DataError:
@@ -199,13 +215,13 @@ def plain_array(level: Level) -> PlainArray | None:
     if not numeric or meta.get("filters") or meta.get("order") != "C":
         return None
     try:
+        np.array(fill or 0, dtype=level.dtype)
         return PlainArray(level, numcodecs.get_codec(compressor) if compressor else None, fill or 0)
-    except (ValueError, TypeError):  # a compressor that numcodecs does not know
+    except (ValueError, TypeError, OverflowError):  # a compressor that numcodecs, or a value that the dtype lacks
         return None
 
 
-def _first_broken_chunk(level: Level, start: Sequence[int], stop: Sequence[int]) -> Path | None:
-    array = zarr.open_array(level.path, mode="r", zarr_format=2)
+def _first_broken_chunk(array: Any, level: Level, start: Sequence[int], stop: Sequence[int]) -> Path | None:
     for index in product(*level.chunk_grid(start, stop)):
         box = tuple(slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(index, level.chunks, level.shape))
         try:

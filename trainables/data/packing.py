@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from trainables.data.augment import context_size
 from trainables.data.cellmap import CropSource, Grid, crop_grid, mask_missing_em, read_em, read_labels
 from trainables.data.expand import class_masks
 from trainables.data.ngff import Level, choose_level, read_levels
+from trainables.errors import DataError
 from trainables.settings import DataSettings
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,8 @@ LAYOUT_VERSION = 2
 NUM_POSITIONS = 1024
 """Positive voxels kept per crop and class for class-aware sampling."""
 MAX_THREADS = 8
+MOST_CHUNKS = 1_000_000
+"""Of an array in a crop; each is looked at before every run."""
 
 
 def shaping_settings(settings: DataSettings) -> dict[str, Any]:
@@ -66,13 +70,13 @@ def cache_key(settings: DataSettings, sources: Sequence[CropSource]) -> str:
 def _source_stamp(settings: DataSettings, source: CropSource) -> str:
     """Everything that tells whether a crop's files have changed, as one string."""
     wanted = [name for name in settings.classes if name in source.classes]
-    files: list[Path] = []
+    grid, files = crop_grid(source, wanted, settings.voxel_nm), list[Path]()
     for name in wanted:
         levels = read_levels(source.labels / name)
         level = choose_level(levels, settings.voxel_nm)
         files += [source.labels / name / ".zattrs", levels[0].path / ".zattrs", level.path / ".zarray"]
         files += _chunk_files(level, (0, 0, 0), level.shape)
-    files += _em_files(settings, source, crop_grid(source, wanted, settings.voxel_nm))
+    files += _em_files(settings, source, grid)
     where = [source.name, source.side, str(source.em), str(source.labels), wanted]
     return json.dumps([where, [_stat(path) for path in files]])
 
@@ -89,7 +93,10 @@ def _em_files(settings: DataSettings, source: CropSource, grid: Grid) -> list[Pa
 
 
 def _chunk_files(level: Level, start: Sequence[int], stop: Sequence[int]) -> list[Path]:
-    return [level.chunk_file(index) for index in product(*level.chunk_grid(start, stop))]
+    grid = level.chunk_grid(start, stop)
+    if (number := math.prod(map(len, grid))) > MOST_CHUNKS:
+        raise DataError(f"{level.path / '.zarray'}: a crop of {number} chunks, {MOST_CHUNKS} at most. Chunk it anew.")
+    return [level.chunk_file(index) for index in product(*grid)]
 
 
 def _stat(path: Path) -> tuple[int, int] | None:

@@ -123,6 +123,24 @@ def test_damage_leaves_no_half_cache_and_can_be_mended(small_root, settings_for,
     assert len(open_packed(settings_for(small_root)).crops) == 4
 
 
+@pytest.mark.parametrize(
+    ("depth", "more", "says"),
+    [
+        (10**12, {}, "voxels of [8.0, 8.0, 8.0] nm"),
+        (10**6, {}, "chunks, 1000000 at most"),
+        (1, {"voxel_nm": [1e-9] * 3}, "Give larger ones (data.voxel_nm)"),
+    ],
+)
+def test_a_crop_larger_than_any_machine_is_refused(small_root, settings_for, tmp_path, depth, more, says):
+    (path,) = small_root.glob("*/*.zarr/recon-1/labels/groundtruth/crop1/nuc/s0/.zarray")
+    meta = json.loads(path.read_text())
+    path.write_text(json.dumps(meta | {"shape": [depth, *meta["shape"][1:]], "chunks": [1, 1, 1]}))
+    with pytest.raises(DataError) as error:
+        open_packed(settings_for(small_root, **more))
+    assert says in str(error.value)
+    assert not list((tmp_path / "cache" / "packed").iterdir())
+
+
 def test_cache_folder_that_cannot_be_made(small_root, settings_for, tmp_path):
     (tmp_path / "cache").write_text("a file in the way")
     rows = "\n".join(
