@@ -27,10 +27,12 @@ def read(path: Path) -> dict[str, Any]:
     Raises ClusterInputError with the file's name and what is wrong.
     """
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ClusterInputError(f"config={path}: there is no such file. Leave config= out for {DEFAULT.name}") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise ClusterInputError(f"config={path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ClusterInputError(f"config={path}: no valid YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(config, dict) or "provider" not in config:
         raise ClusterInputError(

@@ -19,12 +19,21 @@ from contextlib import suppress
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from tune_app.errors import InputError, require_input
 
 MANIFEST = "manifest.json"
 STATUSES = ("running", "interrupted", "finished")
+KINDS = {
+    "sweep": str, "created": str, "status": str, "family": str, "experiment": str, "seed": int, "metric": str,
+    "mode": str, "validated": bool, "classes": list, "space": dict, "git": (dict, NoneType), "packages": dict,
+    "data": {"name": str, "root": str, "fingerprint": str, "phantom": bool}, "hardware": dict, "settings_hash": str,
+    "class_counts": str, "notices": list,
+    "sha256": dict, "confirmation": (dict, NoneType),
+}  # fmt: skip
+"""Of the values in a manifest, those of an export included; see `of_kind`."""
 PACKAGES = (
     "tune-app", "torch", "triton", "ray", "optuna", "hydra-core", "numpy", "pandas", "zarr", "safetensors",
     "tensorboardX", "monai",
@@ -98,11 +107,27 @@ def write_manifest(folder: str | Path, manifest: Mapping[str, Any]) -> Path:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of a folder; {} where it is missing or cut short."""
-    with suppress(OSError, ValueError):
-        found = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
+    """The manifest of a folder, without values of a wrong kind; {} where it is missing or cut short."""
+    with suppress(OSError, ValueError, RecursionError):
+        return of_kind(json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8")), KINDS)
     return {}
+
+
+def of_kind(values: Any, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a mapping whose values are of the kind that is wanted; {} of anything else.
+
+    What people edit by hand may hold anything: what is left out counts as unknown. kinds: by key, a type, several, or,
+    of a mapping, its own kinds; a key that is not named may have any value.
+    """
+    kept: dict[str, Any] = {}
+    for key, value in values.items() if isinstance(values, dict) else ():
+        kind = kinds.get(key, object)
+        if isinstance(kind, Mapping):
+            if isinstance(value, dict):
+                kept[key] = of_kind(value, kind)
+        elif isinstance(value, kind):
+            kept[key] = value
+    return kept
 
 
 def set_status(folder: str | Path, status: str) -> None:

@@ -25,13 +25,20 @@ from optuna.trial import FrozenTrial
 from trainables.errors import TrainablesError
 from tune_app.config import DiagnosisSettings
 from tune_app.errors import InputError
-from tune_app.manifest import read_manifest
+from tune_app.manifest import of_kind, read_manifest
 from tune_app.repeats import Noise, arm_labels, arms_frame, is_baseline, pooled_noise
 from tune_app.study_reader import JOURNAL, read_study
 from tune_app.sweep_folders import LOCK, find_sweep, lock_is_held, recorded_status
 from tune_app.thresholds import CALIBRATED, GAP, score_keys
 from tune_app.trial import Trial, read_trial
 from tune_app.user_settings import user_setting
+
+SETTING_KINDS: dict[str, Any] = {
+    "seed": int, "seeds": int, "data": {"name": str, "train_on": str}, "search": {"num_samples": int},
+    "trainer": {"epochs": int, "pct_start": (int, float)}, "model": dict, "hardware": dict, "scheduler": dict,
+    "resources": dict,
+}  # fmt: skip
+"""Of what the rest of the program reads in sweep.yaml, to show a sweep; see `of_kind`."""
 
 
 class Sweep:
@@ -47,7 +54,7 @@ class Sweep:
     def refresh(self) -> Sweep:
         """Read the folder again."""
         self.manifest = read_manifest(self.folder)
-        self.settings = _read_yaml(self.folder / "sweep.yaml")
+        self.settings = read_settings(self.folder)
         self.metric = str(self.manifest.get("metric") or "mean_dice")
         self.mode = str(self.manifest.get("mode") or "max")
         told = self.manifest.get("notices")
@@ -257,8 +264,8 @@ def _diagnosis_settings(values: Any) -> DiagnosisSettings:
     return DiagnosisSettings()
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    with suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
+def read_settings(folder: Path) -> dict[str, Any]:
+    """sweep.yaml of a folder, without sections that are none; {} where it is missing or damaged."""
+    with suppress(OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        return of_kind(yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8")), SETTING_KINDS)
     return {}

@@ -24,8 +24,8 @@ def stored_settings(folder: Path) -> Settings:
     if not path.is_file():
         raise InputError(f"{folder}: not a sweep of this program: it has no sweep.yaml")
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({str(error).splitlines()[0]}); a sweep cannot go on without it") from None
     if not isinstance(values, dict):
         raise InputError(f"{path} is damaged (no settings in it); a sweep cannot go on without it")

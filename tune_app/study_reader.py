@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial
 
+from tune_app.manifest import of_kind
+
 JOURNAL = "study.journal"
+ATTRIBUTE_KINDS = {
+    "name": str, "label": str, "family": str, "preset": (str, NoneType), "loss": dict, "seed": (int, NoneType),
+    "signature": str, "planned": bool, "reason": str,
+}  # fmt: skip
+"""Of what the searcher tells of a trial; see `of_kind`."""
 
 
 class ReadOnlyJournal(BaseJournalBackend):
@@ -50,7 +59,8 @@ class ReadOnlyJournal(BaseJournalBackend):
 def read_study(folder: Path) -> tuple[list[FrozenTrial], bool]:
     """(trials of the last study in the journal, whether the journal could be read to its end).
 
-    A journal that is absent, or empty because the sweep has just begun, holds no trials and is intact.
+    It cannot be read beyond a trial whose values are of another kind than the searcher writes. A journal that is
+    absent, or empty because the sweep has just begun, holds no trials and is intact.
     """
     path = folder / JOURNAL
     if not path.is_file():
@@ -60,6 +70,12 @@ def read_study(folder: Path) -> tuple[list[FrozenTrial], bool]:
         storage = JournalStorage(journal)
         studies = storage.get_all_studies()
         trials = storage.get_all_trials(studies[-1]._study_id) if studies else []
+        sound = list(takewhile(_is_sound, trials))
     except Exception:  # Optuna's replay raises anything from KeyError to RuntimeError on records it cannot follow.
         return [], False
-    return trials, not journal.damaged
+    return sound, not journal.damaged and len(sound) == len(trials)
+
+
+def _is_sound(trial: FrozenTrial) -> bool:
+    told, numbers = trial.user_attrs, [*(trial.values or ()), *trial.intermediate_values.values()]
+    return of_kind(told, ATTRIBUTE_KINDS) == told and all(isinstance(one, int | float) for one in numbers)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 from typing import Any
 from zipfile import BadZipFile
 
@@ -22,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from trainables.history_line import CHECKSUM, is_intact
 from tune_app.config import DiagnosisSettings
 from tune_app.diagnosis import HOPELESS, Diagnosis, diagnose, hopeless, of_error
+from tune_app.manifest import of_kind
 from tune_app.thresholds import ARRAYS, Calibration, calibrate
 
 STATUSES = (
@@ -35,6 +37,14 @@ RAY_KEYS = (
     "node_ip", "time_since_restore", "iterations_since_restore",
 )  # fmt: skip
 """What Ray adds to a reported row."""
+
+CONFIG_KINDS = {
+    "run": {"number": int, "name": str, "preset": (str, NoneType), "planned": (bool, NoneType), "params": dict},
+    "loss": {"name": str, "params": dict}, "seed": int, "data": {"classes": list}, "model": dict,
+    "trainer": {"epochs": int}, "hardware": dict,
+    "resources": {"cpus_per_trial": (int, float), "gpus_per_trial": (int, float)},
+}  # fmt: skip
+"""Of what the rest of the program reads in a trial's config; see `of_kind`."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +150,15 @@ def is_finite(value: object) -> bool:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; {} where it is missing, cut short or something else."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         found = json.loads(path.read_text(encoding="utf-8"))
         return found if isinstance(found, dict) else {}
     return {}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config of a trial, without values of a wrong kind; {} where it is lost."""
+    return of_kind(read_json(folder / "config.json") or read_json(folder / "params.json"), CONFIG_KINDS)
 
 
 def read_history(path: Path) -> tuple[dict[str, Any], ...]:
@@ -191,9 +206,8 @@ def read_trial(
 ) -> Trial:
     """One trial from its folder (which may not exist yet) and its record in the study (which may be lost)."""
     judged_by, error = judged_by or DiagnosisSettings(), _read_text(folder / "error.txt")
-    config = read_json(folder / "config.json") or read_json(folder / "params.json")
-    run = config.get("run")
-    attrs = frozen.user_attrs if frozen else run if isinstance(run, dict) else {}
+    config = read_config(folder)
+    attrs = frozen.user_attrs if frozen else config.get("run") or {}
     history, damaged_rows = _recorded(folder)
     history = history or _study_curve(frozen, metric)
     loss = attrs.get("loss") or config.get("loss") or {}

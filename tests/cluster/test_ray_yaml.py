@@ -84,9 +84,12 @@ def test_what_nobody_would_read_is_refused(tmp_path: Path, change: Any, message:
 def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ClusterInputError, match="there is no such file"):
         ray_yaml.read(tmp_path / "none.yaml")
-    (tmp_path / "bad.yaml").write_text("a: [")
-    with pytest.raises(ClusterInputError, match="no valid YAML"):
-        ray_yaml.read(tmp_path / "bad.yaml")
+    with pytest.raises(ClusterInputError, match="cannot be read"):
+        ray_yaml.read(tmp_path)
+    for content in (b"a: [", b"a: \xff", b"[" * 1500):
+        (tmp_path / "bad.yaml").write_bytes(content)
+        with pytest.raises(ClusterInputError, match="no valid YAML"):
+            ray_yaml.read(tmp_path / "bad.yaml")
     for text in ("x: 1", "[]", "7", ""):
         (tmp_path / "other.yaml").write_text(text)
         with pytest.raises(ClusterInputError, match="no cluster YAML: provider is missing"):

@@ -147,6 +147,16 @@ def test_a_settings_file_with_a_wrong_key_is_named(type_run, tmp_path, monkeypat
     )
 
 
+@pytest.mark.parametrize("content", [b"data_root: \xff", b"[" * 1500, b"data_root: [1", b"7"])
+def test_a_settings_file_that_is_none_is_named(type_run, tmp_path, monkeypatch, content):
+    path = tmp_path / "settings.yaml"
+    path.write_bytes(content)
+    monkeypatch.setenv("TUNE_APP_SETTINGS", str(path))
+    code, _, err, left = type_run("family=seesaw")
+    assert (code, left, err.count("\n")) == (2, [], 1)
+    assert err.startswith(f"error: {path}")
+
+
 def test_the_settings_file_and_the_environment_say_where_things_are(tmp_path, monkeypatch):
     path = tmp_path / "settings.yaml"
     path.write_text(f"data_root: {tmp_path}/data\nresults_dir: {tmp_path}/mine\n")

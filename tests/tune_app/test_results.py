@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -204,6 +205,65 @@ def test_a_journal_of_nonsense_falls_back_to_the_folders(tmp_path: Path) -> None
     sweep = Sweep(folder)
     assert sweep.trials[0].status == "finished"
     assert "damaged" in sweep.notices[0]
+
+
+ANYTHING = (None, 7, "x", [1, {"a": 2}], {"a": [1]}, math.inf, True)
+
+
+def every_figure(folder: Path) -> None:
+    sweep = Sweep(folder)
+    for table in (sweep.leaderboard, sweep.history, sweep.arms, sweep.families, sweep.best_per_class, sweep.diagnoses):
+        table()
+    assert isinstance(sweep.phantom, bool)
+    assert sweep.validated
+    assert sweep.status in ("finished", "crashed")
+    assert sweep_folders(folder.parent) == [folder]
+
+
+def test_what_was_edited_by_hand_into_nonsense_counts_as_unknown(tmp_path: Path) -> None:
+    """The values of every file and of every section in it, replaced by those of each kind."""
+    folder = write_sweep(tmp_path / "a", [GOOD, BROKEN])
+    settings = {"data": {"train_on": "train"}, "search": {"num_samples": 2}, "trainer": {"epochs": 3}, "seed": 0}
+    (folder / "sweep.yaml").write_text(json.dumps(settings))
+    files = [folder / "manifest.json", folder / "sweep.yaml", *folder.glob("trials/0000_*/config.json")]
+    assert len(files) == 3
+    for path in files:
+        whole = json.loads(path.read_text())
+        sections = [key for key, value in whole.items() if isinstance(value, dict)]
+        for anything in ANYTHING:
+            edited = [{key: dict.fromkeys(whole[key], anything)} for key in sections]
+            for edit in (dict.fromkeys(whole, anything), *edited):
+                path.write_text(json.dumps(whole | edit))
+                every_figure(folder)
+        path.write_text(json.dumps(whole))
+
+
+def test_a_trial_edited_by_hand_in_the_journal_is_read_from_its_folder(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "a", [GOOD, WORSE])
+    journal = folder / "study.journal"
+    *lines, last = journal.read_text().splitlines()
+    record = json.loads(last)
+    for key, anything in itertools.product(record["user_attrs"], ANYTHING):
+        journal.write_text("\n".join([*lines, json.dumps({**record, "user_attrs": {"a": 1, key: anything}})]) + "\n")
+        every_figure(folder)
+    for anything in ANYTHING[1:]:
+        journal.write_text("\n".join([*lines, json.dumps({**record, "user_attrs": anything})]) + "\n")
+        every_figure(folder)
+    seed = {**record["user_attrs"], "seed": "x"}
+    journal.write_text("\n".join([*lines, json.dumps({**record, "user_attrs": seed})]) + "\n")
+    sweep = Sweep(folder)
+    assert [trial.seed for trial in sweep.trials] == [0, 0]
+    assert "study.journal is damaged" in sweep.notices[0]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[" * 1500, b"", bytes(9), b"[1]"])
+@pytest.mark.parametrize("name", ["manifest.json", "sweep.yaml", "trials/*/config.json", "study.journal"])
+def test_a_file_of_other_bytes_counts_as_lost(tmp_path: Path, name: str, content: bytes) -> None:
+    folder = write_sweep(tmp_path / "a", [GOOD])
+    (path,) = folder.glob(name)
+    path.write_bytes(content)
+    assert [trial.status for trial in Sweep(folder).trials] == ["finished"]
+    every_figure(folder)
 
 
 def test_what_the_damaged_journal_lost_is_read_from_the_folder(tmp_path: Path) -> None:

@@ -111,10 +111,23 @@ def test_a_folder_that_is_no_sweep(started, tmp_path):
         taken_up("resume=other")
 
 
-@pytest.mark.parametrize("text", ["", "a: [1", "- 1", "trainer: {epochs: many}", "bogus: 3"])
-def test_a_damaged_sweep_yaml(started, text):
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"a: [1",
+        b"- 1",
+        b"trainer: {epochs: many}",
+        b"bogus: 3",
+        b"trainer: 7",
+        b"seed: [1]",
+        b"name: \xff",
+        b"[" * 1500,
+    ],
+)
+def test_a_damaged_sweep_yaml(started, content):
     folder = started()
-    (folder / "sweep.yaml").write_text(text)
+    (folder / "sweep.yaml").write_bytes(content)
     with pytest.raises(InputError, match=r"sweep\.yaml"):
         taken_up("resume=mine")
 

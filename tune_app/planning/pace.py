@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from trainables.data.packed import cache_folder
 from tune_app.config import Settings
@@ -24,7 +23,7 @@ from tune_app.manifest import now, read_manifest, write_text
 from tune_app.planning.epochs import Range
 from tune_app.ray_session import TrialResources
 from tune_app.render import counted
-from tune_app.results import Sweep
+from tune_app.results import Sweep, read_settings
 from tune_app.sweep_folders import sweep_folders
 from tune_app.trial import Trial, is_finite
 
@@ -113,14 +112,6 @@ def _measurement(settings: Settings, resources: TrialResources) -> Path:
     place = {**resources.as_dict(), "slots": resources.slots, "host": platform.node()}
     words = json.dumps([shape, len(settings.data.classes), place], sort_keys=True)
     return cache_folder(settings.data) / "paces" / f"{hashlib.sha256(words.encode()).hexdigest()[:16]}.json"
-
-
-def read_settings(folder: Path) -> Mapping[str, Any]:
-    """sweep.yaml of a folder; {} where it is missing or damaged."""
-    with suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
-        found = yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8"))
-        return found if isinstance(found, Mapping) else {}
-    return {}
 
 
 def same_shape(stored: Mapping[str, Any], settings: Settings) -> bool:

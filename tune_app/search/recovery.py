@@ -26,7 +26,7 @@ from tune_app.render import counted
 from tune_app.search.searcher import NAN_EPOCH, end, folder_name, report
 from tune_app.search.study import JOURNAL, curve, distribution, open_study
 from tune_app.study_reader import read_study
-from tune_app.trial import is_finite, read_json
+from tune_app.trial import is_finite, read_config
 
 LOST = "lost"
 """Label of a trial that nothing is left of but its number."""
@@ -86,7 +86,7 @@ def _disagreement(frozen: FrozenTrial, path: Path, metric: str) -> str:
     name = frozen.user_attrs.get("name")
     if name != path.name:
         return f"trial {frozen.number} is {name}"
-    config = read_json(path / "config.json") or read_json(path / "params.json")
+    config = read_config(path)
     for key in ("loss", "seed") if config else ():
         if config.get(key) != frozen.user_attrs.get(key):
             return f"its {key} is {frozen.user_attrs.get(key)} in the study, {config.get(key)} in the folder"
@@ -100,7 +100,7 @@ def _disagreement(frozen: FrozenTrial, path: Path, metric: str) -> str:
 
 def _recorded_trial(path: Path, space: Space, signature: Callable[[Mapping[str, Any]], str]) -> FrozenTrial:
     """A trial as it began, from the config in its folder."""
-    config = read_json(path / "config.json") or read_json(path / "params.json")
+    config = read_config(path)
     try:
         run, loss = config["run"], config["loss"]
         return create_trial(
