@@ -44,7 +44,7 @@ from benchmarks.policies import ours, planned_row
 from benchmarks.replay import Replay, Step
 from search_spaces import PUBLISHED, ClassCounts
 from tune_app.command_line import compose
-from tune_app.config import Settings
+from tune_app.config import MOST_TRIALS, Settings
 from tune_app.search.arms import Arm, planned_arms, searched_space, with_baseline
 
 TABLE = Path(__file__).parent / "curves" / "phantom.json.gz"
@@ -87,11 +87,11 @@ def run(arguments: argparse.Namespace) -> Iterator[Result]:
 
 
 def default_settings() -> Settings:
-    """Of `python -m tune_app.run family=all`, with trials without end: the replay says when it is enough."""
+    """Of `python -m tune_app.run family=all`, with as many trials as it takes: the replay says when it is enough."""
     composed = compose("run", Settings, ["family=all"])
     assert composed is not None
     settings = composed.settings
-    return dataclasses.replace(settings, search=dataclasses.replace(settings.search, num_samples=10**9))
+    return dataclasses.replace(settings, search=dataclasses.replace(settings.search, num_samples=MOST_TRIALS))
 
 
 def epochs_to_target(
