@@ -37,7 +37,7 @@ test: check
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not slurm and not nodes"
 
 test-cluster: install-dev
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "slurm or nodes"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "slurm or nodes"
 
 # BENCH="loss memory" for some of them; --write puts the table into docs/performance.md.
 bench: install-dev
