@@ -31,6 +31,7 @@ class ClassCounts:
         for name in ("classes", "positive", "known"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check(len(self.classes) > 0, "at least one class is needed")
+        self._check(all(isinstance(name, str) for name in self.classes), "every class must be a name")
         self._check(len(set(self.classes)) == len(self.classes), "no class may appear twice")
         self._check(
             len(self.classes) == len(self.positive) == len(self.known),
@@ -70,7 +71,7 @@ class ClassCounts:
         """Counts from a class_frequencies.json; SettingsError where it is missing or broken."""
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise SettingsError(
                 f"class counts {path}: cannot be read ({error}). "
                 "Compute them with: python -m tune_app.frequencies data=cellmap data.root=PATH"

@@ -131,7 +131,7 @@ def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outc
     KeyboardInterrupt where it is interrupted before there is anything to resume.
     """
     if prepared.resumed:
-        with locked(prepared.folder):
+        with locked(prepared.folder), _space_in(prepared.folder):
             _mend(prepared)
             if _had_ended(prepared):
                 return Outcome(folder=prepared.folder, complete=True)
@@ -139,7 +139,7 @@ def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outc
         resources = trial_resources(prepared.settings, trials=prepared.num_trials)
         if prepared.settings.cluster.remote:
             refuse_local_folder(prepared.folder)
-        with locked(prepared.folder):
+        with locked(prepared.folder), _space_in(prepared.folder):
             _write_folder(prepared)
             complete = False
             with contextlib.suppress(KeyboardInterrupt):
@@ -148,6 +148,20 @@ def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outc
                 complete = _search_until_done(prepared, resources)
             set_status(prepared.folder, "finished" if complete else "interrupted")
     return Outcome(folder=prepared.folder, complete=complete)
+
+
+@contextlib.contextmanager
+def _space_in(folder: Path) -> Iterator[None]:
+    """Within it, a folder that cannot be written any more ends the run with one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        raise RunFailed(
+            f"cannot write in {folder}: {error.strerror}. Free some space or mend it; nothing recorded is lost: "
+            f"{resume_command(folder)}"
+        ) from None
 
 
 def _write_folder(prepared: Prepared) -> None:
@@ -211,13 +225,6 @@ def _search_until_done(prepared: Prepared, resources: TrialResources) -> bool:
     for attempt in range(DRIVER_RESTARTS + 1):
         try:
             return _search(prepared, resources)
-        except OSError as error:
-            if error.errno not in CANNOT_WRITE:
-                raise
-            raise RunFailed(
-                f"cannot write in {prepared.folder}: {error.strerror}. Free some space or mend it; nothing recorded "
-                f"is lost: {resume_command(prepared.folder)}"
-            ) from None
         except (RayError, TuneError) as error:
             if attempt == DRIVER_RESTARTS:
                 raise RunFailed(

@@ -173,12 +173,18 @@ def require_writable(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
+    """Hold a sweep. Raises InputError where another driver holds it, or its folder cannot be written."""
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
         lock.acquire(timeout=2)  # a reader's probe holds it for a moment
     except Timeout:
         raise in_use(folder) from None
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}), and a sweep runs in its folder. Make it writable, or "
+            "copy it to a folder of your own; summary and export only read it"
+        ) from None
     try:
         yield
     finally:

@@ -40,6 +40,8 @@ def test_select_reorders_and_refuses_what_was_not_counted() -> None:
     [
         ("{", "cannot be read"),
         ("[]", "JSON object"),
+        ("[" * 9999, "cannot be read"),
+        (json.dumps({"classes": [["a"]], "positive": [1], "known": [4]}), "every class must be a name"),
         ('{"classes": ["a"]}', "positive, known must be a list"),
         (json.dumps({"classes": ["a"], "positive": [5], "known": [4]}), "0 ≤ positive ≤ known must hold for a"),
         (json.dumps({"classes": ["a"], "positive": ["x"], "known": [4]}), "must hold for a"),

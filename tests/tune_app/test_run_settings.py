@@ -346,9 +346,20 @@ def test_a_full_disk_is_one_sentence_that_says_how_to_go_on(monkeypatch, tmp_pat
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(sweep_module, "_search", full)
+    monkeypatch.setattr(sweep_module, "_is_done", full)
     with pytest.raises(RunFailed, match=r"No space left on device.*resume="):
-        sweep_module._search_until_done(prepared, None)
+        sweep_module.run_sweep(dataclasses.replace(prepared, resumed=True))
+
+
+def test_a_sweep_in_a_folder_that_is_read_only_is_not_taken_up(monkeypatch, started):
+    folder = started(*STARTED_WITH)
+
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(FileLock, "acquire", read_only)
+    with pytest.raises(InputError, match=rf"{folder}: cannot be written \(Read-only file system\).*copy it"):
+        sweep_module.run_sweep(taken_up("resume=mine"))
 
 
 @pytest.mark.parametrize("name", ["a b", "../x", "latest", "-x", "a/b"])

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,18 @@ def _repeats(path: Path, sources: Sequence[CropSource]) -> list[str]:
     return problems
 
 
+@contextlib.contextmanager
+def cache_written(folder: Path) -> Iterator[None]:
+    """Within it, a folder in the cache that cannot be written, or is full, is a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"The cache folder {folder} cannot be written ({error.strerror or error}). Free space there, or give "
+            "data.cache_dir=PATH on a local disk."
+        ) from error
+
+
 def write_split(path: Path, sources: Sequence[CropSource]) -> None:
     """Write the five-column form atomically; an existing file is replaced, never appended to."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +222,9 @@ def make_split(settings: DataSettings, crops: Sequence[CropSource], folder: Path
         asked["units"] = {unit: [crop.name for crop in members] for unit, members in units.items()}
     path = folder / f"datasplit-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]}.csv"
     if not path.is_file():
-        write_split(path, _draw(settings, units))
+        drawn = _draw(settings, units)
+        with cache_written(folder):
+            write_split(path, drawn)
         log.info("Drew a split of %d crops with seed %d: %s", len(usable), settings.split_seed, path)
     return read_split(path)
 

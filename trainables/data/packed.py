@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from trainables.data.cellmap import CropSource, discover_crops
 from trainables.data.classes import annotated_names, check_classes, unannotated_classes
-from trainables.data.datasplit import given_split, load_or_make_split, read_split
+from trainables.data.datasplit import cache_written, given_split, load_or_make_split, read_split
 from trainables.data.overlap import leak
 from trainables.data.packing import cache_key, write_cache
 from trainables.errors import DataError
@@ -108,7 +108,8 @@ def data_root(settings: DataSettings) -> Path:
     if settings.name == "phantom" and not settings.root:
         from trainables.data import phantom  # makes volumes only when asked
 
-        made = Path(phantom.ensure(cache_folder(settings)))
+        with cache_written(cache_folder(settings)):
+            made = Path(phantom.ensure(cache_folder(settings)))
         mark_used(made)
         return made
     if not settings.root:
@@ -155,10 +156,14 @@ def open_packed(settings: DataSettings) -> PackedDataset:
     that shape it. Raises DataError naming the file that is missing or broken, or the folder that cannot be written.
     """
     root, sources = data_sources(settings)
-    folder = _make_folder(cache_folder(settings) / "packed") / cache_key(settings, sources)
+    place = cache_folder(settings) / "packed"
+    folder = place / cache_key(settings, sources)
+    with cache_written(place):
+        place.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=place).close()
     while True:
         if not (folder / "index.json").exists():
-            with FileLock(folder.with_suffix(".lock")):
+            with cache_written(place), FileLock(folder.with_suffix(".lock")):
                 if not (folder / "index.json").exists():
                     _build(settings, sources, folder)
         mark_used(folder)
@@ -231,17 +236,6 @@ def on_this_node(folder: Path) -> Path:
     return copy
 
 
-def _make_folder(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise DataError(
-            f"The cache folder {folder} cannot be written ({error.strerror}). Give data.cache_dir=PATH on a local disk."
-        ) from error
-
-
 def _build(settings: DataSettings, sources: Sequence[CropSource], folder: Path) -> None:
     """Write the cache beside `folder` and rename it. Called under the lock: what is left of dead builds is removed."""
     for dead in folder.parent.glob(f"{folder.name}.building-*"):
@@ -252,10 +246,6 @@ def _build(settings: DataSettings, sources: Sequence[CropSource], folder: Path) 
         write_cache(settings, sources, building)
         shutil.rmtree(folder, ignore_errors=True)  # there without index.json: emptied by hand
         os.replace(building, folder)
-    except OSError as error:
-        raise DataError(
-            f"Packing into {folder.parent} failed ({error}). Free space there or give data.cache_dir=PATH."
-        ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -12,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from filelock import FileLock
 from volume_writer import container, write_em, write_label
 
-from trainables.data import named_classes, open_packed, packed
+from trainables.data import named_classes, open_packed, packed, phantom
 from trainables.data.cellmap import discover_crops
 from trainables.data.expand import class_masks
-from trainables.data.packed import is_open, remove_packed
+from trainables.data.packed import data_sources, is_open, remove_packed
 from trainables.errors import DataError
 
 
@@ -138,7 +141,7 @@ def test_a_crop_larger_than_any_machine_is_refused(small_root, settings_for, tmp
     with pytest.raises(DataError) as error:
         open_packed(settings_for(small_root, **more))
     assert says in str(error.value)
-    assert not list((tmp_path / "cache" / "packed").iterdir())
+    assert not (tmp_path / "cache" / "packed").exists()
 
 
 def test_cache_folder_that_cannot_be_made(small_root, settings_for, tmp_path):
@@ -151,6 +154,37 @@ def test_cache_folder_that_cannot_be_made(small_root, settings_for, tmp_path):
     (small_root / "datasplit.csv").write_text(rows)
     with pytest.raises(DataError, match="cannot be written"):
         open_packed(settings_for(small_root))
+
+
+@pytest.mark.parametrize(
+    ("written", "owner", "name"),
+    [
+        ("splits", os, "mkdir"), ("splits", os, "replace"), ("splits", csv, "writer"),
+        ("packed", os, "mkdir"), ("packed", os, "replace"), ("packed", np, "save"), ("packed", FileLock, "acquire"),
+        ("phantom", os, "mkdir"), ("phantom", os, "replace"), ("phantom", FileLock, "acquire"),
+        ("phantom", phantom, "_write"),
+    ],
+)  # fmt: skip
+def test_a_cache_that_is_full_is_one_sentence_and_keeps_nothing_half(
+    small_root, settings_for, tmp_path, monkeypatch, written, owner, name
+):
+    """Full at a step of making a split, a packed cache, or the phantom."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "cache").mkdir()
+    settings = settings_for(small_root)
+    if written == "packed":
+        data_sources(settings)
+    if written == "phantom":
+        settings = dataclasses.replace(settings, name="phantom", root="")
+        monkeypatch.setattr(phantom, "_write", lambda *_: None)
+    monkeypatch.setattr(owner, name, full)
+    with pytest.raises(DataError, match=r"The cache folder .*cache.* cannot be written \(No space left on device"):
+        open_packed(settings)
+    left = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert [path.parent.name for path in left] == (["splits"] if written == "packed" else [])
 
 
 def test_leftovers_of_a_killed_build_are_removed(small_root, settings_for):
