@@ -84,10 +84,13 @@ def parse_split(path: Path, root: Path | None = None) -> tuple[list[CropSource],
 
 
 def split_remarks(path: Path, root: Path | None = None) -> list[str]:
-    """One sentence per row that lists a class its crop has no labels of: partial annotation, or a misspelled name."""
+    """One sentence per row that lists a class its crop has no labels of: partial annotation, or a misspelled name.
+
+    A file that `parse_split` cannot read has none.
+    """
     bases = [base for base in (root, path.parent) if base is not None]
     remarks = []
-    with path.open(newline="", encoding="utf-8") as file:
+    with contextlib.suppress(UnicodeDecodeError, csv.Error), path.open(newline="", encoding="utf-8") as file:
         for number, row in enumerate(csv.reader(file, skipinitialspace=True), 1):
             with contextlib.suppress(DataError):
                 source = _source(row, bases)

@@ -18,6 +18,7 @@ from trainables.data.datasplit import (
     load_or_make_split,
     make_split,
     moved,
+    parse_split,
     read_split,
     split_remarks,
     write_split,
@@ -251,3 +252,12 @@ def test_folders_of_another_machine_that_are_not_here_are_named(small_root, tmp_
     wanted = r"elsewhere/cells/.*does not exist, and there is no cells/cells.zarr/.*crop9 in .*data\.root"
     with pytest.raises(DataError, match=wanted):
         read_split(write_rows(tmp_path / "s.csv", rows), small_root)
+
+
+@pytest.mark.parametrize("content", [b'"train","\xff"\n', b"a" * 200_000])
+def test_a_file_of_other_bytes_is_one_problem(tmp_path, content):
+    path = tmp_path / "datasplit.csv"
+    path.write_bytes(content)
+    sources, (problem,) = parse_split(path)
+    assert sources == split_remarks(path) == []
+    assert problem.startswith(f"{path} cannot be read as CSV")
