@@ -41,7 +41,12 @@ def make_phantom(settings: DataVerbSettings) -> int:
     """Generate the phantom and say how to use it."""
     if not settings.out:
         raise InputError("out=: a folder is needed to generate into, for example action=make out=phantom")
-    root = make(Path(settings.out).expanduser(), seed=settings.seed)
+    try:
+        root = make(Path(settings.out).expanduser(), seed=settings.seed)
+    except OSError as error:
+        raise InputError(
+            f"out={settings.out}: cannot be written ({error.strerror}). Give another folder, on a disk with 60 MB free"
+        ) from None
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) / 1e6
     print(f"phantom written to {root} ({size:.0f} MB)")
     typed = shlex.quote(str(root))

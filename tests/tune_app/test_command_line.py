@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tune_app.__main__ import main as list_verbs
 from tune_app.clusters import plain
 from tune_app.command_line import compose, exit_code
 from tune_app.config import Settings
+from tune_app.data import DataVerbSettings, make_phantom
 from tune_app.errors import InputError, RunFailed
 from tune_app.stored_settings import located
 from tune_app.summary import SummarySettings
@@ -411,3 +413,10 @@ def test_composing_leaves_the_loggers_of_the_process_alone(verb):
 )
 def test_a_list_may_be_written_without_brackets(word, classes):
     assert settings_of(f"data.classes={word}").data.classes == classes
+
+
+def test_data_that_cannot_be_generated_where_it_was_asked_for(tmp_path):
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "phantom"
+    with pytest.raises(InputError, match=re.escape(f"out={out}: cannot be written (")):
+        make_phantom(DataVerbSettings(action="make", out=str(out)))
