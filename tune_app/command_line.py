@@ -39,6 +39,8 @@ from tune_app.terminal import plain_output
 from tune_app.user_settings import user_setting
 
 CONF = Path(__file__).parent / "conf"
+TYPES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
+"""What a setting of such a type takes, in words; OmegaConf's names of them."""
 T = TypeVar("T")
 
 
@@ -273,7 +275,10 @@ def _explain(error: Exception, verb: str, schema: type, argv: Sequence[str]) -> 
     first, *rest = [line.strip().rstrip(".") for line in text.splitlines() if line.strip()]
     given = re.search(r"Error (?:merging|parsing) override '?(.+?)'?$", first)
     if given:
-        return f"{given.group(1)}: {rest[0] if rest else 'cannot be read'}. {_help_of(verb)}"
+        wrong = re.search(r"could not be converted to (\w+)|is not a valid (bool)", text)
+        kind = (wrong[1] or wrong[2]) if wrong else ""
+        rule = f"must be {TYPES.get(kind, kind)}" if kind else rest[0] if rest else "cannot be read"
+        return f"{given.group(1)}: {rule}. {_help_of(verb)}"
     return f"{' '.join(argv)}: {first}. Write key=value. {_help_of(verb)}"
 
 

@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from tune_app.clusters import found, plain, run_there
 from tune_app.command_line import Composed, compose, exit_code
 from tune_app.config import ClusterSettings, SearchSettings, Settings
@@ -26,7 +24,7 @@ from tune_app.confirming.runs import conclude, has_ended, runs_to_train
 from tune_app.confirming.settings import ConfirmSettings
 from tune_app.errors import InputError, RunFailed
 from tune_app.manifest import set_status
-from tune_app.messages import INTERRUPTED, announcement
+from tune_app.messages import INTERRUPTED, announcement, tell
 from tune_app.ray_session import RaySession, TrialResources
 from tune_app.render import sentences, text_pages
 from tune_app.results import Sweep
@@ -44,6 +42,7 @@ from tune_app.sweep_folders import (
     resume_command,
     spoken,
 )
+from tune_app.terminal import columns
 from tune_app.user_settings import user_setting
 
 
@@ -176,7 +175,7 @@ def train(plan: Plan, prepared: Prepared) -> Outcome:
             if not runs:
                 set_status(folder, "finished")
                 return Outcome(folder=folder, complete=True)
-            announce = partial(tell, plan, why)
+            announce = partial(announce_stage, plan, why)
             outcome = run_sweep(replace(prepared, arms=runs, baseline=plan.baseline), announce)
             if not outcome.complete:
                 return outcome
@@ -203,19 +202,20 @@ def write_plan(plan: Plan, folder: Path) -> None:
     plan.write(folder)
 
 
-def tell(plan: Plan, why: str, prepared: Prepared, session: RaySession, resources: TrialResources) -> None:
+def announce_stage(plan: Plan, why: str, prepared: Prepared, session: RaySession, resources: TrialResources) -> None:
     """What a person wants to know before the first run of a stage."""
     left = len(prepared.arms) - sum(map(has_ended, Sweep(prepared.folder).trials))
     seeds = sorted({run.seed for run in prepared.arms})
     names = ", ".join(arm.name for arm in plan.arms if arm.name != plan.baseline)
     if prepared.phantom:
-        print("*** PHANTOM DATA: generated volumes, for trying things out ***")
-    print(f"confirming {plan.sweep}: {names}, and {plan.baseline}, the untuned baseline")
-    print(f"runs       {left} to train, seeds {seeds[0]} to {seeds[-1]}; {why}; none is stopped early")
+        tell("*** PHANTOM DATA: generated volumes, for trying things out ***")
+    tell(f"confirming {plan.sweep}: {names}, and {plan.baseline}, the untuned baseline")
+    tell(f"runs       {left} to train, seeds {seeds[0]} to {seeds[-1]}; {why}; none is stopped early")
     if plan.design is not None:
-        print(f"budget     {plan.design.budget:g} {plan.device}-hours, in {plan.design.looks} stages at most")
+        tell(f"budget     {plan.design.budget:g} {plan.device}-hours, in {plan.design.looks} stages at most")
     lines = announcement(prepared, session, resources)
-    print("\n".join(lines[1:] if prepared.resumed else lines))  # the plan is that of the first stage
+    for line in lines[1:] if prepared.resumed else lines:  # the plan is that of the first stage
+        tell(line)
     sys.stdout.flush()
 
 
@@ -234,9 +234,8 @@ def finish(plan: Plan, folder: Path) -> int:
             file=sys.stderr,
         )
         return 1
-    console = Console()
     print()
-    print(finding_text(found, console.width if console.is_terminal else None))
+    print(finding_text(found, columns()))
     name = spoken(folder.parent)
     print(f"\nconfirmation   {folder}")
     print(f"next           python -m tune_app.export sweep={name} top=3 out=best/")

@@ -12,24 +12,32 @@ from trainables.hardware import compiler_problem
 from tune_app.cautions import NOT_VALIDATED
 from tune_app.planning.record import record_plan
 from tune_app.ray_session import RaySession, TrialResources, dashboard_hint
-from tune_app.render import counted
+from tune_app.render import counted, sentences
 from tune_app.results import Sweep
 from tune_app.search.arms import BASELINE, left_out, planned_arms, same_arms
 from tune_app.sweep import Prepared
+from tune_app.terminal import columns
 
 RARE = 0.01
 """Share of its annotated voxels below which a class is called rare."""
+TO_COPY = ("sweep  ", "dashboard  ", "tensorboard ", "optuna-dashboard ")
+"""Beginnings of lines that are not wrapped."""
 INTERRUPTED = 130
 """Exit code of a run that a person ended."""
+
+
+def tell(line: str) -> None:
+    """Print a line; in a terminal wrapped between words, unless it is there to be copied."""
+    print(line if line.startswith(TO_COPY) else sentences(line, columns(), " " * 11))
 
 
 def announce(prepared: Prepared, session: RaySession, resources: TrialResources) -> None:
     """What a person wants to know before the first trial."""
     settings = prepared.settings
     if prepared.phantom:
-        print("*** PHANTOM DATA: generated volumes, for trying things out. Real data: data=cellmap data.root=PATH ***")
+        tell("*** PHANTOM DATA: generated volumes, for trying things out. Real data: data=cellmap data.root=PATH ***")
     elif settings.experiment_name == "" and settings.trainer.epochs < 20:
-        print("note: the quick budget on real data; experiment=class_weighting is the published set-up")
+        tell("note: the quick budget on real data; experiment=class_weighting is the published set-up")
     what = settings.preset or settings.trial or f"family={settings.family}"
     searcher = f" ({settings.search.name})" if prepared.space else ""
     stopping = (
@@ -38,18 +46,18 @@ def announce(prepared: Prepared, session: RaySession, resources: TrialResources)
         else "no early stopping"
     )
     if settings.data.train_on == "all":
-        print(f"!! {NOT_VALIDATED} The weights of epoch {settings.trainer.keep_epoch} are kept")
-    print(f"sweep      {prepared.folder}")
+        tell(f"!! {NOT_VALIDATED} The weights of epoch {settings.trainer.keep_epoch} are kept")
+    tell(f"sweep      {prepared.folder}")
     trainer = settings.trainer
-    print(
+    tell(
         f"search     {what}{searcher}, {counted(prepared.num_trials, 'trial')} of up to {trainer.epochs} × "
         f"{counted(trainer.iterations_per_epoch, 'iteration')}, batch {trainer.batch_size}; {stopping}"
     )
     if prepared.baseline:
-        print(f"baseline   {_baseline_line(prepared)}")
-    print(f"classes    {classes_line(prepared.counts)}")
+        tell(f"baseline   {_baseline_line(prepared)}")
+    tell(f"classes    {classes_line(prepared.counts)}")
     for line in [*announcement(prepared, session, resources), *_warnings(prepared)]:
-        print(line)
+        tell(line)
     sys.stdout.flush()
 
 

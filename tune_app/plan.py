@@ -11,8 +11,6 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-
 from search_spaces import ClassCounts, Space
 from trainables.data import named_classes
 from tune_app.command_line import Composed, compose, exit_code
@@ -25,6 +23,7 @@ from tune_app.ray_session import gpu_names, trial_resources, usable_cpus
 from tune_app.render import counted, sentences
 from tune_app.run import planned
 from tune_app.search.arms import num_trials, planned_arms, searched_space, with_baseline
+from tune_app.terminal import columns
 
 RAY_START = "Ray's own start, about ten seconds, comes on top."
 
@@ -100,9 +99,8 @@ def plan_and_print(composed: Composed[PlanSettings]) -> int:
     found = plan(composed)
     steps = counted(settings.trainer.iterations_per_epoch, "iteration")
     print(f"plan for {what}, up to {settings.trainer.epochs} × {steps}")
-    console = Console()
     for line in found.lines():
-        print(sentences(f"  {line}", console.width if console.is_terminal else None, " " * 13))
+        print(sentences(f"  {line}", columns(), " " * 13))
     if found.wall_hours:
         print(f"  {RAY_START}")
     return 0

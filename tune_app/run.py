@@ -29,7 +29,7 @@ from tune_app.results import Sweep
 from tune_app.resume import going_on, take_up, with_allowed
 from tune_app.search.arms import planned_arms, read_exported, searched_space
 from tune_app.stored_settings import located, merged, stored_settings
-from tune_app.summary import SummarySettings, summarise
+from tune_app.summary import SummarySettings, summarise_and_print
 from tune_app.sweep import Outcome, prepare, run_sweep
 from tune_app.sweep_folders import find_sweep, new_folder, spoken
 
@@ -155,7 +155,7 @@ def finish(outcome: Outcome) -> int:
     if not sweep.validated:
         return finish_final(sweep)
     print()
-    print(summarise(SummarySettings(sweep=str(outcome.folder))))
+    summarise_and_print(SummarySettings(sweep=str(outcome.folder)))
     board = sweep.leaderboard()
     scored = bool(board["rank"].notna().any())
     print("\n" + best_line(sweep, board.iloc[0]["name"]) if scored else "")

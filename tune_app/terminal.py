@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from rich.console import Console
+
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Controls but tab and line feed, what turns the direction of writing, and halves of characters of odd file names."""
@@ -44,6 +46,12 @@ def plain_output() -> Iterator[None]:
         contextlib.redirect_stderr(PlainStream(sys.stderr)),
     ):
         yield
+
+
+def columns() -> int | None:
+    """Characters per line of the terminal that is written to; None where it is none, and lines may be any length."""
+    console = Console()
+    return console.width if console.is_terminal else None
 
 
 def drawing(stream: TextIO) -> TextIO:

@@ -231,6 +231,13 @@ def test_one_trial_is_no_trials(monkeypatch, capsys, tmp_path):
     assert Progress(num_trials=1, epochs=9, classes=(), slots=1).headline().startswith("0/1 trial done")
 
 
+def test_what_is_said_beforehand_is_wrapped_in_a_narrow_terminal(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("tune_app.messages.columns", lambda: 60)
+    lines = announced(monkeypatch, capsys, tmp_path / "new", "family=seesaw").splitlines()
+    assert max(len(line) for line in lines if not line.startswith(("sweep", "tensorboard", "optuna-dashboard"))) <= 60
+    assert any(line.startswith(" " * 11) for line in lines)
+
+
 def test_a_missing_compiler_is_said_before_the_first_trial(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("CXX", "no-such-compiler")
     uncompiled = announced(monkeypatch, capsys, tmp_path / "new", "trainer.compile=true")
