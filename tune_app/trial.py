@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -208,7 +208,8 @@ def read_trial(
     judged_by, error = judged_by or DiagnosisSettings(), _read_text(folder / "error.txt")
     config = read_config(folder)
     attrs = frozen.user_attrs if frozen else config.get("run") or {}
-    history, damaged_rows = _recorded(folder)
+    told = set(frozen.intermediate_values) if frozen and frozen.state.is_finished() else set()
+    history, damaged_rows = _recorded(folder, told)
     history = history or _study_curve(frozen, metric)
     loss = attrs.get("loss") or config.get("loss") or {}
     status = _study_status(frozen, attrs) if frozen else _folder_status(folder, config, history)
@@ -240,13 +241,17 @@ def read_trial(
     )
 
 
-def _recorded(folder: Path) -> tuple[tuple[dict[str, Any], ...], int]:
-    """(history.jsonl, its damaged lines); an epoch that it lost is that of Ray's log."""
+def _recorded(folder: Path, told: Set[int]) -> tuple[tuple[dict[str, Any], ...], int]:
+    """(history.jsonl, how many of its lines are damaged or gone); an epoch that it lost is that of Ray's log.
+
+    told: epochs that the study has of a trial that has ended.
+    """
     history, damaged = read_rows(folder / "history.jsonl")
-    if history and not damaged:
+    lost = told - {row["epoch"] for row in history} if history else set()
+    if history and not damaged and not lost:
         return history, 0
     rows = {row["epoch"]: row for row in (*read_history(folder / "result.json"), *history)}
-    return tuple(rows[epoch] for epoch in sorted(rows)), damaged
+    return tuple(rows[epoch] for epoch in sorted(rows)), max(damaged, len(lost))
 
 
 def _study_curve(frozen: FrozenTrial | None, metric: str) -> tuple[dict[str, Any], ...]:

@@ -147,6 +147,10 @@ def test_changed_bytes_are_a_notice_and_no_figure(tmp_path: Path) -> None:
     assert Sweep(folder).trials[0].best["mean_dice"] == pytest.approx(0.7)
     (trial / "history.jsonl").write_bytes(b"".join(lines) + lines[0][:20])
     assert read_rows(trial / "history.jsonl") == (tuple(rows), 0), "a row that is being written"
+    (trial / "history.jsonl").write_bytes(lines[0] + lines[1][:20])
+    cut = Sweep(folder)
+    assert cut.trials[0].best["mean_dice"] == pytest.approx(0.7), "of an epoch that only Ray's log has left"
+    assert "epochs that it lost (2 at most) are read from result.json" in cut.notices[0]
 
 
 def test_missing_files_leave_what_there_is(tmp_path: Path) -> None:
