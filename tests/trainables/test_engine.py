@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 from dataclasses import replace
@@ -316,6 +317,7 @@ def test_all_cores_compile_where_the_slots_share_them(monkeypatch):
 
 
 def test_without_a_compiler_it_trains_eagerly_and_says_so_once(monkeypatch, caplog):
+    importlib.import_module("torch._inductor.config")  # reads CXX once for the whole process: not this one
     monkeypatch.setenv("CXX", "no-such-compiler")
     engine = make(trainer={"compile": True})
     row = engine.run_epoch()
