@@ -43,7 +43,7 @@ from benchmarks.peers.cellmap_data import Peer, ensure_environment
 from trainables.data import PackedBatch, PatchSampler, augment, cellmap, expand_labels, open_packed, packed, packing
 from trainables.data.cellmap import CropSource
 from trainables.data.ngff import Level
-from trainables.hardware import compiler_problem
+from trainables.hardware import compiler_problem, keep_graphs
 from trainables.settings import DataSettings
 from trainables.steps import normalise
 
@@ -89,7 +89,7 @@ def to_floats(em: Tensor, labels: Tensor) -> Arrays:
 
 def run(arguments: argparse.Namespace) -> Iterator[Result]:
     logging.disable(logging.WARNING)  # crops without EM are part of the data
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(packed.cache_folder(DataSettings()) / "inductor"))
+    keep_graphs(DataSettings())
     root = ensure_data()
     settings = {"name": "cellmap", "root": str(root), "split_file": str(root / "datasplit.csv")}
     yield cache_build(DataSettings(**settings), arguments.repetitions)

@@ -93,16 +93,20 @@ def prepare_process(hardware: Hardware, data: DataSettings) -> None:
     torch.set_num_threads(hardware.threads)
     for name in THREAD_VARIABLES:
         os.environ[name] = str(hardware.threads)  # for children: this process has already loaded its libraries
-    graphs = cache_folder(data) / "inductor"
-    mark_used(graphs)
-    # Inductor would take code of another processor's vector width from a cache on a shared disk.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(graphs / torch.backends.cpu.get_cpu_capability().lower()))
+    keep_graphs(data)
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(compile_threads(hardware)))
     if hardware.cuda:
         torch.set_float32_matmul_precision("high" if hardware.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = hardware.tf32
         torch.backends.cudnn.benchmark = hardware.tf32
         torch.cuda.set_per_process_memory_fraction(hardware.memory_fraction, hardware.device)
+
+
+def keep_graphs(data: DataSettings) -> None:
+    """Have Inductor keep what it compiles in the cache, apart by vector width: it would take another processor's."""
+    graphs = cache_folder(data) / "inductor"
+    mark_used(graphs)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(graphs / torch.backends.cpu.get_cpu_capability().lower()))
 
 
 def compile_threads(hardware: Hardware) -> int:

@@ -275,9 +275,8 @@ def _explain(error: Exception, verb: str, schema: type, argv: Sequence[str]) -> 
     first, *rest = [line.strip().rstrip(".") for line in text.splitlines() if line.strip()]
     given = re.search(r"Error (?:merging|parsing) override '?(.+?)'?$", first)
     if given:
-        wrong = re.search(r"could not be converted to (\w+)|is not a valid (bool)", text)
-        kind = (wrong[1] or wrong[2]) if wrong else ""
-        rule = f"must be {TYPES.get(kind, kind)}" if kind else rest[0] if rest else "cannot be read"
+        kind = re.search(rf"(?:be converted to|not a valid) ({'|'.join(TYPES)})\b", text)
+        rule = f"must be {TYPES[kind[1]]}" if kind else rest[0] if rest else "cannot be read"
         return f"{given.group(1)}: {rule}. {_help_of(verb)}"
     return f"{' '.join(argv)}: {first}. Write key=value. {_help_of(verb)}"
 

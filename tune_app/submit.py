@@ -9,7 +9,6 @@ python -m tune_app.submit stop id=ID         ends it in order: run resume=NAME g
 from __future__ import annotations
 
 import difflib
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from tune_app.command_line import compose, exit_code
 from tune_app.config import ClusterSettings, Settings
 from tune_app.errors import InputError
 from tune_app.run import refuse_elsewhere
+from tune_app.terminal import columns
 
 DEFAULT_CLUSTER = "longleaf"
 
@@ -66,8 +66,7 @@ def submit(words: Sequence[str]) -> int:
 
 
 def list_jobs(settings: JobSettings) -> int:
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print("\n".join(jobs.listing(settings.connection(), width)) or "no jobs")
+    print("\n".join(jobs.listing(settings.connection(), columns())) or "no jobs")
     return 0
 
 
