@@ -22,7 +22,7 @@ from tune_app.results import Sweep
 
 pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 
-TRIALS, EPOCHS, NODES, CHURN_S, PATIENCE_S = 10, 100, 4, 120, 600
+TRIALS, EPOCHS, NODES, REMOVALS, PATIENCE_S = 10, 100, 4, 8, 600
 SWEEP = (
     "family=seesaw", "name=churn", "search=random", f"search.num_samples={TRIALS}", "search.baseline=false",
     "scheduler.name=none", f"trainer.epochs={EPOCHS}", *CPU_TRIALS, "resources.gpus_per_trial=0",
@@ -36,19 +36,34 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Ite
         yield cluster
 
 
-def churn(cluster: SimulatedCluster, run: subprocess.Popen[str]) -> Counter[str]:
-    """Nodes end and come, drawn from a fixed seed, for two minutes or until the sweep has ended; how many ended how."""
+def so_far(sweep: Path) -> tuple[int, int]:
+    """How many epochs were trained, and how often a trial was taken up again."""
+    told = [lives(log) for log in sweep.rglob("trial.log")]
+    return sum(len(epochs) for trial in told for _, epochs in trial), sum(len(trial[1:]) for trial in told)
+
+
+def churn(cluster: SimulatedCluster, run: subprocess.Popen[str], sweep: Path) -> Counter[str]:
+    """Nodes end and come, drawn from a fixed seed, until enough ended and a trial was lost; how many ended how.
+
+    The clock is the epochs trained: on a slow machine, too, it is nodes at work that end.
+    """
     draw = random.Random(20261121)
     there, removed = [cluster.add(num_cpus=1) for _ in range(NODES)], Counter[str]()
-    ends = time.monotonic() + CHURN_S
-    while time.monotonic() < ends and run.poll() is None:
+    ends, due = time.monotonic() + PATIENCE_S, draw.randint(5, 20)
+    while run.poll() is None and time.monotonic() < ends:
+        epochs, lost = so_far(sweep)
+        if removed.total() >= REMOVALS and lost > 0:
+            break
+        if epochs < due:
+            time.sleep(0.5)
+            continue
+        due = epochs + draw.randint(5, 20)
         if len(there) == 1 or (len(there) < NODES and draw.random() < 0.5):
             there.append(cluster.add(num_cpus=1))
         else:
             graceful = draw.random() < 0.5
             cluster.remove(there.pop(draw.randrange(len(there))), graceful=graceful)
             removed["told to end" if graceful else "killed"] += 1
-        time.sleep(draw.uniform(2, 8))
     while len(there) < NODES:
         there.append(cluster.add(num_cpus=1))
     return removed
@@ -56,7 +71,7 @@ def churn(cluster: SimulatedCluster, run: subprocess.Popen[str]) -> Counter[str]
 
 def test_ten_trials_on_four_nodes_that_come_and_go(cluster: SimulatedCluster) -> None:
     run = cluster.run(*SWEEP)
-    removed = churn(cluster, run)
+    removed = churn(cluster, run, cluster.folder / "results" / "churn")
     assert run.wait(PATIENCE_S) == 0, cluster.told()
     sweep = Sweep(cluster.folder / "results" / "churn")
     assert {trial.status for trial in sweep.trials} == {"finished"}
