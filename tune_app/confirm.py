@@ -22,7 +22,7 @@ from tune_app.confirmed import CONFIRMATION, DROPPABLE, confirmed_table, said
 from tune_app.confirming.arms import Plan, confirmations, make_plan, new_folder, read_plan
 from tune_app.confirming.runs import conclude, has_ended, runs_to_train
 from tune_app.confirming.settings import ConfirmSettings
-from tune_app.errors import InputError, RunFailed
+from tune_app.errors import InputError
 from tune_app.manifest import set_status
 from tune_app.messages import INTERRUPTED, announcement, tell
 from tune_app.ray_session import RaySession, TrialResources
@@ -40,6 +40,7 @@ from tune_app.sweep_folders import (
     lock_is_held,
     require_writable,
     resume_command,
+    space_in,
     spoken,
 )
 from tune_app.terminal import columns
@@ -221,13 +222,8 @@ def announce_stage(plan: Plan, why: str, prepared: Prepared, session: RaySession
 
 def finish(plan: Plan, folder: Path) -> int:
     """The finding, where it lies, and what to type next."""
-    try:
+    with space_in(folder.parent, resume_command(folder)):
         found = conclude(plan, folder)
-    except OSError as error:
-        raise RunFailed(
-            f"cannot write in {folder.parent}: {error.strerror}. Free some space or mend it; nothing recorded is lost: "
-            f"{resume_command(folder)}"
-        ) from None
     if not found["arms"]:
         print(
             f"error: no run ended with a score. See why: python -m tune_app.summary sweep={spoken(folder)}",

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+import yaml
+
 from tune_app.errors import InputError, require_input
 
 MANIFEST = "manifest.json"
@@ -108,9 +110,20 @@ def write_manifest(folder: str | Path, manifest: Mapping[str, Any]) -> Path:
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The manifest of a folder, without values of a wrong kind; {} where it is missing or cut short."""
-    with suppress(OSError, ValueError, RecursionError):
-        return of_kind(json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8")), KINDS)
-    return {}
+    return read_known(Path(folder) / MANIFEST, KINDS)[0]
+
+
+def read_known(path: Path, kinds: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """(what a JSON or a .yaml file says, as `of_kind` leaves it; whether that is all, and the file is there and whole).
+
+    A missing or damaged file says {}.
+    """
+    with suppress(OSError, ValueError, RecursionError, yaml.YAMLError):
+        text = path.read_text(encoding="utf-8")
+        found = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+        known = of_kind(found, kinds)
+        return known, known == found
+    return {}, False
 
 
 def of_kind(values: Any, kinds: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from optuna.trial import FrozenTrial
 
 from trainables.errors import TrainablesError
 from tune_app.config import DiagnosisSettings
 from tune_app.errors import InputError
-from tune_app.manifest import of_kind, read_manifest
+from tune_app.manifest import KINDS, MANIFEST, read_known
 from tune_app.repeats import Noise, arm_labels, arms_frame, is_baseline, pooled_noise
 from tune_app.study_reader import JOURNAL, read_study
 from tune_app.sweep_folders import LOCK, find_sweep, lock_is_held, recorded_status
@@ -38,7 +37,7 @@ SETTING_KINDS: dict[str, Any] = {
     "trainer": {"epochs": int, "pct_start": (int, float)}, "model": dict, "hardware": dict, "scheduler": dict,
     "resources": dict,
 }  # fmt: skip
-"""Of what the rest of the program reads in sweep.yaml, to show a sweep; see `of_kind`."""
+"""Of what the rest of the program reads in sweep.yaml, to show a sweep; see `read_known`."""
 
 
 class Sweep:
@@ -53,8 +52,8 @@ class Sweep:
 
     def refresh(self) -> Sweep:
         """Read the folder again."""
-        self.manifest = read_manifest(self.folder)
-        self.settings = read_settings(self.folder)
+        self.manifest, manifest_whole = read_known(self.folder / MANIFEST, KINDS)
+        self.settings, settings_whole = read_known(self.folder / "sweep.yaml", SETTING_KINDS)
         self.metric = str(self.manifest.get("metric") or "mean_dice")
         self.mode = str(self.manifest.get("mode") or "max")
         told = self.manifest.get("notices")
@@ -62,6 +61,9 @@ class Sweep:
         self._judged_by = _diagnosis_settings(self.settings.get("diagnosis"))
         driver_runs = lock_is_held(self.folder / LOCK)
         self.trials: tuple[Trial, ...] = self._read_trials(driver_runs)
+        for name, whole in ((MANIFEST, manifest_whole), ("sweep.yaml", settings_whole)):
+            if self.trials and not whole:
+                self.notices.append(f"{name} is missing or damaged: what it no longer says counts as unknown")
         self.status = self._status(driver_runs)
         """running, crashed, interrupted or finished."""
         return self
@@ -185,11 +187,7 @@ class Sweep:
             if not intact and frozen is not None and not frozen.state.is_finished() and name in folders:
                 frozen = None  # Its end may stand in the part that was lost.
             trials.append(trial := self._read_trial(name, frozen, driver_runs))
-            if trial.damaged_rows:
-                self.notices.append(
-                    f"{name}: history.jsonl is damaged; epochs that it lost ({trial.damaged_rows} at most) are read "
-                    "from result.json"
-                )
+            self.notices += [f"{name}: {one}" for one in trial.damage]
         return tuple(sorted(trials, key=lambda trial: (trial.number, trial.name)))
 
     def _read_trial(self, name: str, frozen: FrozenTrial | None, driver_runs: bool) -> Trial:
@@ -266,6 +264,4 @@ def _diagnosis_settings(values: Any) -> DiagnosisSettings:
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """sweep.yaml of a folder, without sections that are none; {} where it is missing or damaged."""
-    with suppress(OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError):
-        return of_kind(yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8")), SETTING_KINDS)
-    return {}
+    return read_known(folder / "sweep.yaml", SETTING_KINDS)[0]

@@ -7,7 +7,6 @@ see docs/decisions/resume-from-the-sweep-folder.md.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import json
 import logging
@@ -35,7 +34,7 @@ from tune_app.manifest import build_manifest, read_manifest, set_status, write_m
 from tune_app.ray_session import RaySession, TrialResources, ray_session, trial_resources
 from tune_app.search.arms import Arm, num_trials, planned_arms, read_exported, searched_space, with_baseline
 from tune_app.search.study import UNFINISHED, open_study
-from tune_app.sweep_folders import locked, resume_command
+from tune_app.sweep_folders import locked, resume_command, space_in
 
 if TYPE_CHECKING:
     from tune_app.display import Progress
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 METRIC = "mean_dice"
 FREQUENCIES, TRIAL = "class_frequencies.json", "trial.yaml"
 """What a sweep was started with, kept in its folder: the class counts, and the configuration of trial=."""
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 DRIVER_RESTARTS = 3
 """Times the search is taken up again within one run when Ray itself breaks."""
 
@@ -131,7 +129,7 @@ def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outc
     KeyboardInterrupt where it is interrupted before there is anything to resume.
     """
     if prepared.resumed:
-        with locked(prepared.folder), _space_in(prepared.folder):
+        with locked(prepared.folder), space_in(prepared.folder, resume_command(prepared.folder)):
             _mend(prepared)
             if _had_ended(prepared):
                 return Outcome(folder=prepared.folder, complete=True)
@@ -139,7 +137,7 @@ def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outc
         resources = trial_resources(prepared.settings, trials=prepared.num_trials)
         if prepared.settings.cluster.remote:
             refuse_local_folder(prepared.folder)
-        with locked(prepared.folder), _space_in(prepared.folder):
+        with locked(prepared.folder), space_in(prepared.folder, resume_command(prepared.folder)):
             _write_folder(prepared)
             complete = False
             with contextlib.suppress(KeyboardInterrupt):
@@ -148,20 +146,6 @@ def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outc
                 complete = _search_until_done(prepared, resources)
             set_status(prepared.folder, "finished" if complete else "interrupted")
     return Outcome(folder=prepared.folder, complete=complete)
-
-
-@contextlib.contextmanager
-def _space_in(folder: Path) -> Iterator[None]:
-    """Within it, a folder that cannot be written any more ends the run with one sentence."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in CANNOT_WRITE:
-            raise
-        raise RunFailed(
-            f"cannot write in {folder}: {error.strerror}. Free some space or mend it; nothing recorded is lost: "
-            f"{resume_command(folder)}"
-        ) from None
 
 
 def _write_folder(prepared: Prepared) -> None:

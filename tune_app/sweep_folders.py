@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -18,12 +19,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tune_app.config import Settings
-from tune_app.errors import InputError
+from tune_app.errors import InputError, RunFailed
 from tune_app.manifest import MANIFEST, read_manifest
 from tune_app.study_reader import JOURNAL
 from tune_app.user_settings import user_setting
 
 LOCK = "sweep.lock"
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 NAME_BYTES = 200
 """Of a sweep's name: a file system takes 255, and adds to it while a folder is written or deleted."""
 ARMS, CONFIRMATIONS = "arms.json", "confirmation"
@@ -152,6 +154,19 @@ def new_folder(settings: Settings) -> Path:
         )
     require_writable(folder.parent)
     return folder
+
+
+@contextlib.contextmanager
+def space_in(folder: Path, go_on: str) -> Iterator[None]:
+    """Within it, a folder that cannot be written any more ends the run with one sentence. go_on: what to type then."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        raise RunFailed(
+            f"cannot write in {folder}: {error.strerror}. Free some space or mend it; nothing recorded is lost: {go_on}"
+        ) from None
 
 
 def _of_trial(settings: Settings) -> str:

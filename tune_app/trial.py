@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from trainables.history_line import CHECKSUM, is_intact
 from tune_app.config import DiagnosisSettings
 from tune_app.diagnosis import HOPELESS, Diagnosis, diagnose, hopeless, of_error
-from tune_app.manifest import of_kind
+from tune_app.manifest import read_known
 from tune_app.thresholds import ARRAYS, Calibration, calibrate
 
 STATUSES = (
@@ -44,7 +44,7 @@ CONFIG_KINDS = {
     "trainer": {"epochs": int}, "hardware": dict,
     "resources": {"cpus_per_trial": (int, float), "gpus_per_trial": (int, float)},
 }  # fmt: skip
-"""Of what the rest of the program reads in a trial's config; see `of_kind`."""
+"""Of what the rest of the program reads in a trial's config; see `read_known`."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Trial:
     """The text of its last error; a trial that went on after it has one too."""
     error_epoch: int = 0
     """Epochs finished before it."""
-    damaged_rows: int = 0
-    """Lines of history.jsonl that are not as they were written, and are left out."""
+    damage: tuple[str, ...] = ()
+    """What its files have lost, in a sentence each."""
 
     @cached_property
     def diagnoses(self) -> tuple[Diagnosis, ...]:
@@ -150,15 +150,13 @@ def is_finite(value: object) -> bool:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; {} where it is missing, cut short or something else."""
-    with suppress(OSError, ValueError, RecursionError):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
-    return {}
+    return read_known(path, {})[0]
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The config of a trial, without values of a wrong kind; {} where it is lost."""
-    return of_kind(read_json(folder / "config.json") or read_json(folder / "params.json"), CONFIG_KINDS)
+def read_config(folder: Path) -> tuple[dict[str, Any], bool]:
+    """(the config of a trial, without values of a wrong kind; whether that is all); of Ray's copy where it is lost."""
+    config, whole = read_known(folder / "config.json", CONFIG_KINDS)
+    return (config, whole) if config else read_known(folder / "params.json", CONFIG_KINDS)
 
 
 def read_history(path: Path) -> tuple[dict[str, Any], ...]:
@@ -206,10 +204,10 @@ def read_trial(
 ) -> Trial:
     """One trial from its folder (which may not exist yet) and its record in the study (which may be lost)."""
     judged_by, error = judged_by or DiagnosisSettings(), _read_text(folder / "error.txt")
-    config = read_config(folder)
+    config, config_whole = read_config(folder)
     attrs = frozen.user_attrs if frozen else config.get("run") or {}
     told = set(frozen.intermediate_values) if frozen and frozen.state.is_finished() else set()
-    history, damaged_rows = _recorded(folder, told)
+    history, lost_rows = _recorded(folder, told)
     history = history or _study_curve(frozen, metric)
     loss = attrs.get("loss") or config.get("loss") or {}
     status = _study_status(frozen, attrs) if frozen else _folder_status(folder, config, history)
@@ -237,7 +235,7 @@ def read_trial(
         judged_by=judged_by,
         error=error,
         error_epoch=_epochs_before(folder / "error.txt", history),
-        damaged_rows=damaged_rows,
+        damage=tuple(_damage(folder, history, config_whole=config_whole, lost_rows=lost_rows)),
     )
 
 
@@ -252,6 +250,16 @@ def _recorded(folder: Path, told: Set[int]) -> tuple[tuple[dict[str, Any], ...],
         return history, 0
     rows = {row["epoch"]: row for row in (*read_history(folder / "result.json"), *history)}
     return tuple(rows[epoch] for epoch in sorted(rows)), max(damaged, len(lost))
+
+
+def _damage(folder: Path, history: Sequence[object], *, config_whole: bool, lost_rows: int) -> Iterator[str]:
+    """Of a trial that has begun; one that has not may still lack its files."""
+    if history and not folder.is_dir():
+        yield "its folder is gone: only what the study has of it is known"
+    elif history and not config_whole:
+        yield "config.json is missing or damaged: what it no longer says counts as unknown"
+    if lost_rows:
+        yield f"history.jsonl is damaged; epochs that it lost ({lost_rows} at most) are read from result.json"
 
 
 def _study_curve(frozen: FrozenTrial | None, metric: str) -> tuple[dict[str, Any], ...]:

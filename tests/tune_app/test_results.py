@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +126,7 @@ def test_history_survives_damage(tmp_path: Path) -> None:
     trial = Sweep(folder).trials[0]
     assert [row["epoch"] for row in trial.history] == [1, 2, 3]
     assert trial.best["mean_dice"] == pytest.approx(0.9)
-    assert trial.damaged_rows == 4
+    assert "(4 at most)" in trial.damage[0]
 
 
 def test_changed_bytes_are_a_notice_and_no_figure(tmp_path: Path) -> None:
@@ -151,6 +152,25 @@ def test_changed_bytes_are_a_notice_and_no_figure(tmp_path: Path) -> None:
     cut = Sweep(folder)
     assert cut.trials[0].best["mean_dice"] == pytest.approx(0.7), "of an epoch that only Ray's log has left"
     assert "epochs that it lost (2 at most) are read from result.json" in cut.notices[0]
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"loss": ', b'{"seed": "x"}'])
+@pytest.mark.parametrize("name", ["manifest.json", "sweep.yaml", "config.json"])
+def test_what_a_lost_file_no_longer_says_is_a_notice(tmp_path: Path, name: str, content: bytes | None) -> None:
+    folder = write_sweep(tmp_path / "a", [GOOD, WORSE])
+    assert Sweep(folder).notices == []
+    path = next(iter(sorted(folder.rglob(name))))
+    path.unlink() if content is None else path.write_bytes(content)
+    where = "0000_seesaw_default: " if name == "config.json" else ""
+    assert Sweep(folder).notices == [f"{where}{name} is missing or damaged: what it no longer says counts as unknown"]
+
+
+def test_a_trial_without_its_folder_is_a_notice(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "a", [GOOD, WORSE])
+    shutil.rmtree(folder / "trials" / "0000_seesaw_default")
+    sweep = Sweep(folder)
+    assert sweep.notices == ["0000_seesaw_default: its folder is gone: only what the study has of it is known"]
+    assert sweep.trials[0].best["mean_dice"] == pytest.approx(max(map(np.mean, GOOD.dice)))
 
 
 def test_missing_files_leave_what_there_is(tmp_path: Path) -> None:

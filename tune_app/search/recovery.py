@@ -86,7 +86,7 @@ def _disagreement(frozen: FrozenTrial, path: Path, metric: str) -> str:
     name = frozen.user_attrs.get("name")
     if name != path.name:
         return f"trial {frozen.number} is {name}"
-    config = read_config(path)
+    config, _ = read_config(path)
     for key in ("loss", "seed") if config else ():
         if config.get(key) != frozen.user_attrs.get(key):
             return f"its {key} is {frozen.user_attrs.get(key)} in the study, {config.get(key)} in the folder"
@@ -100,7 +100,7 @@ def _disagreement(frozen: FrozenTrial, path: Path, metric: str) -> str:
 
 def _recorded_trial(path: Path, space: Space, signature: Callable[[Mapping[str, Any]], str]) -> FrozenTrial:
     """A trial as it began, from the config in its folder."""
-    config = read_config(path)
+    config, _ = read_config(path)
     try:
         run, loss = config["run"], config["loss"]
         return create_trial(
