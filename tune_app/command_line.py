@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import functools
 import io
+import logging
 import os
 import re
 import sys
@@ -103,7 +104,7 @@ def run_verb(verb: str, schema: type[T], act: Callable[[T], int | None]) -> None
 
 def exit_code(action: Callable[[], int | None]) -> int:
     """Run `action`; print an expected error as one message and return its exit code. What is printed is plain text."""
-    with plain_output():
+    with plain_output(), data_told():
         return _exit_code(action)
 
 
@@ -120,6 +121,20 @@ def _exit_code(action: Callable[[], int | None]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+@contextlib.contextmanager
+def data_told() -> Iterator[None]:
+    """Within it, what takes long before a first trial (generating, packing) is told on stderr when it begins."""
+    logger, handler = logging.getLogger("trainables.data"), logging.StreamHandler()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def _complain(error: Exception, code: int) -> int:

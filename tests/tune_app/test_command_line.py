@@ -10,6 +10,7 @@ from pathlib import Path
 import planned
 import pytest
 
+from trainables.data import phantom
 from tune_app import run as run_module
 from tune_app.__main__ import VERBS
 from tune_app.__main__ import main as list_verbs
@@ -374,6 +375,19 @@ def test_exit_codes(capsys):
     assert raising(RunFailed("broken")) == 1
     assert raising(KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == "error: bad\nerror: broken\ninterrupted\n"
+
+
+def test_what_takes_long_before_the_first_trial_is_said_when_it_begins(tmp_path, monkeypatch, capsys):
+    told = f"Generating the phantom into {tmp_path / 'made'} (once).\n"
+    monkeypatch.setattr(phantom, "_write", lambda *_: print(capsys.readouterr().err, end=""))
+
+    def make() -> None:
+        phantom.make(tmp_path / "made")
+
+    assert exit_code(make) == 0
+    assert capsys.readouterr() == (told, ""), "said before it is made"
+    assert exit_code(make) == 0
+    assert capsys.readouterr() == ("", ""), "nothing is made a second time"
 
 
 def test_a_verb_without_its_dot(monkeypatch, capsys):

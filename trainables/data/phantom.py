@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -38,6 +39,7 @@ from trainables.data.phantom_zarr import (
 )
 from trainables.errors import DataError
 
+log = logging.getLogger(__name__)
 VERSION = "1"
 MARKER = "phantom.json"
 Positions = list[npt.NDArray[np.floating]]
@@ -114,6 +116,7 @@ def make(out: Path, *, seed: int = 0, plan: Plan | None = None) -> Path:
             f"{out}: holds something that was not generated here, and generated data never replaces it. "
             "Choose a folder that is empty or does not exist"
         )
+    log.info("Generating the phantom into %s (once).", out)
     out.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
