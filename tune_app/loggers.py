@@ -16,6 +16,7 @@ from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, LoggerCallbac
 
 from tune_app.tensorboard import TensorBoardLogger
 from tune_app.torn import drop_torn_line
+from tune_app.trial import GIVEN_UP
 
 APPENDED = ("result.json", "progress.csv")
 
@@ -66,11 +67,24 @@ class InSweepFolder(LoggerCallback):
 
 
 class ErrorNotes(LoggerCallback):
-    """Copies the traceback of a failed trial from Ray's session folder to error.txt in its own."""
+    """Copies the errors of a trial from Ray's session folder to error.txt in its own, as soon as there is one.
+
+    The last line says whether the trial was given up. It is written into Ray's file, too, which Ray copies again later.
+    """
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._copy(trial)
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
-        if failed and trial.error_file:
+        if failed:
+            self._copy(trial, f"{GIVEN_UP}\n")
+
+    @staticmethod
+    def _copy(trial: Any, last: str = "") -> None:
+        if trial.error_file:
             with contextlib.suppress(OSError):
+                with open(trial.error_file, "a", encoding="utf-8") as file:
+                    file.write(last)
                 shutil.copyfile(trial.error_file, Path(trial.config["run"]["dir"]) / "error.txt")
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from types import NoneType
@@ -32,6 +33,9 @@ STATUSES = (
 )  # fmt: skip
 """interrupted: the trial was running when the driver ended; `run resume=` goes on from its last epoch."""
 
+GIVEN_UP = "Given up: more failures than resources.max_failures."
+"""Last line of the error.txt of a trial that is not tried again."""
+OCCURRED = re.compile(r"\(occurred at (\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)\)")
 RAY_KEYS = (
     "training_iteration", "trial_id", "date", "timestamp", "time_this_iter_s", "time_total_s", "pid", "hostname",
     "node_ip", "time_since_restore", "iterations_since_restore",
@@ -203,7 +207,8 @@ def read_trial(
     judged_by: DiagnosisSettings | None = None,
 ) -> Trial:
     """One trial from its folder (which may not exist yet) and its record in the study (which may be lost)."""
-    judged_by, error = judged_by or DiagnosisSettings(), _read_text(folder / "error.txt")
+    judged_by = judged_by or DiagnosisSettings()
+    error = _read_text(folder / "error.txt").rstrip().removesuffix(GIVEN_UP)
     config, config_whole = read_config(folder)
     attrs = frozen.user_attrs if frozen else config.get("run") or {}
     told = set(frozen.intermediate_values) if frozen and frozen.state.is_finished() else set()
@@ -234,7 +239,7 @@ def read_trial(
         mode=mode,
         judged_by=judged_by,
         error=error,
-        error_epoch=_epochs_before(folder / "error.txt", history),
+        error_epoch=_epochs_before(error, history),
         damage=tuple(_damage(folder, history, config_whole=config_whole, lost_rows=lost_rows)),
     )
 
@@ -288,7 +293,7 @@ def _folder_status(folder: Path, config: Mapping[str, Any], history: Iterable[Ma
         return "failed: nan"
     if last is not None and (last.get("done") is True or last["epoch"] == config.get("trainer", {}).get("epochs")):
         return "finished"
-    if (folder / "error.txt").is_file():
+    if was_given_up(folder):
         return "failed: error"
     return "waiting" if last is None and not config else "running"
 
@@ -315,12 +320,18 @@ def _reason(
     return str(of_error(error, 0)) if error.strip() else str(attrs.get("reason") or "error")
 
 
-def _epochs_before(path: Path, history: Sequence[Mapping[str, Any]]) -> int:
-    """Epochs that had ended when a file was written."""
-    with suppress(OSError):
-        written = path.stat().st_mtime
-        return sum(not row.get("time_ended", 0.0) > written for row in history)
-    return 0
+def was_given_up(folder: Path) -> bool:
+    """Whether the last error of a trial was one too many; after any other it went on, or goes on when resumed."""
+    return _read_text(folder / "error.txt").rstrip().endswith(GIVEN_UP)
+
+
+def _epochs_before(error: str, history: Sequence[Mapping[str, Any]]) -> int:
+    """Epochs that had ended at the last of Ray's errors, by the time, to the second, that Ray wrote above it."""
+    times = OCCURRED.findall(error)
+    if not times:
+        return 0
+    after = datetime.strptime(times[-1], "%Y-%m-%d_%H-%M-%S").timestamp() + 1
+    return sum(not row.get("time_ended", 0.0) > after for row in history)
 
 
 def _read_text(path: Path) -> str:

@@ -18,6 +18,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
+from tune_app.trial import GIVEN_UP
+
 CLASSES = ("nuc", "pm")
 EDGES = np.arange(-64, 65) / 4
 UNIFORM = "tversky(fp=0.6, fn=0.4) weight=[1.0, 1.0]"
@@ -145,7 +147,7 @@ def write_trial(folder: Path, number: int, trial: WrittenTrial, classes: Sequenc
     rows = [history_row(epoch, dice, classes) for epoch, dice in enumerate(trial.dice, start=1)]
     (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if trial.status == "failed: error":
-        (folder / "error.txt").write_text("Traceback:\n  ...\nRuntimeError: out of memory\n")
+        (folder / "error.txt").write_text(f"Traceback:\n  ...\nRuntimeError: out of memory\n{GIVEN_UP}\n")
     if not rows:
         return
     write_validation(folder, trial, classes)

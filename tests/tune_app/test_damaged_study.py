@@ -19,6 +19,7 @@ from tune_app.errors import InputError
 from tune_app.search.arms import searched_space
 from tune_app.search.recovery import mend_study
 from tune_app.search.study import JOURNAL
+from tune_app.trial import GIVEN_UP
 
 WORDS = ("family=all", "search.num_samples=14", "search.startup_trials=4", "search.presets_first=false",
          "trainer.epochs=4")  # fmt: skip
@@ -53,7 +54,9 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
             searcher.on_trial_complete(trial_id, rows[-1])
         if kind == "error":
             searcher.on_trial_complete(trial_id, error=True)
-            (trial / "error.txt").write_text("Failure # 3\n")
+            (trial / "error.txt").write_text(f"Failure # 3\n{GIVEN_UP}\n")
+        if kind == "running":
+            (trial / "error.txt").write_text("Failure # 1\nThe actor died. The trial goes on from its checkpoint.\n")
         if kind != "new":
             (trial / "result.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
     states = [trial.state.name for trial in study_of(folder).get_trials()]

@@ -30,7 +30,13 @@ def test_interrupted_and_taken_up_twice(place):
     assert worker in trial_workers(run)
     os.kill(worker, signal.SIGKILL)
     run.until(lambda: len(going_on(sweep)) == 1)
+    workers = trial_workers(run)
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)  # however long another driver takes to start, the sweep does not end meanwhile
     assert "another process is running this sweep" in place.run("run", "resume=patience", code=2)
+    told_while_it_ran = [(one.code, one.epoch) for trial in Sweep(sweep).trials for one in trial.diagnoses]
+    for pid in workers:
+        os.kill(pid, signal.SIGCONT)
     os.killpg(run.process.pid, signal.SIGINT)
     assert run.wait() == 130, run.output()
     assert run.output().count(INTERRUPTED) == 1
@@ -54,7 +60,11 @@ def test_interrupted_and_taken_up_twice(place):
     (struck,) = (trial for trial in Sweep(sweep).trials if any(one.code == "lost_worker" for one in trial.diagnoses))
     assert struck.status == "finished"
     assert worker in {row["pid"] for row in rows(struck.folder / "result.json")}
-    assert (struck.folder / "trial.log").read_text().count("epoch 1/9") == 1, "no epoch is trained twice"
+    log = (struck.folder / "trial.log").read_text()
+    assert log.count("epoch 1/9") == 1, "no epoch is trained twice"
+    trained = log.partition("Going on after")[0].count("INFO epoch ")
+    told = [(one.code, one.epoch) for one in struck.diagnoses]
+    assert told_while_it_ran == told == [("lost_worker", trained)]
 
 
 def going_on(sweep):

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tune_app.loggers import in_place_loggers
 from tune_app.torn import drop_torn_line
+from tune_app.trial import GIVEN_UP, was_given_up
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 
@@ -46,6 +47,22 @@ def epochs_in(folder: Path) -> tuple[list[int], list[int]]:
         table = list(csv.DictReader(file))
     assert [float(line["mean_dice"]) for line in table] == [int(line["epoch"]) / 10 for line in table]
     return [json.loads(line)["epoch"] for line in lines], [int(line["epoch"]) for line in table]
+
+
+def test_errors_are_there_at_once_and_say_whether_the_trial_was_given_up(tmp_path):
+    """Ray copies its own file to the same place again later."""
+    trial, (*_, notes) = ray_trial(tmp_path), in_place_loggers(study_of_one())
+    trial.error_file, copied = tmp_path / "ray_error.txt", tmp_path / "0000_arm" / "error.txt"
+    copied.parent.mkdir(exist_ok=True)
+    trial.error_file.write_text("Failure # 1\nlost\n")
+    notes.on_trial_recover(0, [trial], trial)
+    assert copied.read_text() == "Failure # 1\nlost\n"
+    assert not was_given_up(copied.parent)
+    with trial.error_file.open("a") as file:
+        file.write("Failure # 2\nlost\n")
+    notes.on_trial_error(0, [trial], trial)
+    assert copied.read_text() == trial.error_file.read_text() == f"Failure # 1\nlost\nFailure # 2\nlost\n{GIVEN_UP}\n"
+    assert was_given_up(copied.parent)
 
 
 def test_a_new_trial_gets_its_folder_and_all_logs(tmp_path):

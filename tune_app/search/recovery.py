@@ -26,7 +26,7 @@ from tune_app.render import counted
 from tune_app.search.searcher import NAN_EPOCH, end, folder_name, report
 from tune_app.search.study import JOURNAL, curve, distribution, open_study
 from tune_app.study_reader import read_study
-from tune_app.trial import is_finite, read_config
+from tune_app.trial import is_finite, read_config, was_given_up
 
 LOST = "lost"
 """Label of a trial that nothing is left of but its number."""
@@ -42,7 +42,7 @@ def reconcile(study: optuna.Study, folder: Path, metric: str, epochs: int) -> No
             report(study, frozen.number, row, metric)
         if rows and (rows[-1].get("done") or rows[-1]["epoch"] >= epochs):
             end(study, frozen.number, rows[-1], False, metric, epochs)
-        elif (folder / "trials" / frozen.user_attrs["name"] / "error.txt").is_file():  # written where it was given up
+        elif was_given_up(folder / "trials" / frozen.user_attrs["name"]):
             end(study, frozen.number, {}, True, metric, epochs)
 
 
