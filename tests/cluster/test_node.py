@@ -14,7 +14,7 @@ import pytest
 from cluster.ports import free_ports
 from cluster.ray_node import Place, end, end_rest, head_command, local_folder, own_ip, start, worker_command
 
-SLEEPER = "import time; time.sleep(60)"
+SLEEPER = "import time; print(flush=True); time.sleep(60)"
 STUBBORN = (
     f"import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); open(sys.argv[1], 'w').close(); {SLEEPER}"
 )
@@ -32,19 +32,22 @@ def test_a_process_that_ignores_sigterm_is_ended_all_the_same(tmp_path: Path, mo
 
 def test_what_bears_the_job_id_is_ended_and_nothing_else() -> None:
     of_job, of_other = (
-        subprocess.Popen([sys.executable, "-c", SLEEPER], env={**os.environ, "RAY_CLOUD_INSTANCE_ID": id_})
+        subprocess.Popen(
+            [sys.executable, "-c", SLEEPER], stdout=subprocess.PIPE, env={**os.environ, "RAY_CLOUD_INSTANCE_ID": id_}
+        )
         for id_ in ("987654321", "98765432")
     )
     try:
-        time.sleep(0.2)  # until the children have their own environment
+        for process in (of_job, of_other):
+            assert process.stdout
+            process.stdout.readline()  # while it is being started, its environment may read as empty
         end_rest("987654321")
         assert of_job.wait(10) == -signal.SIGKILL
         assert of_other.poll() is None
     finally:
-        of_other.kill()
-        of_other.wait()
-        of_job.kill()
-        of_job.wait()
+        for process in (of_job, of_other):
+            process.kill()
+            process.communicate()
 
 
 def place_in(folder: Path) -> Place:

@@ -159,8 +159,13 @@ def test_a_start_removes_what_killed_drivers_have_left(tmp_path, monkeypatch):
     (stranger / ray_session.OWNER).unlink()
     shutil.rmtree(new / "ray")
     (linked := temporary / f"{ray_session.PREFIX}linked").symlink_to(alive)
-    wait = [sys.executable, "-c", "input()", f"--temp-dir={used}/ray"]
-    with subprocess.Popen(wait, stdin=subprocess.PIPE) as raylet, FileLock(alive / ray_session.OWNER):
+    wait = [sys.executable, "-c", "print(flush=True); input()", f"--temp-dir={used}/ray"]
+    with (
+        subprocess.Popen(wait, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as raylet,
+        FileLock(alive / ray_session.OWNER),
+    ):
+        assert raylet.stdout
+        raylet.stdout.readline()  # while it is being started, its command line may read as empty
         with ray_session._own_folder() as own:
             assert {*temporary.iterdir()} == {alive, used, stranger, new, linked, own}
             assert not ray_session._is_left_over(own)
