@@ -14,7 +14,7 @@ Life = tuple[int, list[int]]
 
 
 def lives(log: Path) -> list[Life]:
-    """Those of a trial, in order."""
+    """Those of a trial, in order; without processes that ended before they had said after which epoch they go on."""
     found: list[Life] = []
     for line in log.read_text().splitlines():
         if BEGUN.search(line):
@@ -23,7 +23,7 @@ def lives(log: Path) -> list[Life]:
             found[-1] = (int(taken_up[1]), [])
         elif trained := TRAINED.search(line):
             found[-1][1].append(int(trained[1]))
-    return found
+    return [life for life in found if life != (0, [])]
 
 
 def lost_one_epoch_at_most(lives: list[Life]) -> bool:
