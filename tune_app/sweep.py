@@ -225,11 +225,10 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
 
     from tune_app.display import Display
     from tune_app.driver_memory import nothing_read_back
-    from tune_app.lost_nodes import lost_nodes_are_no_failures
-    from tune_app.memory_kills import memory_kills_are_failures
     from tune_app.search.recovery import reconcile
     from tune_app.search.watch import Watch
     from tune_app.standstill import head_watched
+    from tune_app.trial_failures import failures_counted_fairly
     from tune_app.tuner import build_tuner
 
     study = open_study(prepared.folder, prepared.folder.name)
@@ -240,8 +239,7 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
     with (
         interrupts(),
         nothing_read_back(),
-        lost_nodes_are_no_failures(),
-        memory_kills_are_failures(),
+        failures_counted_fairly(),
         head_watched(prepared.folder, display.close),
     ):
         try:

@@ -74,7 +74,7 @@ def test_ten_trials_on_four_nodes_that_come_and_go(cluster: SimulatedCluster) ->
     removed = churn(cluster, run, cluster.folder / "results" / "churn")
     assert run.wait(PATIENCE_S) == 0, cluster.told()
     sweep = Sweep(cluster.folder / "results" / "churn")
-    assert {trial.status for trial in sweep.trials} == {"finished"}
+    assert {trial.status for trial in sweep.trials} == {"finished"}, [trial.error for trial in sweep.trials]
     assert len(sweep.trials) == TRIALS
     every = list(range(1, EPOCHS + 1))
     assert all([row["epoch"] for row in trial.history] == every for trial in sweep.trials)
