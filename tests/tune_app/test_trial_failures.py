@@ -81,7 +81,7 @@ def test_tune_breaks_off_at_a_memory_kill_only_outside():
 
 
 HANDED_OVER = """
-import contextlib, os, sys
+import os, sys
 from pathlib import Path
 import ray
 from ray import tune
@@ -107,13 +107,13 @@ class Trainable(tune.Trainable):
         pass
 
 ray.init(num_cpus=1, include_dashboard=False, _temp_dir=sys.argv[1], _node_ip_address="127.0.0.1", log_to_driver=False)
-for folder, counted in (argument.split(":") for argument in sys.argv[2:]):
+for folder in sys.argv[2:]:
     tuner = tune.Tuner(
         Trainable, param_space={"number": tune.grid_search([0, 1]), "folder": folder},
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=1),
         run_config=tune.RunConfig(storage_path=folder, failure_config=tune.FailureConfig(max_failures=1)),
     )
-    with failures_counted_fairly() if counted == "fairly" else contextlib.nullcontext():
+    with failures_counted_fairly():
         results = tuner.fit()
     print("failed:", len(results.errors), "of", len(results))
 ray.shutdown()
@@ -122,18 +122,18 @@ ray.shutdown()
 
 @pytest.mark.ray
 def test_a_trial_whose_process_fails_at_the_handover_is_tried_again(tmp_path: Path) -> None:
-    """Ray alone gives it up; where it no longer does, it was mended there, and the patch may go."""
-    searches = [tmp_path / counted / how for counted in ("fairly", "alone") for how in ("dies", "raises")]
+    """Ray 2.60 alone gives it up at once, in both cases."""
+    searches = [tmp_path / how for how in ("dies", "raises")]
     for folder in searches:
-        folder.mkdir(parents=True)
+        folder.mkdir()
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as short:
         ended = subprocess.run(
-            [sys.executable, "-c", HANDED_OVER, short, *(f"{folder}:{folder.parent.name}" for folder in searches)],
+            [sys.executable, "-c", HANDED_OVER, short, *map(str, searches)],
             capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
             env={**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
         )  # fmt: skip
     failed = [line for line in ended.stdout.splitlines() if line.startswith("failed: ")]
-    assert failed == [f"failed: {failures} of 2" for failures in (0, 0, 1, 1)], ended.stdout + ended.stderr
-    for folder in searches[:2]:
+    assert failed == ["failed: 0 of 2"] * 2, ended.stdout + ended.stderr
+    for folder in searches:
         told = (folder / "told").read_text().splitlines()
         assert told == ["0 set up", "1 handed over", "1 set up"], "it gets a process of its own"
