@@ -29,11 +29,12 @@ from benchmarks.sweeps import ON_CPU, environment, to_the_end
 SMALL = (
     *ON_CPU, "hardware.precision=off", "hardware.threads=1", "trainer.compile=false", "trainer.epochs=4",
     "trainer.iterations_per_epoch=6", "resources.num_cpus=1", "resources.cpus_per_trial=1", "cluster.dashboard=false",
+    "scheduler.grace_period=1", "scheduler.reduction_factor=2", "search.startup_trials=4",
 )  # fmt: skip
 """One trial at a time: what is proposed and stopped depends on nothing but the results before."""
 SWEEPS = {
-    "default": ("search.num_samples=8",),
-    "all": ("family=all", "search.num_samples=12"),
+    "default": ("search.num_samples=12",),
+    "all": ("family=all", "search.num_samples=16"),
     "compare": ("family=compare", "seeds=2"),
     "resumed": ("family=tversky", "search.num_samples=6"),
 }
