@@ -24,10 +24,10 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from benchmarks.sweeps import ON_CPU, environment, to_the_end
+from benchmarks.sweeps import ON_CPU, environment, run_sweep, to_the_end
 
 SMALL = (
-    *ON_CPU, "hardware.precision=off", "hardware.threads=1", "trainer.compile=false", "trainer.epochs=4",
+    "hardware.precision=off", "hardware.threads=1", "trainer.compile=false", "trainer.epochs=4",
     "trainer.iterations_per_epoch=6", "resources.num_cpus=1", "resources.cpus_per_trial=1", "cluster.dashboard=false",
     "scheduler.grace_period=1", "scheduler.reduction_factor=2", "search.startup_trials=4",
 )  # fmt: skip
@@ -36,8 +36,8 @@ SWEEPS = {
     "default": ("search.num_samples=12",),
     "all": ("family=all", "search.num_samples=16"),
     "compare": ("family=compare", "seeds=2"),
-    "resumed": ("family=tversky", "search.num_samples=6"),
 }
+RESUMED = ("family=tversky", "search.num_samples=6")
 CONFIRMED = ("top=2", "replicates=2", "resources.num_cpus=1", "cluster.dashboard=false")
 NOT_COMPARED = ("seconds_", "time_", "patches_per_s", "compiled_graphs", "crc32", "minutes")
 """Beginnings of the names of figures that differ between two runs of one version."""
@@ -62,16 +62,11 @@ def main() -> None:
 
 def record(folder: Path) -> None:
     """Run the sweeps in the folder, which must not hold any, and write record.json."""
-    folder.mkdir(parents=True, exist_ok=True)
     told = {}
     for name, words in SWEEPS.items():
-        run = command("run", folder, f"name={name}", *SMALL, *words)
-        if name == "resumed":
-            interrupt_in_second_trial(run, folder)
-            run = command("run", folder, f"resume={name}")
-        to_the_end(run, environment(folder, folder / "cache"))
-        told[name] = result_of(folder / name)
-        print(f"{name}: {len(told[name]['trials'])} trials", flush=True)
+        sweep, _ = run_sweep(folder, name, *SMALL, *words, cache=folder / "cache")
+        told[name] = result_of(sweep)
+    told["resumed"] = result_of(interrupted_and_resumed(folder))
     to_the_end(command("confirm", folder, "sweep=default", *CONFIRMED), environment(folder, folder / "cache"))
     told["confirmed"] = result_of(folder / "default" / "confirmation")
     told["default, confirmed"] = {"leaderboard": leaderboard(folder / "default")}
@@ -82,9 +77,11 @@ def command(verb: str, folder: Path, *words: str) -> list[str]:
     return [sys.executable, "-m", f"tune_app.{verb}", f"results_dir={folder}", *words]
 
 
-def interrupt_in_second_trial(run: list[str], folder: Path) -> None:
-    """Start the sweep and press Ctrl-C when its second trial has ended an epoch."""
-    process = subprocess.Popen(run, env=environment(folder, folder / "cache"), stdout=subprocess.DEVNULL)
+def interrupted_and_resumed(folder: Path) -> Path:
+    """A sweep that Ctrl-C ends when its second trial has ended an epoch, and that is resumed."""
+    run = command("run", folder, "name=resumed", *ON_CPU, *SMALL, *RESUMED)
+    variables = environment(folder, folder / "cache")
+    process = subprocess.Popen(run, env=variables, stdout=subprocess.DEVNULL)
     ends = time.monotonic() + PATIENCE_S
     while not [*folder.glob("resumed/trials/0001_*/history.jsonl")]:
         if process.poll() is not None or time.monotonic() > ends:
@@ -93,6 +90,8 @@ def interrupt_in_second_trial(run: list[str], folder: Path) -> None:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     process.wait()
+    to_the_end(command("run", folder, "resume=resumed"), variables)
+    return folder / "resumed"
 
 
 def result_of(sweep: Path) -> dict[str, Any]:
@@ -141,7 +140,7 @@ def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
             yield from differences(before.get(name), after.get(name), f"{where} {name}")
     elif isinstance(before, list) and isinstance(after, list):
         if len(before) != len(after):
-            yield f"{where}: {len(before)} before, {len(after)} after"
+            yield f"{where.strip()}: {len(before)} before, {len(after)} after"
         for number, pair in enumerate(zip(before, after, strict=False)):
             yield from differences(*pair, f"{where} {number}")
     elif before != after and not (before != before and after != after):  # NaN is NaN
