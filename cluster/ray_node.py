@@ -26,7 +26,14 @@ OBJECT_STORE_BYTES = 1_000_000_000
 """A sweep passes only small things through Ray's object store."""
 SOCKET_PATH_BYTES, RAYS_SHARE = 107, 64
 """How long the path of a socket may be, and what of it Ray adds to its folder: a session's name, a socket's."""
-ALWAYS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0"}
+ALWAYS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+    # What gRPC does around a fork aborts the child where other threads are in a call (ray-project/ray#63202): every
+    # second ray:// client was refused on a busy head.
+    "GRPC_ENABLE_FORK_SUPPORT": "false",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

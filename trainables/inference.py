@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.export.passes import move_to_device_pass
 
 from trainables import models
 from trainables.errors import CheckpointError
@@ -63,3 +64,8 @@ def save_program(model: Inference, path: Path) -> None:
     with torch.no_grad():
         program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch"), **sides},))
     torch.export.save(program, path)
+
+
+def load_program(path: Path, device: torch.device) -> nn.Module:
+    """What `save_program` wrote, on `device`: a program has its own written in, which `Module.to` does not change."""
+    return cast(nn.Module, move_to_device_pass(torch.export.load(path), device).module())

@@ -36,6 +36,7 @@ from trainables.data.expand import class_masks
 from trainables.data.ngff import Level, choose_level, read_levels
 from trainables.data.ngff_labels import create_labels, write_group
 from trainables.data.packed import data_root
+from trainables.inference import load_program
 from trainables.settings import PATH, DataSettings, from_mapping, require, require_choice
 from trainables.tiling import blended, span
 from tune_app.errors import InputError, require_input
@@ -182,7 +183,7 @@ def read_model(folder: Path, device: torch.device) -> Model:
         raise InputError(f"checkpoint={folder}: {PROGRAM} or {ABOUT} is damaged or was changed since. {make_one}")
     about = read_json(folder / ABOUT)
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    network = torch.export.load(folder / PROGRAM).module().to(device)
+    network = load_program(folder / PROGRAM, device)
     height, width = (max(side, 2 * about["stride"]) for side in about["patch"][1:])
     return Model(
         network=network,

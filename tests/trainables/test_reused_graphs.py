@@ -13,8 +13,11 @@ from torch import Tensor
 from trainables.engine import Engine
 from trainables.steps import prepare_ahead
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-"""Importing Inductor defines a scripted class in torch.utils.mkldnn."""
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning"),
+]
+"""Inductor: importing it defines a scripted class in torch.utils.mkldnn, its graph trees begin with an empty graph."""
 
 NEEDS_CUDA = [
     pytest.mark.gpu,
@@ -134,11 +137,8 @@ def test_patches_prepared_ahead_on_cuda_are_those_prepared_at_once(device: str):
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=NEEDS_CUDA)])
-def test_an_epoch_on_cuda_never_waits_for_the_device(device: str):
+def test_an_epoch_on_cuda_never_waits_for_the_device(device: str, waiting_is_an_error):
     engine = make(device=device)
     engine.run_epoch()  # allocations and the choice of algorithms may wait
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         engine._train_epoch()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

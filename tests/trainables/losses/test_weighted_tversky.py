@@ -6,6 +6,8 @@ import copy
 import io
 import math
 import pickle
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -282,21 +284,20 @@ def test_bad_parameters_say_what_was_given_and_what_is_allowed(name: str, params
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", PARAMS)
-def test_an_epoch_never_waits_for_the_device(name: str) -> None:
+def test_an_epoch_never_waits_for_the_device(
+    name: str, waiting_is_an_error: Callable[[], AbstractContextManager[None]]
+) -> None:
     loss = build(name, PARAMS[name], CLASSES, count_update_every=2).cuda()
     target = targets(1)[0].cuda()
     logits = torch.randn(target.shape, device="cuda", requires_grad=True)
     counts = ValidationCounts.zeros(3, 3, "cuda")
     crop = torch.tensor([0, 2], device="cuda")
     logit_bin(logits)  # its table goes to the device once
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         for _ in range(4):
             loss(logits, target)[0].backward()
             loss.observe(target)
             loss.end_batch()
             counts.accumulate_(logits, target, crop)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert loss.num_batches.item() == 4
     assert counts.known.sum().item() == 4 * (~torch.isnan(target)).sum().item()
