@@ -86,7 +86,7 @@ def run_sweep(folder: Path, name: str, *words: str, cache: Path | None = None) -
 
 def environment(folder: Path, cache: Path | None = None) -> dict[str, str]:
     """The environment of a command that must not depend on the person's settings. Compiled graphs go to the cache."""
-    own = {"TUNE_APP_SETTINGS": str(folder / "none.yaml"), "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+    own = {"TUNE_APP_SETTINGS": "/dev/null", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
     own |= {"TUNE_APP_CACHE": str(cache)} if cache else {}
     left_out = ("TUNE_APP_RESULTS", "TUNE_APP_DATA_ROOT", "RAY_ADDRESS", "TORCHINDUCTOR_CACHE_DIR")
     return {name: value for name, value in os.environ.items() if name not in left_out} | own

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> Iterator[Result]:
     with tempfile.TemporaryDirectory(prefix="start") as folder:
         os.environ |= {
             "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor", "RAY_AUTH_TOKEN_PATH": f"{folder}/token",
-            "TUNE_APP_SETTINGS": f"{folder}/none.yaml",
+            "TUNE_APP_SETTINGS": "/dev/null",
         }  # fmt: skip
         os.environ.pop("RAY_ADDRESS", None)
         pairs = measure(Path(folder), arguments)

@@ -131,7 +131,7 @@ def commands() -> Iterator[tuple[str, str, list[str]]]:
 def test_every_command_in_the_pages_is_understood(
     verb: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("TUNE_APP_SETTINGS", str(tmp_path / "none.yaml"))
+    monkeypatch.setenv("TUNE_APP_SETTINGS", "/dev/null")
     composed = compose(verb, SCHEMAS[verb], list(words))
     assert composed is None or isinstance(composed.settings, SCHEMAS[verb])
 

@@ -34,10 +34,14 @@ def user_setting(key: str, default: str = "") -> str:
 
 
 def _from_file(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        if os.environ.get("TUNE_APP_SETTINGS"):
+            raise InputError(f"TUNE_APP_SETTINGS={path}: there is no such file. Correct it, or unset it") from None
+        return {}
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}). Correct its permissions, or remove it") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(
             f"{path} is no valid YAML ({str(error).splitlines()[0]}). Write lines like data_root: /data"

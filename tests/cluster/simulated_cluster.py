@@ -33,7 +33,7 @@ class SimulatedCluster:
         self.token.write_text(secrets.token_hex(32))
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_APP_"))},
-            "TUNE_APP_CACHE": str(cache), "TUNE_APP_SETTINGS": str(folder / "none.yaml"), "PYTHONPATH": str(ROOT),
+            "TUNE_APP_CACHE": str(cache), "TUNE_APP_SETTINGS": "/dev/null", "PYTHONPATH": str(ROOT),
             "TUNE_APP_RESULTS": str(folder / "results"), "OMP_NUM_THREADS": "1", "COLUMNS": "150",
             "TMPDIR": str(self.temporary), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token),
             "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **variables,

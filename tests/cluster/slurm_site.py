@@ -60,7 +60,7 @@ class Site:
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "RAY_"))},
             "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", "TUNE_APP_CACHE": str(cache), "PYTHONPATH": str(ROOT),
-            "TUNE_APP_CLUSTERS": str(self.clusters), "TUNE_APP_SETTINGS": str(folder / "none.yaml"),
+            "TUNE_APP_CLUSTERS": str(self.clusters), "TUNE_APP_SETTINGS": "/dev/null",
             "TUNE_APP_RESULTS": str(folder / "results"), "TUNE_APP_PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
             "COLUMNS": "150", "PYTHONUNBUFFERED": "1", "TUNE_APP_NODE_TMP": str(self.root / "t"),
         }  # fmt: skip

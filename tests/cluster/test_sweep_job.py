@@ -14,7 +14,7 @@ from tune_app.sweep_job import Begun, epochs_of, first_start, refuse_standstill,
 
 @pytest.fixture(autouse=True)
 def no_user_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUNE_APP_SETTINGS", str(tmp_path / "none.yaml"))
+    monkeypatch.setenv("TUNE_APP_SETTINGS", "/dev/null")
     monkeypatch.setenv("TUNE_APP_RESULTS", str(tmp_path))
 
 

@@ -59,7 +59,7 @@ class Place:
         # Ray's sockets lie in the temporary folder, and the path of a socket may have 107 characters.
         self.temporary = Path(tempfile.mkdtemp(prefix="tune", dir="/tmp"))
         self.environment = os.environ | {
-            "TUNE_APP_CACHE": str(cache), "TUNE_APP_SETTINGS": str(folder / "none.yaml"), "TMPDIR": str(self.temporary),
+            "TUNE_APP_CACHE": str(cache), "TUNE_APP_SETTINGS": "/dev/null", "TMPDIR": str(self.temporary),
             "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
             "COLUMNS": "150",
         }  # fmt: skip

@@ -28,7 +28,7 @@ def type_run(tmp_path, monkeypatch, capsys):
     """Types `python -m tune_app.run WORDS` in an empty folder; (exit code, stdout, stderr, files left)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TUNE_APP_CACHE", str(tmp_path / "no-cache"))
-    monkeypatch.setenv("TUNE_APP_SETTINGS", str(tmp_path / "no-settings.yaml"))
+    monkeypatch.setenv("TUNE_APP_SETTINGS", "/dev/null")
     for name in ("TUNE_APP_DATA_ROOT", "TUNE_APP_RESULTS"):
         monkeypatch.delenv(name, raising=False)
 
@@ -158,6 +158,18 @@ def test_a_settings_file_that_is_none_is_named(type_run, tmp_path, monkeypatch, 
     code, _, err, left = type_run("family=seesaw")
     assert (code, left, err.count("\n")) == (2, [], 1)
     assert err.startswith(f"error: {path}")
+
+
+def test_a_settings_file_that_is_not_there_is_missed_where_it_was_named(type_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("TUNE_APP_SETTINGS")
+    assert settings_of("results_dir=here").results_dir == "here"
+    for path, said in ((tmp_path / "set.yaml", "there is no such file"), (tmp_path, "Is a directory")):
+        monkeypatch.setenv("TUNE_APP_SETTINGS", str(path))
+        code, _, err, left = type_run("family=seesaw")
+        assert (code, left, err.count("\n")) == (2, [], 1)
+        assert said in err
+        assert str(path) in err
 
 
 def test_the_settings_file_and_the_environment_say_where_things_are(tmp_path, monkeypatch):

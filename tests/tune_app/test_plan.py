@@ -17,7 +17,7 @@ from tune_app.search.arms import searched_space
 def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TUNE_APP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TUNE_APP_SETTINGS", str(tmp_path / "none.yaml"))
+    monkeypatch.setenv("TUNE_APP_SETTINGS", "/dev/null")
     monkeypatch.setenv("TUNE_APP_RESULTS", str(tmp_path / "results"))
 
 

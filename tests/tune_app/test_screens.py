@@ -52,7 +52,7 @@ def screens(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], l
     environment |= {
         "TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "PATH": f"{folder / 'bin'}:{environment['PATH']}",
         "TUNE_APP_CACHE": str(folder / "cache"), "TUNE_APP_CLUSTERS": str(folder / "clusters"),
-        "TUNE_APP_SETTINGS": str(folder / "none.yaml"), "HOME": str(folder),
+        "TUNE_APP_SETTINGS": "/dev/null", "HOME": str(folder),
     }  # fmt: skip
     program = Path(__file__).with_name("screens.py")
     text = in_terminal([sys.executable, str(program), str(folder / "results")], environment)

@@ -22,7 +22,7 @@ TRIAL = WrittenTrial(label="seesaw_p0.8", dice=[(0.5, 0.5)])
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three sweeps, one of which was killed before it had a manifest."""
-    monkeypatch.setenv("TUNE_APP_SETTINGS", str(tmp_path / "none.yaml"))
+    monkeypatch.setenv("TUNE_APP_SETTINGS", "/dev/null")
     monkeypatch.setenv("TUNE_APP_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "results"
     write_sweep(folder / "old", [TRIAL, TRIAL], created="2024-01-01T10:00:00+00:00")
