@@ -60,7 +60,12 @@ em = torch.from_numpy(np.load("em.npy"))  # uint8 (slices, height, width), sides
 with torch.no_grad():
     logits = network(em[:, None])  # (slices, classes, height, width)
 masks = logits > torch.tensor(about["logit"]).view(-1, 1, 1)
-```"""
+```
+
+On a card, where `.to("cuda")` is not enough:
+
+    from torch.export.passes import move_to_device_pass
+    network = move_to_device_pass(torch.export.load("model.pt2"), "cuda").module()"""
 README = """# {title}
 
 Trial {trial} of the sweep {sweep} ({family}), weights of epoch {epoch}: {worth}.

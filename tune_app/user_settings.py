@@ -36,12 +36,12 @@ def user_setting(key: str, default: str = "") -> str:
 def _from_file(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if os.environ.get("TUNE_APP_SETTINGS"):
             raise InputError(f"TUNE_APP_SETTINGS={path}: there is no such file. Correct it, or unset it") from None
         return {}
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}). Correct its permissions, or remove it") from None
+        raise InputError(f"{path} cannot be read ({error.strerror}). It must be a file that you may read") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(
             f"{path} is no valid YAML ({str(error).splitlines()[0]}). Write lines like data_root: /data"

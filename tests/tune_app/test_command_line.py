@@ -161,9 +161,10 @@ def test_a_settings_file_that_is_none_is_named(type_run, tmp_path, monkeypatch, 
 
 
 def test_a_settings_file_that_is_not_there_is_missed_where_it_was_named(type_run, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("TUNE_APP_SETTINGS")
-    assert settings_of("results_dir=here").results_dir == "here"
+    for home in (str(tmp_path), "/dev/null"):
+        monkeypatch.setenv("HOME", home)
+        assert settings_of("results_dir=here").results_dir == "here"
     for path, said in ((tmp_path / "set.yaml", "there is no such file"), (tmp_path, "Is a directory")):
         monkeypatch.setenv("TUNE_APP_SETTINGS", str(path))
         code, _, err, left = type_run("family=seesaw")
