@@ -23,9 +23,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 NAMES = (
-    "input_pipeline", "loss", "trial_start", "compile_cache", "sweep_efficiency", "plan_accuracy", "early_stopping",
-    "search_policy", "confirmation", "scale", "memory",
-)  # fmt: skip
+    "input_pipeline",
+    "loss",
+    "trial_start",
+    "compile_cache",
+    "sweep_efficiency",
+    "plan_accuracy",
+    "early_stopping",
+    "search_policy",
+    "confirmation",
+    "scale",
+    "memory",
+)
 """In the order of the table. `gpu_step` is run by hand where there is a GPU."""
 
 

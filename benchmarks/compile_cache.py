@@ -25,15 +25,21 @@ from typing import Any
 from benchmarks.harness import Result, main
 from benchmarks.sweeps import environment, run_sweep, to_the_end
 from search_spaces import families
-from tune_app.results import Sweep
+from tune_app.results.sweep import Sweep
 
 FIRST = {"loss": {"name": "static", "params": {"weights": [1.0, 0.5, 2.0, 1.0, 1.0]}}, "seed": 0}
 SECOND = {"loss": {"name": "seesaw", "params": {"p": 0.8, "q": 2.0}}, "seed": 1}
 TINY = (
-    "trainer.compile=true", "model.width=4", "model.depth=1", "data.patch=[1,32,32]", "trainer.epochs=2",
-    "trainer.iterations_per_epoch=3", "trainer.batch_size=4", "trainer.validation_batches=2",
+    "trainer.compile=true",
+    "model.width=4",
+    "model.depth=1",
+    "data.patch=[1,32,32]",
+    "trainer.epochs=2",
+    "trainer.iterations_per_epoch=3",
+    "trainer.batch_size=4",
+    "trainer.validation_batches=2",
     "cluster.dashboard=false",
-)  # fmt: skip
+)
 CACHE_TARGET, GRAPHS_TARGET = 0.25, 2.0
 
 

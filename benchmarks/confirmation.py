@@ -17,11 +17,11 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.harness import Result, main, table
-from tune_app.confirmation.equivalence import leader, remaining
-from tune_app.confirmation.intervals import AUTO_INTERVAL_ERROR, INTERVAL_ERROR, difference_interval, mean_interval
-from tune_app.confirmation.layout import Fit, fit_paired
-from tune_app.confirmation.noise import AUTO_OWN_ERROR, OWN_ERROR, own_pair_probability
-from tune_app.confirmation.stages import plan_stages, replay
+from tune_app.evidence.equivalence import leader, remaining
+from tune_app.evidence.intervals import AUTO_INTERVAL_ERROR, INTERVAL_ERROR, difference_interval, mean_interval
+from tune_app.evidence.layout import Fit, fit_paired
+from tune_app.evidence.noise import AUTO_OWN_ERROR, OWN_ERROR, own_pair_probability
+from tune_app.evidence.stages import plan_stages, replay
 
 SD = 0.0127
 """Seed to seed noise of mean Dice in the published five runs of one configuration."""

@@ -26,9 +26,9 @@ from trainables.data import PackedCrop, PackedDataset, open_packed
 from trainables.data.expand import pack_class, packed_bytes
 from trainables.engine import Engine
 from trainables.settings import FIVE_CLASSES, DataSettings, ModelSettings, TrainerSettings, TrialSettings
-from tune_app.config import DiagnosisSettings, SearchSettings, Settings
-from tune_app.diagnosis import diagnose, hopeless
+from tune_app.results.diagnosis import diagnose, hopeless
 from tune_app.search.arms import planned_arms
+from tune_app.settings.schema import DiagnosisSettings, SearchSettings, Settings
 
 Row = Mapping[str, Any]
 DATA = DataSettings(patch=[1, 32, 32])
@@ -103,8 +103,10 @@ def trainings(dataset: PackedDataset, trainer: TrainerSettings) -> list[Training
     first = {loss["name"]: label for label, loss in reversed(losses.items())}
     faster = [
         Training(label=label, loss=losses[label], update=epoch, factor=factor, after=after)
-        for label in first.values() for factor in FACTORS for after in (0, FASTER_AFTER)
-    ]  # fmt: skip
+        for label in first.values()
+        for factor in FACTORS
+        for after in (0, FASTER_AFTER)
+    ]
     return healthy + faster
 
 
@@ -139,11 +141,15 @@ def summary(name: str, runs: list[tuple[Training, list[Row]]]) -> Iterator[list[
         growth = [max(row["weight_growth"] for row in rows) for _, rows in chosen]
         best = [max(row["mean_dice"] for row in rows) for _, rows in chosen]
         yield [
-            name, f"× {factor:g}", str(len(chosen)), f"{number(min(growth))} … {number(max(growth))}",
-            f"{min(best):.2f} … {max(best):.2f}", ", ".join(sorted(codes)) or "none",
+            name,
+            f"× {factor:g}",
+            str(len(chosen)),
+            f"{number(min(growth))} … {number(max(growth))}",
+            f"{min(best):.2f} … {max(best):.2f}",
+            ", ".join(sorted(codes)) or "none",
             f"{len(stops)}" + (f", epoch {min(stops)} … {max(stops)} of it" if stops else ""),
             str(sum(rises_with_its_weights(rows) for _, rows in chosen)),
-        ]  # fmt: skip
+        ]
 
 
 HEADER = ("data", "learning rate", "runs", "weight growth", "best mean Dice", "names", "stopped", "by the rule before")
@@ -155,8 +161,11 @@ def main() -> None:
     path = parser.parse_args().lines
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     shapes = unlike_shapes()
-    datasets = {"phantom": open_packed(DATA), "unlike crops": drawn(DATA, SHARES, shapes),
-                "30 times rarer": drawn(DATA, RARER, shapes)}  # fmt: skip
+    datasets = {
+        "phantom": open_packed(DATA),
+        "unlike crops": drawn(DATA, SHARES, shapes),
+        "30 times rarer": drawn(DATA, RARER, shapes),
+    }
     print(f"| {' | '.join(HEADER)} |\n|---|---|---:|---|---|---|---|---:|")
     with path.open("a") as file:
         for name, dataset in datasets.items():

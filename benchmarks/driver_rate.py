@@ -65,7 +65,7 @@ class Watched:
 def simulated_nodes(nodes: int, slots: int) -> Iterator[str]:
     """The address of a cluster whose head has no CPUs and whose other nodes have as many as they run trials."""
     with tempfile.TemporaryDirectory(prefix="rate", dir="/tmp") as folder, _token(Path(folder)):
-        from tune_app.ray_session import _environment_before_ray
+        from tune_app.ray_adapters.session import _environment_before_ray
 
         _environment_before_ray()
         from ray.cluster_utils import Cluster
@@ -93,7 +93,7 @@ def _token(folder: Path) -> Iterator[None]:
 def measure(nodes: int, slots: int, results: int) -> Rate:
     """One sweep of two trials per slot."""
     from trainables.settings import TrainerSettings
-    from tune_app.config import ClusterSettings, ResourceSettings, SchedulerSettings
+    from tune_app.settings.schema import ClusterSettings, ResourceSettings, SchedulerSettings
 
     trials = 2 * slots
     with contextlib.ExitStack() as stack:
@@ -114,17 +114,17 @@ def measure(nodes: int, slots: int, results: int) -> Rate:
 
 
 def sweep(prepared: Any, watched: Watched) -> None:
-    """As `tune_app.sweep` runs it."""
-    from tune_app.ray_session import ray_session, trial_resources
+    """As `tune_app.sweep.runner` runs it."""
+    from tune_app.ray_adapters.session import ray_session, trial_resources
 
     with ray_session(prepared.settings):
         from benchmarks.idle_trial import IdleTrial
-        from tune_app.display import Display
-        from tune_app.driver_memory import nothing_read_back
+        from tune_app.ray_adapters.patches import nothing_read_back, quiet
+        from tune_app.search.early_failure import Watch
         from tune_app.search.study import open_study
-        from tune_app.search.watch import Watch
-        from tune_app.sweep import _progress, _quiet
-        from tune_app.tuner import build_tuner
+        from tune_app.sweep.progress import Display
+        from tune_app.sweep.runner import _progress
+        from tune_app.sweep.tuner import build_tuner
 
         seen: set[str] = set()
 
@@ -148,7 +148,7 @@ def sweep(prepared: Any, watched: Watched) -> None:
         resources, study = trial_resources(prepared.settings), open_study(prepared.folder, "sweep")
         watch = Watch(prepared.settings.diagnosis, prepared.folder / "trials")
         display = Marking(_progress(prepared, resources, study), stream=Nowhere(), watch=watch)
-        with _quiet(0), nothing_read_back():
+        with quiet(0), nothing_read_back():
             build_tuner(prepared, resources, study, display, trainable=TogetherTrial).fit()
 
 

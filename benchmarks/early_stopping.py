@@ -43,9 +43,9 @@ from benchmarks.learning_curves import Floats, Table, phantom
 from benchmarks.policies import ours, planned_row
 from benchmarks.replay import Replay, Step
 from search_spaces import PUBLISHED, ClassCounts
-from tune_app.command_line import compose
-from tune_app.config import MOST_TRIALS, Settings
 from tune_app.search.arms import Arm, planned_arms, searched_space, with_baseline
+from tune_app.settings.command_line import compose
+from tune_app.settings.schema import MOST_TRIALS, Settings
 
 TABLE = Path(__file__).parent / "curves" / "phantom.json.gz"
 TARGET, TOLERANCE = 0.35, 0.01

@@ -22,10 +22,10 @@ import numpy as np
 import zarr
 from filelock import FileLock
 
-from trainables.data import phantom
-from trainables.data.ngff import read_json, read_levels
+from trainables.data.cellmap.ngff import read_json, read_levels
 from trainables.data.packed import cache_folder
-from trainables.data.phantom_zarr import write_em, write_group
+from trainables.data.phantom import generate as phantom
+from trainables.data.phantom.writer import write_em, write_group
 from trainables.settings import DataSettings
 
 TIMES = 6
@@ -79,8 +79,15 @@ def _tile_em(source: Path, target: Path, times: int) -> tuple[float, float]:
     return level.shape[1] * level.scale[1], level.shape[2] * level.scale[2]
 
 
-def _copy_crop(rng: np.random.Generator, source: Path, target: Path, row: list[str], step_nm: tuple[float, float],
-               times: int, copies: int) -> Iterator[list[str]]:  # fmt: skip
+def _copy_crop(
+    rng: np.random.Generator,
+    source: Path,
+    target: Path,
+    row: list[str],
+    step_nm: tuple[float, float],
+    times: int,
+    copies: int,
+) -> Iterator[list[str]]:
     """Copy one crop into `copies` inner tiles; their rows of the split."""
     folder, bracket, classes = row[4].partition("/[")
     inner = [(y, x) for y in range(1, times - 1) for x in range(1, times - 1)]
@@ -106,16 +113,20 @@ def _shift(attributes: Path, shift_nm: tuple[float, float, float]) -> None:
 def _write_split(path: Path, root: Path, rows: list[list[str]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        writer.writerows([side, f"{root}/{em}", em_path, f"{root}/{truth}", labels]
-                         for side, em, em_path, truth, labels in rows)  # fmt: skip
+        writer.writerows(
+            [side, f"{root}/{em}", em_path, f"{root}/{truth}", labels] for side, em, em_path, truth, labels in rows
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, help="where to write it; the cache folder if left out")
     folder = parser.parse_args().folder
-    root = ensure() if folder is None else enlarge(phantom.ensure(cache_folder(DataSettings())), folder.absolute(),
-                                                   times=TIMES, copies=COPIES)  # fmt: skip
+    root = (
+        ensure()
+        if folder is None
+        else enlarge(phantom.ensure(cache_folder(DataSettings())), folder.absolute(), times=TIMES, copies=COPIES)
+    )
     print(f"{root}: {decoded_bytes(root) / 1e9:.2f} GB of voxels")
 
 

@@ -68,9 +68,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     """The measurement that the command line asks for."""
     if arguments.quick:
         shapes = Shapes(device=arguments.device, width=2, depth=1, patch=16, batch=2, compile=False, cpus=1)
-        return Plan(
-            shapes=shapes, repetitions=2, seconds_together=0.2, steps=2, epoch=3, matrix=32, large_bytes=2**12
-        )  # fmt: skip
+        return Plan(shapes=shapes, repetitions=2, seconds_together=0.2, steps=2, epoch=3, matrix=32, large_bytes=2**12)
     shapes = Shapes(device=arguments.device, width=arguments.width, patch=arguments.patch, batch=arguments.batch)
     return Plan(shapes=shapes, repetitions=arguments.repetitions)
 
@@ -126,9 +124,11 @@ def two_trials(plan: Plan) -> Iterator[Result]:
         pairs = interleaved(lambda: rate_of(trials), lambda: rate_of(trials[:1]), plan.repetitions)
     both, alone = (statistics.median(side) for side in zip(*pairs))
     yield Result(
-        claim="two trials on one GPU ÷ one", values=ratios(pairs), target=1.0,
+        claim="two trials on one GPU ÷ one",
+        values=ratios(pairs),
+        target=1.0,
         note=f"{both:.0f} ÷ {alone:.0f} patches/s",
-    )  # fmt: skip
+    )
 
 
 def one_trial(plan: Plan) -> Iterator[Result]:
@@ -150,9 +150,11 @@ def pipeline(plan: Plan, engine: Engine) -> Iterator[Result]:
     )
     still, moving = (statistics.median(side) for side in zip(*pairs))
     yield Result(
-        claim="whole pipeline ÷ resident batch", values=ratios(pairs), target=0.97,
+        claim="whole pipeline ÷ resident batch",
+        values=ratios(pairs),
+        target=0.97,
         note=f"{plan.shapes.batch / moving:.0f} ÷ {plan.shapes.batch / still:.0f} patches/s",
-    )  # fmt: skip
+    )
 
 
 def resident_batch(engine: Engine) -> tuple[Tensor, Tensor]:
@@ -192,10 +194,12 @@ def roofline(plan: Plan, engine: Engine) -> Iterator[Result]:
         values.append((roofline_seconds(work, rate, bandwidth), step_seconds(engine, batch, plan.steps)))
     least, taken = (statistics.median(side) for side in zip(*values))
     yield Result(
-        claim="roofline ÷ achieved time of a step", values=ratios(values), target=0.6,
+        claim="roofline ÷ achieved time of a step",
+        values=ratios(values),
+        target=0.6,
         note=f"{least * 1e3:.1f} ÷ {taken * 1e3:.1f} ms; {rate / 1e12:.0f} TFLOP/s in {str(dtype).split('.')[1]}, "
         f"{bandwidth / 1e9:.0f} GB/s, {sum(w.flops for w in work) / shapes.batch / 1e9:.0f} GFLOP per patch",
-    )  # fmt: skip
+    )
 
 
 def matrix_rate(side: int, dtype: torch.dtype, device: torch.device) -> float:
@@ -234,9 +238,11 @@ def speed_up(plan: Plan, fast: Engine, eager: Engine) -> Iterator[Result]:
         )
         slow, quick = (statistics.median(side) for side in zip(*pairs))
         yield Result(
-            claim=f"compiled + AMP ÷ eager float32, {name}", values=ratios(pairs), target=2.5,
+            claim=f"compiled + AMP ÷ eager float32, {name}",
+            values=ratios(pairs),
+            target=2.5,
             note=f"{plan.shapes.batch / quick:.0f} ÷ {plan.shapes.batch / slow:.0f} patches/s",
-        )  # fmt: skip
+        )
 
 
 def flags_of_torch(*, tf32: bool) -> None:
@@ -265,9 +271,12 @@ def loss_bytes(plan: Plan) -> Iterator[Result]:
         values.append((median_seconds(forward_and_backward, device) * bandwidth, passes))
     moved = statistics.median(first for first, _ in values)
     yield Result(
-        claim="loss: bytes ÷ five passes", values=ratios(values), target=1.5, at_least=False,
+        claim="loss: bytes ÷ five passes",
+        values=ratios(values),
+        target=1.5,
+        at_least=False,
         note=f"{moved / 2**30:.2f} ÷ {passes / 2**30:.2f} GiB, {'×'.join(map(str, logits.shape))} float32",
-    )  # fmt: skip
+    )
 
 
 def loss_inputs(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor]:

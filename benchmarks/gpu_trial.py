@@ -143,7 +143,7 @@ class TrialProcess:
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu_trial", json.dumps(asdict(shapes))]
         self._process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        )  # fmt: skip
+        )
 
     def __enter__(self) -> TrialProcess:
         return self

@@ -72,9 +72,7 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def interleaved(
-    first: Callable[[], float], second: Callable[[], float], repetitions: int
-) -> list[tuple[float, float]]:  # fmt: skip
+def interleaved(first: Callable[[], float], second: Callable[[], float], repetitions: int) -> list[tuple[float, float]]:
     """`repetitions` pairs of what the two return, called in turn; which of them goes first alternates."""
     pairs = []
     for repetition in range(repetitions):

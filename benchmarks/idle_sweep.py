@@ -1,8 +1,8 @@
 """One sweep of trials that do nothing, and what it cost the driver: python -m benchmarks.idle_sweep ray|alone TRIALS.
 
-With Ray: a real Ray, a Tuner as `tune_app.tuner` builds it, with our study, searcher, scheduler, loggers, keeper and
-display. Alone: searcher, scheduler and study, driven in this process as Ray would. In a process of its own, because
-memory is measured. Prints a `Cost` as one line of JSON.
+With Ray: a real Ray, a Tuner as `tune_app.sweep.tuner` builds it, with our study, searcher, scheduler, loggers,
+checkpoint cap and display. Alone: searcher, scheduler and study, driven in this process as Ray would. In a process of
+its own, because memory is measured. Prints a `Cost` as one line of JSON.
 """
 
 from __future__ import annotations
@@ -87,13 +87,13 @@ def measured(cost: Cost, clock: Clock) -> Iterator[Callable[[], None]]:
 
 
 def prepared_sweep(folder: Path, trials: int, family: str, **changed: Any) -> Any:
-    """A sweep as `tune_app.sweep.prepare` makes it, without data. changed: further settings, or other ones."""
+    """A sweep as `tune_app.sweep.prepare.prepare` makes it, without data. changed: further settings, or other ones."""
     from search_spaces import ClassCounts
     from trainables.data import PackedDataset
     from trainables.settings import TrainerSettings
-    from tune_app.config import ClusterSettings, ResourceSettings, SearchSettings, Settings
     from tune_app.search.arms import planned_arms, searched_space
-    from tune_app.sweep import Prepared
+    from tune_app.settings.schema import ClusterSettings, ResourceSettings, SearchSettings, Settings
+    from tune_app.sweep.prepare import Prepared
 
     settings = Settings(
         family=family,
@@ -119,17 +119,17 @@ def prepared_sweep(folder: Path, trials: int, family: str, **changed: Any) -> An
 def with_ray(folder: Path, trials: int, family: str, clock: Clock) -> Cost:
     """A whole sweep with a Ray of its own."""
     prepared = prepared_sweep(folder, trials, family)
-    from tune_app.ray_session import ray_session, trial_resources
+    from tune_app.ray_adapters.session import ray_session, trial_resources
 
     cost = Cost(trials=trials)
     with ray_session(prepared.settings):
         from benchmarks.idle_trial import IdleTrial
-        from tune_app.display import Display
-        from tune_app.driver_memory import nothing_read_back
+        from tune_app.ray_adapters.patches import nothing_read_back, quiet
+        from tune_app.search.early_failure import Watch
         from tune_app.search.study import open_study
-        from tune_app.search.watch import Watch
-        from tune_app.sweep import _progress, _quiet
-        from tune_app.tuner import build_tuner
+        from tune_app.sweep.progress import Display
+        from tune_app.sweep.runner import _progress
+        from tune_app.sweep.tuner import build_tuner
 
         watch_parts(clock)
         resources, study = trial_resources(prepared.settings), open_study(folder, "sweep")
@@ -147,17 +147,17 @@ def with_ray(folder: Path, trials: int, family: str, clock: Clock) -> Cost:
         watch = Watch(prepared.settings.diagnosis, folder / "trials")
         display = Counting(_progress(prepared, resources, study), stream=Nowhere(), watch=watch)
         tuner = build_tuner(prepared, resources, study, display, trainable=IdleTrial)
-        with _quiet(0), nothing_read_back(), measured(cost, clock) as last_ended:
+        with quiet(0), nothing_read_back(), measured(cost, clock) as last_ended:
             tuner.fit()
     return cost
 
 
 def watch_parts(clock: Clock) -> None:
-    from tune_app.display import Display
-    from tune_app.keeper import CheckpointKeeper
-    from tune_app.loggers import InSweepFolder
+    from tune_app.ray_adapters.checkpoint_cap import CheckpointKeeper
+    from tune_app.ray_adapters.loggers import InSweepFolder
     from tune_app.search.scheduler import ResumableAsha
     from tune_app.search.searcher import StudySearcher
+    from tune_app.sweep.progress import Display
 
     clock.watch("proposals", StudySearcher, "suggest")
     clock.watch("study", StudySearcher, "on_trial_result", "on_trial_complete")
@@ -169,10 +169,10 @@ def watch_parts(clock: Clock) -> None:
 
 def alone(folder: Path, trials: int, family: str, clock: Clock) -> Cost:
     """Searcher, scheduler and study only."""
-    from tune_app.ray_session import TrialResources
+    from tune_app.ray_adapters.session import TrialResources
+    from tune_app.search.early_failure import Watch
     from tune_app.search.study import open_study
-    from tune_app.search.watch import Watch
-    from tune_app.tuner import build_scheduler, build_searcher
+    from tune_app.sweep.tuner import build_scheduler, build_searcher
 
     prepared, cost = prepared_sweep(folder, trials, family), Cost(trials=trials)
     study = open_study(folder, "sweep")

@@ -9,14 +9,37 @@ from ray import tune
 
 CLASSES = ("nuc", "mito_mem", "er_mem", "pm", "golgi_mem")
 PER_CLASS = (
-    "dice/{}", "iou/{}", "precision/{}", "recall/{}", "support/{}", "fg_pred/{}", "fg_true/{}", "loss/{}", "weight/{}",
-    "shift/{}", "sigmoid/{}/min", "sigmoid/{}/max", "sigmoid/{}/mean", "sigmoid/{}/sd", "sigmoid/{}/above_half",
-)  # fmt: skip
+    "dice/{}",
+    "iou/{}",
+    "precision/{}",
+    "recall/{}",
+    "support/{}",
+    "fg_pred/{}",
+    "fg_true/{}",
+    "loss/{}",
+    "weight/{}",
+    "shift/{}",
+    "sigmoid/{}/min",
+    "sigmoid/{}/max",
+    "sigmoid/{}/mean",
+    "sigmoid/{}/sd",
+    "sigmoid/{}/above_half",
+)
 SCALARS = (
-    "mean_iou", "val_loss", "loss", "grad_norm", "skipped_share", "grad_scale", "weight_growth", "lr",
-    "seconds_load", "seconds_compute", "seconds_validate",
-    "seconds_epoch", "patches_per_s",
-)  # fmt: skip
+    "mean_iou",
+    "val_loss",
+    "loss",
+    "grad_norm",
+    "skipped_share",
+    "grad_scale",
+    "weight_growth",
+    "lr",
+    "seconds_load",
+    "seconds_compute",
+    "seconds_validate",
+    "seconds_epoch",
+    "patches_per_s",
+)
 KEYS = (*SCALARS, *(key.format(name) for key in PER_CLASS for name in CLASSES))
 GOLDEN = 0.6180339887498949
 

@@ -40,9 +40,10 @@ from benchmarks.enlarged import decoded_bytes
 from benchmarks.enlarged import ensure as ensure_data
 from benchmarks.harness import Result, interleaved, main, number, ratios, seconds
 from benchmarks.peers.cellmap_data import Peer, ensure_environment
-from trainables.data import PackedBatch, PatchSampler, augment, cellmap, expand_labels, open_packed, packed, packing
-from trainables.data.cellmap import CropSource
-from trainables.data.ngff import Level
+from trainables.data import PackedBatch, PatchSampler, augment, expand_labels, open_packed, packed, packing
+from trainables.data.cellmap import reader as cellmap
+from trainables.data.cellmap.ngff import Level
+from trainables.data.cellmap.reader import CropSource
 from trainables.hardware import compiler_problem, keep_graphs
 from trainables.settings import DataSettings
 from trainables.steps import normalise
@@ -119,15 +120,22 @@ def one_core() -> Iterator[int]:
         torch.set_num_threads(threads)
 
 
-def against_peer(python: Path, core: int, ours: Pipeline, eager: Pipeline, size_gb: float, target: float,
-                 repetitions: int) -> Result:  # fmt: skip
+def against_peer(
+    python: Path, core: int, ours: Pipeline, eager: Pipeline, size_gb: float, target: float, repetitions: int
+) -> Result:
     """Patches per second, ours ÷ cellmap-data's."""
     settings = ours.sampler.dataset.settings
     augmented = ours.sampler.rotate
     task = {
-        "split": settings.split_file, "classes": settings.classes, "patch": settings.patch, "core": core,
-        "voxel_nm": settings.voxel_nm, "batch_size": BATCH_SIZE, "augment": augmented, "seed": 0,
-    }  # fmt: skip
+        "split": settings.split_file,
+        "classes": settings.classes,
+        "patch": settings.patch,
+        "core": core,
+        "voxel_nm": settings.voxel_nm,
+        "batch_size": BATCH_SIZE,
+        "augment": augmented,
+        "seed": 0,
+    }
     with Peer(python, task) as peer:
         known = warm_up(ours), warm_up(eager), peer.measure(SECONDS)["known"]
         pairs = interleaved(ours.patches_per_s, lambda: peer.measure(SECONDS)["patches_per_s"], repetitions)

@@ -124,10 +124,14 @@ def phantom(path: Path) -> Table:
         rows = json.load(file)["configurations"]
     none = np.empty((0, 0))
     return Table(
-        name="phantom", space=space_of("all"), points=[row["searched"] for row in rows],
-        scores=np.array([row["mean_dice"] for row in rows], dtype=float), validation=none, test=none,
+        name="phantom",
+        space=space_of("all"),
+        points=[row["searched"] for row in rows],
+        scores=np.array([row["mean_dice"] for row in rows], dtype=float),
+        validation=none,
+        test=none,
         names=[row["preset"] or row["name"] for row in rows],
-    )  # fmt: skip
+    )
 
 
 def family_of(space: Mapping[str, Parameter], family: str) -> dict[str, Parameter]:

@@ -93,9 +93,11 @@ def time_result(repetitions: int) -> Result:
     pairs = interleaved(lambda: milliseconds(monai), lambda: milliseconds(ours), repetitions)
     slow, fast = (statistics.median(side) for side in zip(*pairs))
     return Result(
-        claim="time, eager MONAI ÷ our compiled loss", values=ratios(pairs), target=4.0,
+        claim="time, eager MONAI ÷ our compiled loss",
+        values=ratios(pairs),
+        target=4.0,
         note=f"{'×'.join(map(str, SHAPE))} float32, {THREADS} threads: {slow:.0f} ms ÷ {fast:.0f} ms",
-    )  # fmt: skip
+    )
 
 
 def milliseconds(step: Step) -> float:
@@ -110,10 +112,12 @@ def memory_result(repetitions: int) -> Result:
     held = inputs_mib()
     return Result(
         claim="peak memory beyond logits and target, our compiled loss ÷ eager MONAI",
-        values=ratios(zip(ours, monai)), target=0.5, at_least=False,
+        values=ratios(zip(ours, monai)),
+        target=0.5,
+        at_least=False,
         note=f"{few:.0f} MiB ÷ {many:.0f} MiB; {few + held:.0f} ÷ {many + held:.0f} with them, and less than "
         f"{1.5 * held:.0f} (logits, target, gradient) is impossible",
-    )  # fmt: skip
+    )
 
 
 def inputs_mib() -> float:
@@ -127,7 +131,7 @@ def peaks_of(side: str, repetitions: int) -> list[float]:
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20), "OMP_NUM_THREADS": str(THREADS)}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", command], env=environment, cwd=ROOT, stdout=subprocess.PIPE, check=True
-    )  # fmt: skip
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 

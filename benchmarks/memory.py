@@ -221,9 +221,9 @@ def release() -> None:
 def hold_trial(root: str) -> tuple[str, list[np.ndarray], Any]:
     """What a trial holds after an epoch."""
     from trainables.data import PatchSampler, open_packed
+    from trainables.evaluation import Validator
     from trainables.hardware import resolve
     from trainables.settings import HardwareSettings, TrainerSettings
-    from trainables.validation import Validator
 
     dataset = open_packed(settings_of(root))
     trainer = TrainerSettings(batch_size=BATCH, validation_batches=VALIDATION_BATCHES)

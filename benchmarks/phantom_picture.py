@@ -1,8 +1,8 @@
 """Draws the generated data beside its truth, one row per data set: python benchmarks/phantom_picture.py [DATA] PICTURE.
 
-DATA is a folder that `trainables.data.phantom.make` wrote; without it the data is made in a temporary folder. Needs
-matplotlib (dev dependencies). The picture shows a corner of each volume's middle slice and, over it, the labels of the
-crops that this slice cuts, each outlined in white; outside them nothing is known.
+DATA is a folder that `trainables.data.phantom.generate.make` wrote; without it the data is made in a temporary folder.
+Needs matplotlib (dev dependencies). The picture shows a corner of each volume's middle slice and, over it, the labels
+of the crops that this slice cuts, each outlined in white; outside them nothing is known.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from trainables.data import phantom
+from trainables.data.phantom import generate as phantom
 
 COLOURS = {
-    "nuc": (0.0, 0.45, 0.70), "mito_mem": (0.0, 0.62, 0.45), "er_mem": (0.94, 0.89, 0.26), "pm": (0.84, 0.37, 0.0),
+    "nuc": (0.0, 0.45, 0.70),
+    "mito_mem": (0.0, 0.62, 0.45),
+    "er_mem": (0.94, 0.89, 0.26),
+    "pm": (0.84, 0.37, 0.0),
     "golgi_mem": (0.80, 0.47, 0.65),
-}  # fmt: skip
+}
 SHOWN_NM = 2600.0
 
 Rgb = npt.NDArray[np.float64]

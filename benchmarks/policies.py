@@ -20,11 +20,11 @@ from benchmarks.learning_curves import Table
 from benchmarks.replay import METRIC, Search
 from search_spaces import Choice, ClassCounts, Parameter, parameters_of
 from trainables.settings import TrainerSettings
-from tune_app.config import SchedulerSettings, SearchSettings, Settings
 from tune_app.search.arms import Arm
 from tune_app.search.scheduler import ResumableAsha
 from tune_app.search.searcher import Budget, StudySearcher, folder_name
 from tune_app.search.study import distribution
+from tune_app.settings.schema import SchedulerSettings, SearchSettings, Settings
 
 ENDLESS = 10**9
 
@@ -66,15 +66,25 @@ def ours(
     """
     settings = settings or defaults(table.epochs)
     searcher = TableSearcher(
-        study=optuna.create_study(direction="maximize"), arms=arms, space=table.space, family="all",
-        kind=settings.search.name, seed=seed, startup_trials=settings.search.startup_trials,
-        budget=Budget(num_trials=ENDLESS, epochs=table.epochs), counts=ClassCounts(("any",), (1,), (1,)),
-        configure=configure, metric=METRIC,
-    )  # fmt: skip
+        study=optuna.create_study(direction="maximize"),
+        arms=arms,
+        space=table.space,
+        family="all",
+        kind=settings.search.name,
+        seed=seed,
+        startup_trials=settings.search.startup_trials,
+        budget=Budget(num_trials=ENDLESS, epochs=table.epochs),
+        counts=ClassCounts(("any",), (1,), (1,)),
+        configure=configure,
+        metric=METRIC,
+    )
     scheduler = ResumableAsha(
-        metric=METRIC, max_epochs=table.epochs, grace_period=settings.grace_period,
-        reduction_factor=settings.scheduler.reduction_factor, baseline=baseline,
-    )  # fmt: skip
+        metric=METRIC,
+        max_epochs=table.epochs,
+        grace_period=settings.grace_period,
+        reduction_factor=settings.scheduler.reduction_factor,
+        baseline=baseline,
+    )
     return Search(searcher, scheduler)
 
 
@@ -141,5 +151,8 @@ class RandomSearch(Searcher):
 
 
 POLICIES: dict[str, Policy] = {
-    "ours": ours, "Ray's ASHA + OptunaSearch": stock, "ASHA + random": asha_random, "random": random,
-}  # fmt: skip
+    "ours": ours,
+    "Ray's ASHA + OptunaSearch": stock,
+    "ASHA + random": asha_random,
+    "random": random,
+}

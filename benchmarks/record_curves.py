@@ -31,17 +31,24 @@ from search_spaces import Choice, ClassCounts, Parameter, effective_signature, f
 from trainables.data import open_packed
 from trainables.engine import Engine
 from trainables.settings import DataSettings, HardwareSettings, ModelSettings, TrainerSettings, TrialSettings
-from tune_app.config import SearchSettings, Settings
-from tune_app.counts import class_counts, count_window_voxels
 from tune_app.search.arms import Arm, planned_arms
+from tune_app.settings.schema import SearchSettings, Settings
+from tune_app.sweep.counts import class_counts, count_window_voxels
 
 TABLE = Path(__file__).parent / "curves" / "phantom.json.gz"
 DATA = DataSettings(patch=[1, 48, 48])
 MODEL = ModelSettings(width=8, depth=3)
 TRAINER = TrainerSettings(
-    epochs=9, iterations_per_epoch=24, batch_size=8, validation_batches=6, lr=6e-3, pct_start=0.1,
-    count_update_every=10, count_window="10", compile=False,
-)  # fmt: skip
+    epochs=9,
+    iterations_per_epoch=24,
+    batch_size=8,
+    validation_batches=6,
+    lr=6e-3,
+    pct_start=0.1,
+    count_update_every=10,
+    count_window="10",
+    compile=False,
+)
 """The quick budget of the program with patches of 48² instead of 64², batches of 8 instead of 16, and 24 steps per
 epoch instead of 20: two fifths of its time."""
 HARDWARE = HardwareSettings(device="cpu", precision="off", threads=1)
@@ -80,8 +87,12 @@ def described(arm: Arm, counts: ClassCounts, window_voxels: float) -> dict[str, 
     loss = arm.loss_config(counts)
     signature = effective_signature(loss, counts, window_voxels=window_voxels)
     return {
-        "name": arm.label, "preset": arm.preset, "searched": dict(arm.searched), "loss": loss, "signature": signature,
-    }  # fmt: skip
+        "name": arm.label,
+        "preset": arm.preset,
+        "searched": dict(arm.searched),
+        "loss": loss,
+        "signature": signature,
+    }
 
 
 def train(signature: str, loss: Mapping[str, Any], seed: int) -> dict[str, Any]:

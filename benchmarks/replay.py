@@ -126,9 +126,12 @@ class Replay:
         """Tell scheduler and searcher of an epoch; True where the trial has ended with it."""
         searcher, scheduler, trial_id = self.search.searcher, self.search.scheduler, trial.handle.trial_id
         result = {
-            METRIC: score, f"best_{METRIC}": trial.best, "epoch": trial.epoch, "training_iteration": trial.epoch,
+            METRIC: score,
+            f"best_{METRIC}": trial.best,
+            "epoch": trial.epoch,
+            "training_iteration": trial.epoch,
             "diagnosis": "" if math.isfinite(score) else "nan",
-        }  # fmt: skip
+        }
         ended = trial.epoch == self.table.epochs
         ended = ended or scheduler.on_trial_result(None, trial.handle, result) == TrialScheduler.STOP
         if ended:

@@ -27,10 +27,18 @@ from optuna.storages.journal import JournalFileBackend
 from benchmarks.sweeps import ON_CPU, environment, run_sweep, to_the_end
 
 SMALL = (
-    "hardware.precision=off", "hardware.threads=1", "trainer.compile=false", "trainer.epochs=4",
-    "trainer.iterations_per_epoch=6", "resources.num_cpus=1", "resources.cpus_per_trial=1", "cluster.dashboard=false",
-    "scheduler.grace_period=1", "scheduler.reduction_factor=2", "search.startup_trials=4",
-)  # fmt: skip
+    "hardware.precision=off",
+    "hardware.threads=1",
+    "trainer.compile=false",
+    "trainer.epochs=4",
+    "trainer.iterations_per_epoch=6",
+    "resources.num_cpus=1",
+    "resources.cpus_per_trial=1",
+    "cluster.dashboard=false",
+    "scheduler.grace_period=1",
+    "scheduler.reduction_factor=2",
+    "search.startup_trials=4",
+)
 """One trial at a time: what is proposed and stopped depends on nothing but the results before."""
 SWEEPS = {
     "default": ("search.num_samples=12",),

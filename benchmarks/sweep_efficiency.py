@@ -29,8 +29,8 @@ from typing import Any
 
 from benchmarks.harness import Result, main, number, ratios
 from benchmarks.sweeps import Times, environment, run_sweep, times_of_sweep, to_the_end
-from tune_app.ray_session import usable_cpus
-from tune_app.results import Sweep
+from tune_app.ray_adapters.session import usable_cpus
+from tune_app.results.sweep import Sweep
 
 SHORT = ("search.num_samples=4", "trainer.epochs=5")
 COMPILED = ("trainer.compile=true",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from trainables.segmentation import SegmentationTrial
+from trainables.trial import SegmentationTrial
 
 FIRST_STEP = "time_first_step"
 

@@ -26,14 +26,25 @@ from unittest import mock
 
 from benchmarks.harness import Result, interleaved, main, ratios
 from benchmarks.timed_trial import FIRST_STEP
-from tune_app.command_line import compose
-from tune_app.config import Settings
+from tune_app.settings.command_line import compose
+from tune_app.settings.schema import Settings
 
 TINY = (
-    "hardware=cpu", "trainer.compile=true", "model.width=4", "model.depth=1", "data.patch=[1,32,32]",
-    "trainer.epochs=1", "trainer.iterations_per_epoch=1", "trainer.batch_size=2", "trainer.validation_batches=1",
-    "family=seesaw", "search=random", "scheduler.name=none", "resources.max_concurrent=1", "cluster.dashboard=false",
-)  # fmt: skip
+    "hardware=cpu",
+    "trainer.compile=true",
+    "model.width=4",
+    "model.depth=1",
+    "data.patch=[1,32,32]",
+    "trainer.epochs=1",
+    "trainer.iterations_per_epoch=1",
+    "trainer.batch_size=2",
+    "trainer.validation_batches=1",
+    "family=seesaw",
+    "search=random",
+    "scheduler.name=none",
+    "resources.max_concurrent=1",
+    "cluster.dashboard=false",
+)
 TARGET = 60.0
 
 
@@ -45,9 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Iterator[Result]:
     with tempfile.TemporaryDirectory(prefix="start") as folder:
         os.environ |= {
-            "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor", "RAY_AUTH_TOKEN_PATH": f"{folder}/token",
+            "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
+            "RAY_AUTH_TOKEN_PATH": f"{folder}/token",
             "TUNE_APP_SETTINGS": "/dev/null",
-        }  # fmt: skip
+        }
         os.environ.pop("RAY_ADDRESS", None)
         pairs = measure(Path(folder), arguments)
     yield Result(
@@ -63,7 +75,7 @@ def run(arguments: argparse.Namespace) -> Iterator[Result]:
 
 def measure(folder: Path, arguments: argparse.Namespace) -> list[tuple[float, float]]:
     """Pairs of (fresh, reused): the median seconds of a start."""
-    from tune_app.ray_session import ray_session, trial_resources
+    from tune_app.ray_adapters.session import ray_session, trial_resources
 
     composed = compose("run", Settings, [*TINY, f"results_dir={folder}"])
     assert composed is not None
@@ -92,16 +104,17 @@ def sweep_of(settings: Settings, resources: Any, *, reuse: bool) -> Path:
     from ray.tune import TuneConfig
 
     from benchmarks.timed_trial import TimedTrial
-    from tune_app.display import Display, Progress
     from tune_app.search.study import open_study
-    from tune_app.sweep import _quiet, prepare
-    from tune_app.tuner import build_tuner
+    from tune_app.sweep.prepare import prepare
+    from tune_app.sweep.progress import Display, Progress
+    from tune_app.sweep.runner import _quiet
+    from tune_app.sweep.tuner import build_tuner
 
     folder = Path(settings.results_dir) / settings.name
     folder.mkdir(parents=True)
     prepared = prepare(settings, folder)
     progress = Progress(prepared.num_trials, settings.trainer.epochs, settings.data.classes, resources.slots)
-    with mock.patch("tune_app.tuner.TuneConfig", with_actors(TuneConfig, reuse)), _quiet(0):
+    with mock.patch("tune_app.sweep.tuner.TuneConfig", with_actors(TuneConfig, reuse)), _quiet(0):
         display = Display(progress, io.StringIO())
         build_tuner(prepared, resources, open_study(folder, settings.name), display, TimedTrial).fit()
     return folder

@@ -81,10 +81,23 @@ def _start_workers(folder: Path, address: str, others: int, cpus: int, gpus: int
     here = os.environ.get("SLURMD_NODENAME", "")
     gres = [f"--gpus-per-node={gpus}"] if gpus else []
     command = [
-        "srun", f"--nodes={others}", f"--ntasks={others}", "--ntasks-per-node=1", f"--exclude={here}", "--exact",
-        f"--cpus-per-task={cpus}", *gres, "--kill-on-bad-exit=0",
-        sys.executable, "-m", "cluster.allocation", str(folder), address, str(cpus), str(gpus),
-    ]  # fmt: skip
+        "srun",
+        f"--nodes={others}",
+        f"--ntasks={others}",
+        "--ntasks-per-node=1",
+        f"--exclude={here}",
+        "--exact",
+        f"--cpus-per-task={cpus}",
+        *gres,
+        "--kill-on-bad-exit=0",
+        sys.executable,
+        "-m",
+        "cluster.allocation",
+        str(folder),
+        address,
+        str(cpus),
+        str(gpus),
+    ]
     return subprocess.Popen(command, start_new_session=True)
 
 

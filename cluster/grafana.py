@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.state import write_whole
+
 OURS = Path(__file__).with_name("monitoring") / "grafana_dashboard.json"
 DASHBOARDS = Path("metrics", "grafana", "dashboards")
 RAYS = "default_grafana_dashboard.json"
@@ -33,16 +35,10 @@ def install(session: Path) -> bool:
     folder = session / DASHBOARDS
     ours = json.loads(OURS.read_text())
     rays = json.loads((folder / RAYS).read_text())
-    _write_whole(folder / RAYS, json.dumps(with_ours(rays, ours)))
-    _write_whole(folder / OURS.name, OURS.read_text())
+    # With the mode of Ray's own files: Grafana may run as another user. It looks at *.json only.
+    write_whole(folder / RAYS, json.dumps(with_ours(rays, ours)), mode=0o644)
+    write_whole(folder / OURS.name, OURS.read_text(), mode=0o644)
     return True
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """With the mode of Ray's own files: Grafana may run as another user. It looks at *.json only."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text)
-    new.replace(path)
 
 
 def offer(session: Path) -> None:

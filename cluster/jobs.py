@@ -54,10 +54,12 @@ def submit(connection: Connection, module: str, words: Sequence[str]) -> str:
     graceful = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "PYTHONUNBUFFERED": "1"}
     return str(
         client(connection).submit_job(
-            entrypoint=entrypoint, submission_id=id_, runtime_env={"env_vars": {**environment, **graceful}},
+            entrypoint=entrypoint,
+            submission_id=id_,
+            runtime_env={"env_vars": {**environment, **graceful}},
             metadata={"words": shlex.join(words)},
         )
-    )  # fmt: skip
+    )
 
 
 def follow(connection: Connection, id_: str) -> int:

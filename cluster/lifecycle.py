@@ -25,16 +25,7 @@ from cluster.errors import ClusterError, ClusterInputError
 from cluster.job_scripts import head_options, script, worker_options
 from cluster.ray_node import versions
 from cluster.running import running_state, when
-from cluster.state import (
-    REFUSED,
-    State,
-    cluster_folder,
-    gpu_hours,
-    job_names,
-    make_token,
-    read_state,
-    write_state,
-)
+from cluster.state import REFUSED, State, cluster_folder, gpu_hours, job_names, make_token, read_state, write_state
 from cluster.words import node_range
 
 UNLIMITED = 1000
@@ -105,9 +96,14 @@ def up(settings: UpSettings) -> int:
     _refuse_times(settings)
     path = Path(settings.config).expanduser() if settings.config else ray_yaml.DEFAULT
     config = ray_yaml.filled_in(
-        ray_yaml.read(path), name=settings.name, nodes=nodes, gpus_per_node=settings.gpus_per_node,
-        idle_minutes=settings.idle_minutes, provider=given, head_partition=settings.head_partition,
-    )  # fmt: skip
+        ray_yaml.read(path),
+        name=settings.name,
+        nodes=nodes,
+        gpus_per_node=settings.gpus_per_node,
+        idle_minutes=settings.idle_minutes,
+        provider=given,
+        head_partition=settings.head_partition,
+    )
     config["provider"] |= {"folder": str(folder), "max_workers": nodes[1]}
     with _alone(folder):
         _refuse_second(settings.name)
@@ -150,9 +146,14 @@ def _refuse_what_slurm_refuses(name: str, folder: Path, config: dict) -> None:
     for kind, node in config["available_node_types"].items():
         if node.get("max_workers"):
             options = worker_options(
-                name, folder, config["provider"], node["node_config"], node["resources"],
-                time_s=float(config["provider"]["hours"]) * 3600, tags={"type": kind},
-            )  # fmt: skip
+                name,
+                folder,
+                config["provider"],
+                node["node_config"],
+                node["resources"],
+                time_s=float(config["provider"]["hours"]) * 3600,
+                tags={"type": kind},
+            )
             slurm_client.test_only(script(folder, "worker"), options)
     slurm_client.test_only(script(folder, "head"), head_options(name, folder, config["provider"]))
 
@@ -170,9 +171,14 @@ def _submit_head(name: str, folder: Path, config: dict) -> str:
     python, ray = versions()
     now = time.time()
     state = State(
-        name=name, head_job=job, python=python, ray=ray, started=now, ends=now + float(provider["hours"]) * 3600,
+        name=name,
+        head_job=job,
+        python=python,
+        ray=ray,
+        started=now,
+        ends=now + float(provider["hours"]) * 3600,
         login_host=provider.get("login_host") or "",
-    )  # fmt: skip
+    )
     write_state(folder, state)
     slurm_client.release(job)
     return job

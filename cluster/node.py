@@ -82,10 +82,17 @@ def run_head(folder: Path) -> int:
         subprocess.run(promise, env=environment(place, "head"), check=True, timeout=60)
         python, ray = versions()
         up = replace(
-            state, address=address, dashboard=f"http://{dashboard}", client=f"ray://{place.ip}:{place.ports.client}",
-            node=socket.gethostname(), python=python, ray=ray, started=began, ends=began + limit_s,
+            state,
+            address=address,
+            dashboard=f"http://{dashboard}",
+            client=f"ray://{place.ip}:{place.ports.client}",
+            node=socket.gethostname(),
+            python=python,
+            ray=ray,
+            started=began,
+            ends=began + limit_s,
             temp_dir=str(place.ray_dir),
-        )  # fmt: skip
+        )
         write_state(folder, up)
         offer(place.ray_dir / "session_latest")
         return _watch(process, place, kind="head", gpus=0, began=began)

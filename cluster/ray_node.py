@@ -117,26 +117,43 @@ def environment(place: Place, node_type: str, extra: Mapping[str, str] | None = 
 def head_command(place: Place, *, cpus: int, gpus: int, autoscaling: Path | None) -> list[str]:
     """`ray start --head` as this project starts it."""
     return place.ray(
-        "start", "--head", "--block", f"--node-ip-address={place.ip}", f"--dashboard-host={place.ip}",
-        "--include-dashboard=true", f"--temp-dir={place.ray_dir}", f"--num-cpus={cpus}", f"--num-gpus={gpus}",
-        f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats", *place.ports.head_options(),
+        "start",
+        "--head",
+        "--block",
+        f"--node-ip-address={place.ip}",
+        f"--dashboard-host={place.ip}",
+        "--include-dashboard=true",
+        f"--temp-dir={place.ray_dir}",
+        f"--num-cpus={cpus}",
+        f"--num-gpus={gpus}",
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
+        "--disable-usage-stats",
+        *place.ports.head_options(),
         *([f"--autoscaling-config={autoscaling}"] if autoscaling else []),
-    )  # fmt: skip
+    )
 
 
 def worker_command(place: Place, address: str, *, cpus: int, gpus: int) -> list[str]:
     """`ray start` of one worker."""
     return place.ray(
-        "start", "--block", f"--address={address}", f"--node-ip-address={place.ip}", f"--temp-dir={place.ray_dir}",
-        f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--object-store-memory={OBJECT_STORE_BYTES}",
-        "--disable-usage-stats", *place.ports.node_options(),
-    )  # fmt: skip
+        "start",
+        "--block",
+        f"--address={address}",
+        f"--node-ip-address={place.ip}",
+        f"--temp-dir={place.ray_dir}",
+        f"--num-cpus={cpus}",
+        f"--num-gpus={gpus}",
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
+        "--disable-usage-stats",
+        *place.ports.node_options(),
+    )
 
 
 def head_environment(place: Place, hours: float) -> dict[str, str]:
     """What only the head's processes read."""
     return environment(
-        place, "head",
+        place,
+        "head",
         {
             "RAY_enable_autoscaler_v2": "1",
             "AUTOSCALER_METRIC_PORT": str(place.ports.autoscaler_metrics),
@@ -146,7 +163,7 @@ def head_environment(place: Place, hours: float) -> dict[str, str]:
             # Slurm may hold a job for hours; Ray would give the place in the queue up after one.
             "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": str(int(hours * 3600)),
         },
-    )  # fmt: skip
+    )
 
 
 def answers(address: str, timeout_s: float = 3.0) -> bool:
@@ -208,6 +225,10 @@ def versions() -> tuple[str, str]:
 def place_of_job(folder: Path, token: Path | None = None) -> Place:
     job_id, ip = os.environ["SLURM_JOB_ID"], own_ip()
     return Place(
-        folder=folder, job_id=job_id, ip=ip, ports=free_ports(int(job_id), ip), temp_dir=local_folder(job_id),
+        folder=folder,
+        job_id=job_id,
+        ip=ip,
+        ports=free_ports(int(job_id), ip),
+        temp_dir=local_folder(job_id),
         token=token or folder / "token",
-    )  # fmt: skip
+    )

@@ -14,9 +14,19 @@ from cluster.errors import ClusterInputError
 
 DEFAULT = Path(__file__).with_name("longleaf-l40s.yaml")
 PROVIDER_KEYS = {
-    "type", "module", "disable_node_updaters", "use_internal_ips", "partition", "qos", "account", "hours", "login_host",
-    "head", "setup", "sbatch_options",
-}  # fmt: skip
+    "type",
+    "module",
+    "disable_node_updaters",
+    "use_internal_ips",
+    "partition",
+    "qos",
+    "account",
+    "hours",
+    "login_host",
+    "head",
+    "setup",
+    "sbatch_options",
+}
 HEAD_KEYS = {"partition", "qos", "cpus", "memory_gb"}
 NODE_KEYS = {"gres", "memory_gb", "partition", "qos", "sbatch_options"}
 

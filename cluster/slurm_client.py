@@ -14,9 +14,17 @@ from cluster.errors import ClusterError, ClusterInputError, SlurmRefused
 TIMEOUT_S = 60.0
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RESIZING", "SUSPENDED")
 GONE = (
-    "BOOT_FAIL", "CANCELLED", "COMPLETED", "COMPLETING", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
-    "PREEMPTED", "TIMEOUT",
-)  # fmt: skip
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "COMPLETING",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "TIMEOUT",
+)
 """States of a job that squeue still lists for a while, and that runs nothing any more."""
 FIELDS = "%i|%j|%T|%N|%M|%l|%r|%k"
 REFUSALS = {
@@ -145,9 +153,14 @@ def _slurm(command: Sequence[str], stdin: str = "", harmless: str = "") -> str:
     """The output of a Slurm command."""
     try:
         done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, timeout=TIMEOUT_S, env=clean_environment(os.environ),
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            env=clean_environment(os.environ),
             check=False,
-        )  # fmt: skip
+        )
     except FileNotFoundError:
         raise ClusterInputError(
             f"{command[0]}: there is no Slurm on this machine. Run this on a login node of the cluster; for machines "

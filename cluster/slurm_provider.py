@@ -120,13 +120,20 @@ class SlurmNodeProvider(NodeProvider):
         kind, request = tags[TAG_RAY_USER_NODE_TYPE], tags.get(TAG_RAY_LAUNCH_REQUEST, "")
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
         options = worker_options(
-            self.cluster_name, self._folder, self.provider_config, node_config, resources,
-            time_s=left_s, tags={"type": kind, "request": request},
-        )  # fmt: skip
+            self.cluster_name,
+            self._folder,
+            self.provider_config,
+            node_config,
+            resources,
+            time_s=left_s,
+            tags={"type": kind, "request": request},
+        )
         text = script(
-            self._folder, "worker", self.provider_config.get("setup") or (),
+            self._folder,
+            "worker",
+            self.provider_config.get("setup") or (),
             [f"type={kind}", f"cpus={cpus}", f"gpus={gpus}"],
-        )  # fmt: skip
+        )
         job = slurm_client.submit(text, options)
         logger.info("submitted job %s for a node of type %s", job, kind)
 

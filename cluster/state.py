@@ -79,9 +79,15 @@ def job_names(name: str) -> tuple[str, str]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write whole or not at all, readable by its owner alone."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+    write_whole(path, json.dumps(content, indent=1), mode=0o600)
+
+
+def write_whole(path: Path, text: str, *, mode: int) -> None:
+    """Write a file that is there in full or not at all, with the permissions `mode`."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(descriptor, "w") as file:
-        json.dump(content, file, indent=1)
+        file.write(text)
+    os.chmod(temporary, mode)
     os.replace(temporary, path)
 
 

@@ -18,19 +18,19 @@ from unittest import mock
 import yaml
 
 from trainables.settings import DataSettings
-from tune_app.command_line import CONF, compose
-from tune_app.compare import CompareSettings
-from tune_app.config import Settings
-from tune_app.confirming.settings import ConfirmSettings
+from tune_app.confirmation.settings import ConfirmSettings
 from tune_app.data import DataVerbSettings
-from tune_app.export import ExportSettings
+from tune_app.exporting.export import ExportSettings
+from tune_app.exporting.predict import DataFolder, PredictSettings
 from tune_app.frequencies import FrequenciesSettings
 from tune_app.plan import PlanSettings
-from tune_app.predict import DataFolder, PredictSettings
 from tune_app.report import ReportSettings
-from tune_app.summary import SummarySettings
-from tune_app.sweeps import SweepsSettings
-from tune_app.user_settings import ENVIRONMENT
+from tune_app.reporting.compare import CompareSettings
+from tune_app.results.summary import SummarySettings
+from tune_app.settings.command_line import CONF, compose
+from tune_app.settings.schema import Settings
+from tune_app.settings.user import ENVIRONMENT
+from tune_app.sweep.housekeeping import SweepsSettings
 
 PAGE = Path(__file__).with_name("settings.md")
 OTHER_VERBS = {
@@ -51,7 +51,8 @@ INTRO = """# Settings
 <!-- Written by docs/make_settings.py from the dataclasses. Change the docstring there, then: make docs -->
 
 Any setting is given as `key=value`. Where it comes from, weakest first: the defaults below, the choices in
-`tune_app/conf` (`data=cellmap`, `trainer=published`, …), the user's settings file and environment, the command line.
+`tune_app/settings/conf` (`data=cellmap`, `trainer=published`, …), the user's settings file and environment, the command
+line.
 `python -m tune_app.run --cfg job` prints the settings of a run without running it.
 
 A list is written without spaces, `data.patch=[1,64,64]`; nothing is written `resources.gpus_per_trial=null`.
@@ -196,12 +197,17 @@ def flattened(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any
 def environment() -> str:
     """What can be set once."""
     rows = [f"| `{variable}` | `{key}` |" for key, variable in ENVIRONMENT.items()]
-    return "\n".join([
-        "## Set once\n",
-        "In the environment, or in `~/.config/tune_app/settings.yaml` (another file: `TUNE_APP_SETTINGS`). The",
-        "environment wins over the file, the command line over both.\n",
-        "| environment | key in the file |", "|---|---|", *rows, "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "## Set once\n",
+            "In the environment, or in `~/.config/tune_app/settings.yaml` (another file: `TUNE_APP_SETTINGS`). The",
+            "environment wins over the file, the command line over both.\n",
+            "| environment | key in the file |",
+            "|---|---|",
+            *rows,
+            "",
+        ]
+    )
 
 
 if __name__ == "__main__":

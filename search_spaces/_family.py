@@ -20,11 +20,22 @@ from search_spaces._parameters import Choice, Parameter, Space, flatten, narrow
 from trainables.losses import Counts, SettingsError, make_rule
 
 PUBLISHED = (
-    "weight_uniform", "weight_manual", "weight_inv_freq", "weight_sqrt_inv", "weight_log_inv", "weight_effective_num",
-    "cb_beta_0.99", "cb_beta_0.999", "cb_beta_0.9999",
-    "balanced_softmax_tau_0.5", "balanced_softmax_tau_1.0", "balanced_softmax_tau_2.0",
-    "seesaw_default", "seesaw_strong_mitigate", "seesaw_strong_compensate",
-)  # fmt: skip
+    "weight_uniform",
+    "weight_manual",
+    "weight_inv_freq",
+    "weight_sqrt_inv",
+    "weight_log_inv",
+    "weight_effective_num",
+    "cb_beta_0.99",
+    "cb_beta_0.999",
+    "cb_beta_0.9999",
+    "balanced_softmax_tau_0.5",
+    "balanced_softmax_tau_1.0",
+    "balanced_softmax_tau_2.0",
+    "seesaw_default",
+    "seesaw_strong_mitigate",
+    "seesaw_strong_compensate",
+)
 """The fifteen named configurations of the published comparison, in its order."""
 
 Point = Mapping[str, Any]

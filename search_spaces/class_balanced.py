@@ -32,11 +32,7 @@ FAMILY = Family(
         "one_minus_beta": Float(1e-8, 1e-2, log=True, symbol="1 − β", help="1/voxels at which a class counts as full")
     },
     optional={"frequency": Choice(FREQUENCIES, help="raw counts, or counts as if all classes were annotated alike")},
-    presets={
-        "cb_beta_0.99": {"beta": 0.99},
-        "cb_beta_0.999": {"beta": 0.999},
-        "cb_beta_0.9999": {"beta": 0.9999},
-    },
+    presets={"cb_beta_0.99": {"beta": 0.99}, "cb_beta_0.999": {"beta": 0.999}, "cb_beta_0.9999": {"beta": 0.9999}},
     loss=loss,
     searched=searched,
     cite="Cui et al. 2019, arXiv:1901.05555",

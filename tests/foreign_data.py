@@ -23,13 +23,17 @@ from numcodecs import Blosc, Zlib
 
 Triple = tuple[int, int, int]
 SHARES = {
-    "nuc": 0.12, "mito_mem": 0.05, "er_mem": 0.05, "pm": 0.015, "golgi_mem": 0.004, "mito_lum": 0.06, "ves_mem": 0.002,
-}  # fmt: skip
+    "nuc": 0.12,
+    "mito_mem": 0.05,
+    "er_mem": 0.05,
+    "pm": 0.015,
+    "golgi_mem": 0.004,
+    "mito_lum": 0.06,
+    "ves_mem": 0.002,
+}
 """Share of the annotated voxels, about. mito_lum and ves_mem are annotated in a few crops."""
 GREY = {"nuc": -25, "mito_mem": -70, "er_mem": -45, "pm": -85, "golgi_mem": -60, "mito_lum": -15, "ves_mem": -55}
-SIZE_NM = {
-    "nuc": 100, "mito_mem": 64, "er_mem": 48, "pm": 160, "golgi_mem": 56, "mito_lum": 64, "ves_mem": 40,
-}  # fmt: skip
+SIZE_NM = {"nuc": 100, "mito_mem": 64, "er_mem": 48, "pm": 160, "golgi_mem": 56, "mito_lum": 64, "ves_mem": 40}
 """How far apart the random values lie that a class is a level set of."""
 COMMON = ("nuc", "mito_mem", "er_mem", "pm")
 FIVE = (*COMMON, "golgi_mem")
@@ -56,8 +60,15 @@ class Volume:
 
 VOLUMES = (
     Volume(
-        name="kidney-a", voxel_nm=2, shape=(40, 400, 400), em_chunks=(40, 128, 128), label_chunks=(64, 64, 64),
-        separator="/", compressor=Blosc(cname="zstd", clevel=1, shuffle=Blosc.SHUFFLE), instance_dtype="<u4", levels=3,
+        name="kidney-a",
+        voxel_nm=2,
+        shape=(40, 400, 400),
+        em_chunks=(40, 128, 128),
+        label_chunks=(64, 64, 64),
+        separator="/",
+        compressor=Blosc(cname="zstd", clevel=1, shuffle=Blosc.SHUFFLE),
+        instance_dtype="<u4",
+        levels=3,
         crops={
             "crop21": ((4, 16, 16), (32, 160, 160), FIVE),
             "crop22": ((4, 16, 220), (32, 180, 160), (*COMMON, "mito_lum")),
@@ -66,8 +77,15 @@ VOLUMES = (
         },
     ),
     Volume(
-        name="heart-b", voxel_nm=4, shape=(32, 320, 320), em_chunks=(16, 200, 200), label_chunks=(32, 96, 96),
-        separator=".", compressor=Zlib(level=1), instance_dtype="<u2", levels=2,
+        name="heart-b",
+        voxel_nm=4,
+        shape=(32, 320, 320),
+        em_chunks=(16, 200, 200),
+        label_chunks=(32, 96, 96),
+        separator=".",
+        compressor=Zlib(level=1),
+        instance_dtype="<u2",
+        levels=2,
         crops={
             "crop3": ((4, 20, 20), (24, 112, 112), FIVE),
             "crop4": ((0, 20, 160), (32, 96, 128), ("mito_mem", "er_mem", "mito_lum", "ves_mem")),
@@ -76,9 +94,16 @@ VOLUMES = (
         },
     ),
     Volume(
-        name="liver-c", voxel_nm=8, shape=(44, 424, 424), em_chunks=(64, 64, 64), label_chunks=(40, 128, 128),
-        separator="/", compressor=Blosc(cname="lz4", clevel=5, shuffle=Blosc.BITSHUFFLE), instance_dtype="|u1",
-        levels=2, missing_em=(0, 6, 6),
+        name="liver-c",
+        voxel_nm=8,
+        shape=(44, 424, 424),
+        em_chunks=(64, 64, 64),
+        label_chunks=(40, 128, 128),
+        separator="/",
+        compressor=Blosc(cname="lz4", clevel=5, shuffle=Blosc.BITSHUFFLE),
+        instance_dtype="|u1",
+        levels=2,
+        missing_em=(0, 6, 6),
         crops={
             "crop300": ((2, 12, 12), (40, 400, 400), COMMON),
             "crop301": ((2, 18, 18), (40, 64, 64), FIVE),
@@ -90,7 +115,7 @@ VOLUMES = (
             "crop307": ((28, 328, 288), (10, 72, 90), ("pm", "golgi_mem", "mito_lum")),
         },
     ),
-)  # fmt: skip
+)
 
 
 def make(root: Path, seed: int = 0) -> None:
@@ -198,9 +223,15 @@ def _write_array(
     path: Path, values: np.ndarray, chunks: Triple, volume: Volume, attributes: Mapping[str, Any] | None = None
 ) -> None:
     array = zarr.create_array(
-        path, shape=values.shape, chunks=chunks, dtype=values.dtype, zarr_format=2, compressors=volume.compressor,
-        fill_value=0, chunk_key_encoding={"name": "v2", "separator": volume.separator},
-    )  # fmt: skip
+        path,
+        shape=values.shape,
+        chunks=chunks,
+        dtype=values.dtype,
+        zarr_format=2,
+        compressors=volume.compressor,
+        fill_value=0,
+        chunk_key_encoding={"name": "v2", "separator": volume.separator},
+    )
     array[:] = values
     if attributes:
         (path / ".zattrs").write_text(json.dumps(attributes, sort_keys=True))

@@ -35,9 +35,13 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_text(text)
     assert PATCH
     subprocess.run(
-        ["git", "apply", "--unidiff-zero", "-"], cwd=folder, input=PATCH[1], text=True, check=True,
+        ["git", "apply", "--unidiff-zero", "-"],
+        cwd=folder,
+        input=PATCH[1],
+        text=True,
+        check=True,
         env={**os.environ, "GIT_CEILING_DIRECTORIES": str(folder.parent)},
-    )  # fmt: skip
+    )
     return folder
 
 
@@ -51,16 +55,26 @@ def run(folder: Path, *words: str) -> str:
 
 def test_the_example_names_its_files() -> None:
     assert list(FILES) == [
-        "trainables/losses/logarithmic.py", "search_spaces/logarithmic.py",
+        "trainables/losses/logarithmic.py",
+        "search_spaces/logarithmic.py",
         "tests/trainables/losses/test_logarithmic.py",
-    ]  # fmt: skip
+    ]
 
 
 def test_the_new_family_is_found_and_keeps_the_contract(copy: Path) -> None:
     own = "tests/trainables/losses/test_logarithmic.py"
     chosen = " or ".join(CONTRACT)
-    listed = run(copy, "pytest", "-v", "-p", "no:cacheprovider", own, "tests/search_spaces/test_families.py",
-                 "-k", f"test_logarithmic or (({chosen}) and logarithmic)")  # fmt: skip
+    listed = run(
+        copy,
+        "pytest",
+        "-v",
+        "-p",
+        "no:cacheprovider",
+        own,
+        "tests/search_spaces/test_families.py",
+        "-k",
+        f"test_logarithmic or (({chosen}) and logarithmic)",
+    )
     for name in CONTRACT:
         assert re.search(rf"{name}\[[^]]*logarithmic[^]]*\] PASSED", listed), listed
     assert len(re.findall(r"test_logarithmic\.py::\w+ PASSED", listed)) == 2

@@ -15,26 +15,38 @@ import pytest
 from omegaconf import OmegaConf
 
 from search_spaces import all_presets, families
-from tune_app import command_line
 from tune_app.__main__ import VERBS
-from tune_app.command_line import compose
-from tune_app.compare import CompareSettings
-from tune_app.config import Settings
-from tune_app.confirming.settings import ConfirmSettings
+from tune_app.confirmation.settings import ConfirmSettings
 from tune_app.data import DataVerbSettings
-from tune_app.export import ExportSettings
+from tune_app.exporting.export import ExportSettings
+from tune_app.exporting.predict import PredictSettings
 from tune_app.frequencies import FrequenciesSettings
 from tune_app.plan import PlanSettings
-from tune_app.predict import PredictSettings
 from tune_app.report import ReportSettings
-from tune_app.summary import SummarySettings
-from tune_app.sweeps import SweepsSettings
+from tune_app.reporting.compare import CompareSettings
+from tune_app.results.summary import SummarySettings
+from tune_app.settings import command_line
+from tune_app.settings.command_line import compose
+from tune_app.settings.schema import Settings
+from tune_app.sweep.housekeeping import SweepsSettings
 
 ROOT = Path(__file__).parents[1]
 TOP_LEVEL = {
-    ".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "README.md", "benchmarks", "cluster", "docs",
-    "pyproject.toml", "search_spaces", "tests", "trainables", "tune_app",
-}  # fmt: skip
+    ".ci",
+    ".gitignore",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "Makefile",
+    "README.md",
+    "benchmarks",
+    "cluster",
+    "docs",
+    "pyproject.toml",
+    "search_spaces",
+    "tests",
+    "trainables",
+    "tune_app",
+}
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = (ROOT / "README.md").read_text()
 SCHEMAS: dict[str, type] = {
@@ -93,13 +105,17 @@ def test_every_family_and_verb_is_in_the_readme() -> None:
 
 
 def choices(group: str) -> set[str]:
-    return {path.stem for path in (ROOT / "tune_app" / "conf" / group).glob("*.yaml")}
+    return {path.stem for path in (ROOT / "tune_app" / "settings" / "conf" / group).glob("*.yaml")}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_choice_that_a_page_names_exists(page: Path) -> None:
     text = page.read_text()
-    known = {group.name: choices(group.name) for group in (ROOT / "tune_app" / "conf").iterdir() if group.is_dir()}
+    known = {
+        group.name: choices(group.name)
+        for group in (ROOT / "tune_app" / "settings" / "conf").iterdir()
+        if group.is_dir()
+    }
     known |= {"family": {*families(), "all", "compare", "logarithmic"}, "preset": set(all_presets())}
     for key, value in re.findall(
         r"(?<![\w.])(family|preset|data|model|trainer|hardware|search|experiment)=([\w.]+)", text

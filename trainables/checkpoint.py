@@ -17,6 +17,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 
 from trainables.errors import CheckpointError
+from trainables.files import replacing
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
@@ -32,12 +33,10 @@ class Loaded:
 
 def write(path: Path, state: Mapping[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings, dicts, lists) to `path`, wholly or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    for left in path.parent.glob(f".{path.name}.*.partial"):  # of a killed process; they are large
+        left.unlink()
+    with replacing(path, durable=True) as file:
         torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def rotate(folder: Path, state: Mapping[str, Any]) -> None:

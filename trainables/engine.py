@@ -30,11 +30,11 @@ from torch import Tensor
 from trainables import losses, models
 from trainables.compile_clock import CompileClock
 from trainables.data import PackedBatch, PackedDataset, PatchSampler, augment, open_packed
+from trainables.evaluation import ValidationRecord, Validator, scores
 from trainables.hardware import prepare_process, resolve
 from trainables.settings import TrainerSettings, TrialSettings, require
 from trainables.steps import Forward, Step, Waiting, can_compile, load_ahead, one_cycle_lr, optimise, prepare_ahead
 from trainables.training_sums import TrainingSums
-from trainables.validation import ValidationRecord, Validator, scores
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +58,16 @@ class Engine:
     trial owns, in (0, 1]. cpus: CPUs it asked for. Raises SettingsError or DataError for what cannot be trained.
     """
 
-    def __init__(self, settings: TrialSettings, loss: Mapping[str, Any], seed: int, *,
-                 dataset: PackedDataset | None = None, share: float = 1.0, cpus: int = 1) -> None:  # fmt: skip
+    def __init__(
+        self,
+        settings: TrialSettings,
+        loss: Mapping[str, Any],
+        seed: int,
+        *,
+        dataset: PackedDataset | None = None,
+        share: float = 1.0,
+        cpus: int = 1,
+    ) -> None:
         self.settings = settings
         self.hardware = resolve(settings.hardware, share=share, cpus=cpus)
         prepare_process(self.hardware, settings.data)
@@ -118,9 +126,11 @@ class Engine:
                 value == built, f"trainer.{name}", value, f"this engine was built for {built}", "Build a new Engine"
             )
         self.loss.reset(
-            loss["name"], loss["params"],
-            count_update_every=trainer.count_update_every, count_window=trainer.count_window,
-        )  # fmt: skip
+            loss["name"],
+            loss["params"],
+            count_update_every=trainer.count_update_every,
+            count_window=trainer.count_window,
+        )
         self.settings.trainer, self.seed, self.epoch = trainer, seed, 0
         torch.manual_seed(seed)
         self.model.load_state_dict(self._new_model().state_dict())  # drawn on the CPU: the same on every device
@@ -133,9 +143,12 @@ class Engine:
     def _new_optimizer(self) -> None:
         trainer = self.settings.trainer
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=trainer.lr, betas=(trainer.betas[0], trainer.betas[1]),
-            weight_decay=trainer.weight_decay, fused=True,
-        )  # fmt: skip
+            self.parameters,
+            lr=trainer.lr,
+            betas=(trainer.betas[0], trainer.betas[1]),
+            weight_decay=trainer.weight_decay,
+            fused=True,
+        )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler = torch.amp.GradScaler(self.hardware.device.type, enabled=self.hardware.scales_gradients)
 

@@ -60,9 +60,12 @@ def resolve(settings: HardwareSettings, *, share: float, cpus: int) -> Hardware:
     """
     has_cuda = torch.cuda.is_available()
     require(
-        settings.device != "cuda" or has_cuda, "hardware.device", "cuda", "torch sees no CUDA device here",
+        settings.device != "cuda" or has_cuda,
+        "hardware.device",
+        "cuda",
+        "torch sees no CUDA device here",
         "Use hardware=cpu, or install the CUDA build of torch and give the trial a GPU (resources.gpus_per_trial)",
-    )  # fmt: skip
+    )
     on_cuda = has_cuda and settings.device != "cpu"
     share = share if 0 < share <= 1 else 1.0
     return Hardware(
@@ -77,9 +80,12 @@ def resolve(settings: HardwareSettings, *, share: float, cpus: int) -> Hardware:
 
 def _autocast(precision: str, on_cuda: bool) -> torch.dtype | None:
     require(
-        on_cuda or precision != "fp16", "hardware.precision", precision, "float16 training needs a CUDA device",
+        on_cuda or precision != "fp16",
+        "hardware.precision",
+        precision,
+        "float16 training needs a CUDA device",
         "Choose bf16, off or auto on the CPU",
-    )  # fmt: skip
+    )
     if precision == "auto":
         if not on_cuda:
             return None

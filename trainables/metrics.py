@@ -15,10 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_UPPER_EDGES = np.concatenate([
-    np.arange(0, 1 / 4, 1 / 128), np.arange(1 / 4, 2, 1 / 64), np.arange(2, 4, 1 / 16), np.arange(4, 16, 1 / 4),
-    np.arange(16, 65),
-])  # fmt: skip
+_UPPER_EDGES = np.concatenate(
+    [
+        np.arange(0, 1 / 4, 1 / 128),
+        np.arange(1 / 4, 2, 1 / 64),
+        np.arange(2, 4, 1 / 16),
+        np.arange(4, 16, 1 / 4),
+        np.arange(16, 65),
+    ]
+)
 LOGIT_EDGES = np.concatenate([-_UPPER_EDGES[:0:-1], _UPPER_EDGES])
 """(B + 1,) bin edges −64 … 0 … 64, exact in float32. Bin i is (edge i, edge i + 1]; the outer two take what is beyond.
 

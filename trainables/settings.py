@@ -1,6 +1,6 @@
 """What one trial is told: data, model, trainer, hardware. Plain dataclasses, checked when made.
 
-Every field has its unit in the name or in the sentence below it. `tune_app.config` nests these into the
+Every field has its unit in the name or in the sentence below it. `tune_app.settings.schema` nests these into the
 settings of a sweep; `trial_settings` turns the plain dict of a trial's config back into them.
 """
 
@@ -25,13 +25,7 @@ def require(condition: bool, name: str, value: object, rule: str, fix: str) -> N
 
 
 def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    require(
-        value in choices,
-        name,
-        value,
-        f"choose one of {', '.join(choices)}",
-        f"For example {name}={choices[0]}",
-    )
+    require(value in choices, name, value, f"choose one of {', '.join(choices)}", f"For example {name}={choices[0]}")
 
 
 PATH = {"path": True}
@@ -84,17 +78,26 @@ class DataSettings:
         require(len(self.classes) > 0, "data.classes", self.classes, "at least one class is needed", "Add one")
         require(
             len(set(self.classes)) == len(self.classes),
-            "data.classes", self.classes, "no class may appear twice", "Drop the repeated one",
-        )  # fmt: skip
+            "data.classes",
+            self.classes,
+            "no class may appear twice",
+            "Drop the repeated one",
+        )
         for name, value in (("voxel_nm", self.voxel_nm), ("patch", self.patch)):
             require(
                 len(value) == 3 and all(v > 0 for v in value),
-                f"data.{name}", value, "three positive numbers z, y, x are needed", f"Write data.{name}=[1,64,64]",
-            )  # fmt: skip
+                f"data.{name}",
+                value,
+                "three positive numbers z, y, x are needed",
+                f"Write data.{name}=[1,64,64]",
+            )
         require(
             0 < self.validation_fraction < 1,
-            "data.validation_fraction", self.validation_fraction, "must lie in (0, 1)", "The published split is 0.15",
-        )  # fmt: skip
+            "data.validation_fraction",
+            self.validation_fraction,
+            "must lie in (0, 1)",
+            "The published split is 0.15",
+        )
         require(
             0 <= self.split_seed <= MOST_SEED,
             "data.split_seed",
@@ -104,8 +107,11 @@ class DataSettings:
         )
         require(
             0 <= self.rotate_degrees <= 180,
-            "data.rotate_degrees", self.rotate_degrees, "must lie in [0, 180]", "180 is the published setting",
-        )  # fmt: skip
+            "data.rotate_degrees",
+            self.rotate_degrees,
+            "must lie in [0, 180]",
+            "180 is the published setting",
+        )
 
 
 @dataclass(kw_only=True)
@@ -160,41 +166,49 @@ class TrainerSettings:
     """Batches over which positives are averaged for class_balanced, or `all` for the published running total."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "iterations_per_epoch", "batch_size", "validation_batches", "checkpoint_every",
-                     "count_update_every"):  # fmt: skip
+        for name in (
+            "epochs",
+            "iterations_per_epoch",
+            "batch_size",
+            "validation_batches",
+            "checkpoint_every",
+            "count_update_every",
+        ):
             value = getattr(self, name)
             require(
                 1 <= value <= MOST_STEPS,
-                f"trainer.{name}", value, f"must lie in [1, {MOST_STEPS}]", f"For example trainer.{name}=10",
-            )  # fmt: skip
+                f"trainer.{name}",
+                value,
+                f"must lie in [1, {MOST_STEPS}]",
+                f"For example trainer.{name}=10",
+            )
         require(
-            0 <= self.keep_epoch <= self.epochs, "trainer.keep_epoch", self.keep_epoch,
-            f"must lie in [0, trainer.epochs = {self.epochs}]", "Use 0 for the best epoch, or more epochs",
-        )  # fmt: skip
-        require(self.lr > 0, "trainer.lr", self.lr, "must be positive", "The published value is 1e-4")
-        require(
-            self.weight_decay >= 0,
-            "trainer.weight_decay",
-            self.weight_decay,
-            "must not be negative",
-            "Use 1e-4",
+            0 <= self.keep_epoch <= self.epochs,
+            "trainer.keep_epoch",
+            self.keep_epoch,
+            f"must lie in [0, trainer.epochs = {self.epochs}]",
+            "Use 0 for the best epoch, or more epochs",
         )
+        require(self.lr > 0, "trainer.lr", self.lr, "must be positive", "The published value is 1e-4")
+        require(self.weight_decay >= 0, "trainer.weight_decay", self.weight_decay, "must not be negative", "Use 1e-4")
         require(
             len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
-            "trainer.betas", self.betas, "two numbers in [0, 1) are needed", "Use [0.9,0.999]",
-        )  # fmt: skip
+            "trainer.betas",
+            self.betas,
+            "two numbers in [0, 1) are needed",
+            "Use [0.9,0.999]",
+        )
         require(0 < self.pct_start < 1, "trainer.pct_start", self.pct_start, "must lie in (0, 1)", "Use 0.05")
         require(
-            self.clip_grad_norm >= 0,
-            "trainer.clip_grad_norm",
-            self.clip_grad_norm,
-            "must not be negative",
-            "Use 1",
+            self.clip_grad_norm >= 0, "trainer.clip_grad_norm", self.clip_grad_norm, "must not be negative", "Use 1"
         )
         require(
             self.count_window == "all" or (self.count_window.isdigit() and int(self.count_window) > 0),
-            "trainer.count_window", self.count_window, "a positive number of batches or `all`", "Use 50",
-        )  # fmt: skip
+            "trainer.count_window",
+            self.count_window,
+            "a positive number of batches or `all`",
+            "Use 50",
+        )
 
 
 @dataclass(kw_only=True)
@@ -225,8 +239,11 @@ class HardwareSettings:
         )
         require(
             0 <= self.memory_fraction <= 1,
-            "hardware.memory_fraction", self.memory_fraction, "must lie in [0, 1]", "Use 0 for automatic",
-        )  # fmt: skip
+            "hardware.memory_fraction",
+            self.memory_fraction,
+            "must lie in [0, 1]",
+            "Use 0 for automatic",
+        )
 
 
 @dataclass(kw_only=True)

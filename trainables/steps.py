@@ -175,9 +175,7 @@ class Waiting:
             self.seconds += time.perf_counter() - started
 
 
-def prepare_ahead(
-    batches: Iterable[T], prepare: Callable[[T], Patches], device: torch.device
-) -> Iterator[Patches]:  # fmt: skip
+def prepare_ahead(batches: Iterable[T], prepare: Callable[[T], Patches], device: torch.device) -> Iterator[Patches]:
     """`prepare(batch)` of each batch in order: transfer to the device and what is done to the batch there.
 
     On CUDA one batch ahead of use, on a stream of its own, so that copy engine and idle multiprocessors work beside a

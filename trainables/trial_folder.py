@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from trainables import checkpoint
+from trainables.files import replacing, write_text
 from trainables.history_line import json_line
 
 HISTORY, VALIDATION, CONFIG, LOG, RESULT = "history.jsonl", "validation.npz", "config.json", "trial.log", "result.json"
@@ -50,7 +51,7 @@ class TrialFolder:
         if not self.history and (self.path / HISTORY).is_file():  # its checkpoints are gone: lose nothing recorded
             os.replace(self.path / HISTORY, self.path / BEFORE_RESTART)
         text = "".join(json_line(row) for row in self.history)
-        replace_file(self.path / HISTORY, text.encode())
+        write_text(self.path / HISTORY, text)
         if validation is None:
             (self.path / VALIDATION).unlink(missing_ok=True)
         else:
@@ -61,7 +62,7 @@ class TrialFolder:
         if time.monotonic() - self._noted >= NOTE_EVERY_S:
             self._noted = time.monotonic()
             with contextlib.suppress(OSError):  # not worth a trial
-                replace_file(self.path / STEP, json.dumps({"step": step, "steps": steps}).encode())
+                write_text(self.path / STEP, json.dumps({"step": step, "steps": steps}))
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one epoch's row to the history."""
@@ -76,14 +77,12 @@ class TrialFolder:
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Write arrays to the .npz file `name`."""
-        temporary = self.path / (name + ".tmp")
-        with temporary.open("wb") as file:
+        with replacing(self.path / name) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, self.path / name)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the trial's config to config.json."""
-        replace_file(self.path / CONFIG, (json.dumps(config, indent=1, default=str) + "\n").encode())
+        write_text(self.path / CONFIG, (json.dumps(config, indent=1, default=str) + "\n"))
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write last.pt with the history in it; what was last.pt becomes previous.pt."""
@@ -125,13 +124,6 @@ def first_epoch_share(folder: str | Path) -> float:
         noted = json.loads((Path(folder) / STEP).read_text())
         return min(1.0, max(0.0, float(noted["step"] / noted["steps"])))
     return 0.0
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, wholly or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def _epoch(line: str) -> int:

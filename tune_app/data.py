@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainables.data.check import check
-from trainables.data.phantom import make
+from trainables.data.phantom.generate import make
 from trainables.settings import PATH, DataSettings, require_choice
-from tune_app.command_line import run_verb
 from tune_app.errors import InputError
-from tune_app.render import counted
+from tune_app.results.tables import counted
+from tune_app.settings.command_line import run_verb
 
 ACTIONS = ("make", "check")
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from search_spaces import ClassCounts
 from trainables.data import named_classes, open_packed
 from trainables.settings import PATH, DataSettings, require_choice
-from tune_app.command_line import run_verb
-from tune_app.counts import POPULATIONS, count
 from tune_app.errors import InputError
+from tune_app.settings.command_line import run_verb
+from tune_app.settings.schema import POPULATIONS
+from tune_app.sweep.counts import count
 
 
 @dataclass(kw_only=True)

@@ -13,17 +13,17 @@ from typing import Any
 
 from search_spaces import ClassCounts, Space
 from trainables.data import named_classes
-from tune_app.command_line import Composed, compose, exit_code
-from tune_app.config import Settings
 from tune_app.errors import require_input
 from tune_app.planning.forecast import Plan, make_plan
 from tune_app.planning.measure import measured_pace
 from tune_app.planning.pace import Pace, earlier_pace, remember
-from tune_app.ray_session import gpu_names, trial_resources, usable_cpus
-from tune_app.render import counted, sentences
-from tune_app.run import planned
+from tune_app.ray_adapters.session import gpu_names, trial_resources, usable_cpus
+from tune_app.results.tables import counted, sentences
 from tune_app.search.arms import num_trials, planned_arms, searched_space, with_baseline
-from tune_app.terminal import columns
+from tune_app.settings.command_line import Composed, compose, exit_code
+from tune_app.settings.schema import Settings
+from tune_app.settings.terminal import columns
+from tune_app.sweep.begin import planned
 
 RAY_START = "Ray's own start, about ten seconds, comes on top."
 

@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trainables.files import write_text
 from trainables.settings import PATH
-from tune_app.cautions import notices
 from tune_app.errors import InputError, require_input
-from tune_app.manifest import now, write_text
 from tune_app.reporting.confirmation import confirmation
 from tune_app.reporting.curves import curves
 from tune_app.reporting.families import families
@@ -25,15 +24,27 @@ from tune_app.reporting.predictions import predictions
 from tune_app.reporting.provenance import diagnoses, manifest
 from tune_app.reporting.reality import plan_and_reality
 from tune_app.reporting.thresholds import thresholds
-from tune_app.results import Sweep
-from tune_app.sweep_folders import spoken
-from tune_app.user_settings import user_setting
+from tune_app.results.cautions import notices
+from tune_app.results.folders import spoken
+from tune_app.results.manifest import now
+from tune_app.results.sweep import Sweep
+from tune_app.settings.user import user_setting
 
 REPORT = "report.html"
 SECTIONS: Sequence[Callable[[Findings], Section]] = (
-    leaderboard, confirmation, classes, curves, families, parameters, thresholds, predictions, ledger,
-    plan_and_reality, diagnoses, manifest,
-)  # fmt: skip
+    leaderboard,
+    confirmation,
+    classes,
+    curves,
+    families,
+    parameters,
+    thresholds,
+    predictions,
+    ledger,
+    plan_and_reality,
+    diagnoses,
+    manifest,
+)
 """In the order of the page."""
 
 
@@ -125,7 +136,7 @@ def report_and_print(settings: ReportSettings) -> int:
 
 
 def main() -> None:
-    from tune_app.command_line import run_verb
+    from tune_app.settings.command_line import run_verb
 
     run_verb("report", ReportSettings, report_and_print)
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from cluster import jobs
 from cluster.connect import Connection
 from cluster.words import read_words
-from tune_app.clusters import as_ours, found, plain
-from tune_app.command_line import compose, exit_code
-from tune_app.config import ClusterSettings, Settings
 from tune_app.errors import InputError
-from tune_app.run import refuse_elsewhere
-from tune_app.terminal import columns
+from tune_app.ray_adapters.remote import as_ours, found, plain
+from tune_app.settings.command_line import compose, exit_code
+from tune_app.settings.schema import ClusterSettings, Settings
+from tune_app.settings.terminal import columns
+from tune_app.sweep.begin import refuse_elsewhere
 
 DEFAULT_CLUSTER = "longleaf"
 

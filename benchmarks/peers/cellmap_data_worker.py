@@ -73,9 +73,13 @@ def batches(task: dict[str, Any]) -> Iterator[dict[str, torch.Tensor]]:
 
     spec = {"shape": tuple(task["patch"]), "scale": tuple(task["voxel_nm"])}
     split = CellMapDataSplit(
-        input_arrays={"em": spec}, target_arrays={"labels": spec}, classes=task["classes"], pad=True,
-        csv_path=task["split"], spatial_transforms=SPATIAL if task["augment"] else None,
-    )  # fmt: skip
+        input_arrays={"em": spec},
+        target_arrays={"labels": spec},
+        classes=task["classes"],
+        pad=True,
+        csv_path=task["split"],
+        spatial_transforms=SPATIAL if task["augment"] else None,
+    )
     combined = split.train_datasets_combined
     for dataset in combined.datasets:
         stay_in_plane(dataset)
@@ -92,9 +96,13 @@ def measure(source: Iterator[dict[str, torch.Tensor]], seconds: float, batch_siz
         count += batch_size
     elapsed, cpu = time.perf_counter() - started, time.process_time() - cpu
     return {
-        "patches": count, "seconds": elapsed, "patches_per_s": count / elapsed, "cpu_seconds": cpu,
-        "shape": list(batch["labels"].shape), "known": float((~batch["labels"].isnan()).float().mean()),
-    }  # fmt: skip
+        "patches": count,
+        "seconds": elapsed,
+        "patches_per_s": count / elapsed,
+        "cpu_seconds": cpu,
+        "shape": list(batch["labels"].shape),
+        "known": float((~batch["labels"].isnan()).float().mean()),
+    }
 
 
 def main() -> None:

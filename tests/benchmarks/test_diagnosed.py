@@ -26,8 +26,8 @@ from benchmarks.record_curves import HARDWARE
 from search_spaces import families
 from trainables.engine import Engine
 from trainables.settings import ModelSettings, TrialSettings
-from tune_app.config import DiagnosisSettings
-from tune_app.diagnosis import diagnose
+from tune_app.results.diagnosis import diagnose
+from tune_app.settings.schema import DiagnosisSettings
 
 DEFAULTS = DiagnosisSettings()
 TINY = replace(TRAINER, epochs=3, iterations_per_epoch=4, batch_size=4, validation_batches=2, lr=3e-2)
@@ -60,8 +60,9 @@ def test_no_healthy_training_is_stopped(engine: Engine, request: pytest.FixtureR
     assert any(map(rises_with_its_weights, rows.values())), "what the weighted loss does says nothing"
 
 
-@pytest.mark.parametrize(("name", "params"), [("balanced_softmax", {"tau": 2.0, "apply_at": "train"}),
-                                              ("seesaw", {"p": 2.0, "q": 2.0})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "params"), [("balanced_softmax", {"tau": 2.0, "apply_at": "train"}), ("seesaw", {"p": 2.0, "q": 2.0})]
+)
 def test_nor_is_one_whose_weights_change_when_it_has_learnt(engine: Engine, name: str, params: dict) -> None:
     """A shift of the logits is in the loss of every class."""
     trainer = replace(TINY, epochs=6)

@@ -16,7 +16,9 @@ from benchmarks.enlarged import decoded_bytes, enlarge
 from benchmarks.input_pipeline import boxes_of, one_core
 from benchmarks.peers.cellmap_data import Peer, PeerError
 from benchmarks.peers.cellmap_data_worker import CropSampler, stay_in_plane
-from trainables.data import cellmap, open_packed, packed, packing, phantom
+from trainables.data import open_packed, packed, packing
+from trainables.data.cellmap import reader as cellmap
+from trainables.data.phantom import generate as phantom
 from trainables.settings import DataSettings
 
 TIMES, COPIES = 4, 3

@@ -25,9 +25,13 @@ def table(scores: np.ndarray, **space: Any) -> Table:
     """scores (n, R, E) over points that lie evenly on the axis x."""
     places = np.linspace(0.0, 1.0, len(scores)).tolist()
     return Table(
-        name="made up", space=space or {"x": Float(0.0, 1.0)}, points=[{"x": x} for x in places], scores=scores,
-        validation=-scores[:, 0], test=-scores[:, 0],
-    )  # fmt: skip
+        name="made up",
+        space=space or {"x": Float(0.0, 1.0)},
+        points=[{"x": x} for x in places],
+        scores=scores,
+        validation=-scores[:, 0],
+        test=-scores[:, 0],
+    )
 
 
 def rising(rows: int = 40, repeats: int = 1) -> Table:
@@ -67,9 +71,13 @@ class StopAt(FIFOScheduler):
 def test_distance_is_in_the_tuned_scale() -> None:
     points = [{"lr": 1e-4, "kind": "a"}, {"lr": 1e-2, "kind": "a"}, {"lr": 1e-2, "kind": "b"}, {}]
     made = Table(
-        name="t", space={"lr": Float(1e-4, 1.0, log=True), "kind": Choice(("a", "b"))}, points=points,
-        scores=np.zeros((4, 1, 1)), validation=np.zeros((4, 1)), test=np.zeros((4, 1)),
-    )  # fmt: skip
+        name="t",
+        space={"lr": Float(1e-4, 1.0, log=True), "kind": Choice(("a", "b"))},
+        points=points,
+        scores=np.zeros((4, 1, 1)),
+        validation=np.zeros((4, 1)),
+        test=np.zeros((4, 1)),
+    )
     assert made.distances({"lr": 1e-2, "kind": "a"}) == pytest.approx([0.5, 0.0, math.inf, math.inf])
 
 
@@ -77,9 +85,13 @@ def test_points_of_different_families_are_never_near() -> None:
     space = {"family": Choice(("s", "t")), "s.p": Float(0, 2), "t.a": Float(0, 1)}
     points = [{"family": "s", "s.p": 2.0}, {"family": "t", "t.a": 0.5}]
     made = Table(
-        name="t", space=space, points=points, scores=np.zeros((2, 1, 1)), validation=np.zeros((2, 1)),
+        name="t",
+        space=space,
+        points=points,
+        scores=np.zeros((2, 1, 1)),
+        validation=np.zeros((2, 1)),
         test=np.zeros((2, 1)),
-    )  # fmt: skip
+    )
     assert made.distances({"family": "s", "s.p": 1.0}) == pytest.approx([0.5, math.inf])
 
 

@@ -27,8 +27,10 @@ def test_a_convolution_by_hand():
     layer = nn.Conv2d(3, 4, 3, padding=1, bias=False)
     work = layer_work("c", layer, meta(2, 3, 8, 8), meta(2, 4, 8, 8), 2, first=False)
     operands = 2 * (2 * 3 * 64 + 2 * 4 * 64 + 4 * 3 * 9)
-    assert work == [Work(f"c {which}", 2 * 2 * 64 * 4 * 3 * 9, operands) for which in
-                    ("forward", "weight gradient", "input gradient")]  # fmt: skip
+    assert work == [
+        Work(f"c {which}", 2 * 2 * 64 * 4 * 3 * 9, operands)
+        for which in ("forward", "weight gradient", "input gradient")
+    ]
     assert len(layer_work("c", layer, meta(2, 3, 8, 8), meta(2, 4, 8, 8), 2, first=True)) == 2
 
 

@@ -15,9 +15,13 @@ from search_spaces import Float
 VALIDATION = np.array([[3.0, 1.0], [2.0, 4.0], [math.nan, math.nan], [5.0, 3.0], [math.nan, 9.0]])
 TEST = np.array([[3.5, 1.5], [2.5, 4.5], [math.nan, math.nan], [5.5, 3.5], [math.nan, 9.5]])
 TABLE = Table(
-    name="t", space={"x": Float(0, 1)}, points=[{"x": i / 4} for i in range(5)], scores=np.exp(-VALIDATION)[:, None],
-    validation=VALIDATION, test=TEST,
-)  # fmt: skip
+    name="t",
+    space={"x": Float(0, 1)},
+    points=[{"x": i / 4} for i in range(5)],
+    scores=np.exp(-VALIDATION)[:, None],
+    validation=VALIDATION,
+    test=TEST,
+)
 
 
 def step(row: int, epoch: int) -> Step:

@@ -25,9 +25,7 @@ def test_efficiency_counts_steps_alone():
     assert (times.stepping, times.loading, times.compiling) == (36.0, 4.0, 5.0)
     assert times.efficiency(slots=2) == 36.0 / 80.0
     words = sweep_efficiency.where_it_went(times, 2)
-    assert words == (
-        "2 slots × 40 s, 4 epochs; loading 5.0 %, compiling 6.2 %, files, Ray and idle slots 43.8 %"
-    )  # fmt: skip
+    assert words == ("2 slots × 40 s, 4 epochs; loading 5.0 %, compiling 6.2 %, files, Ray and idle slots 43.8 %")
 
 
 def test_a_start_goes_from_the_last_row_of_one_trial_to_the_first_step_of_the_next():

@@ -33,16 +33,29 @@ class SimulatedCluster:
         self.token.write_text(secrets.token_hex(32))
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_APP_"))},
-            "TUNE_APP_CACHE": str(cache), "TUNE_APP_SETTINGS": "/dev/null", "PYTHONPATH": str(ROOT),
-            "TUNE_APP_RESULTS": str(folder / "results"), "OMP_NUM_THREADS": "1", "COLUMNS": "150",
-            "TMPDIR": str(self.temporary), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token),
-            "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **variables,
-        }  # fmt: skip
+            "TUNE_APP_CACHE": str(cache),
+            "TUNE_APP_SETTINGS": "/dev/null",
+            "PYTHONPATH": str(ROOT),
+            "TUNE_APP_RESULTS": str(folder / "results"),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "150",
+            "TMPDIR": str(self.temporary),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.token),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            **variables,
+        }
         self._log = (folder / "cluster.log").open("w")
         self._process = subprocess.Popen(
-            [*start, sys.executable, str(Path(__file__)), str(self.temporary / "ray")], env=self.environment,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, start_new_session=True,
-        )  # fmt: skip
+            [*start, sys.executable, str(Path(__file__)), str(self.temporary / "ray")],
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            start_new_session=True,
+        )
         self._drivers: list[subprocess.Popen[str]] = []
         self.address = self._answer()["address"]
 
@@ -58,10 +71,21 @@ class SimulatedCluster:
         """Start `python -m tune_app.run WORDS` attached to the cluster; its output goes to run-N.txt."""
         with (self.folder / f"run-{len(self._drivers)}.txt").open("w") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tune_app.run", f"cluster.address={self.address}",
-                 f"cluster.token_path={self.token}", *words], cwd=self.folder, env=self.environment,
-                stdout=file, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-            )  # fmt: skip
+                [
+                    sys.executable,
+                    "-m",
+                    "tune_app.run",
+                    f"cluster.address={self.address}",
+                    f"cluster.token_path={self.token}",
+                    *words,
+                ],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
         self._drivers.append(process)
         return process
 

@@ -24,10 +24,19 @@ BED = Path(__file__).with_name("slurm_testbed.sh")
 PATIENCE_S = 240.0
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter", "unshare")
 CPU_TRIALS = (
-    "trainer.compile=false", "model.width=4", "model.depth=2", "trainer.iterations_per_epoch=6", "trainer.batch_size=4",
-    "trainer.validation_batches=2", "trainer.lr=0.02", "data.patch=[1,32,32]", "hardware.device=cpu",
-    "diagnosis.stop_hopeless=false", "resources.cpus_per_trial=1", "resources.gpus_per_trial=0.5",
-)  # fmt: skip
+    "trainer.compile=false",
+    "model.width=4",
+    "model.depth=2",
+    "trainer.iterations_per_epoch=6",
+    "trainer.batch_size=4",
+    "trainer.validation_batches=2",
+    "trainer.lr=0.02",
+    "data.patch=[1,32,32]",
+    "hardware.device=cpu",
+    "diagnosis.stop_hopeless=false",
+    "resources.cpus_per_trial=1",
+    "resources.gpus_per_trial=0.5",
+)
 """Trials that hold half a (logical) card and train on the CPU."""
 
 
@@ -59,11 +68,18 @@ class Site:
         self.started: list[subprocess.Popen[str]] = []
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "RAY_"))},
-            "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", "TUNE_APP_CACHE": str(cache), "PYTHONPATH": str(ROOT),
-            "TUNE_APP_CLUSTERS": str(self.clusters), "TUNE_APP_SETTINGS": "/dev/null",
-            "TUNE_APP_RESULTS": str(folder / "results"), "TUNE_APP_PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
-            "COLUMNS": "150", "PYTHONUNBUFFERED": "1", "TUNE_APP_NODE_TMP": str(self.root / "t"),
-        }  # fmt: skip
+            "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
+            "TUNE_APP_CACHE": str(cache),
+            "PYTHONPATH": str(ROOT),
+            "TUNE_APP_CLUSTERS": str(self.clusters),
+            "TUNE_APP_SETTINGS": "/dev/null",
+            "TUNE_APP_RESULTS": str(folder / "results"),
+            "TUNE_APP_PYTHON": sys.executable,
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "150",
+            "PYTHONUNBUFFERED": "1",
+            "TUNE_APP_NODE_TMP": str(self.root / "t"),
+        }
 
     def open(self) -> None:
         self._bed("up")
@@ -79,9 +95,13 @@ class Site:
 
     def _bed(self, verb: str, nodes: int = 2) -> None:
         done = subprocess.run(
-            ["bash", str(BED), verb, str(self.root), self.prefix, str(nodes)], env=self.environment,
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+            ["bash", str(BED), verb, str(self.root), self.prefix, str(nodes)],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
 
     def restart_node(self, number: int) -> None:
@@ -91,9 +111,14 @@ class Site:
     def login(self, *command: str, code: int | None = 0, timeout_s: float = PATIENCE_S) -> str:
         """Run a command on the login node; what it printed. Fails where its exit code is another (None: any)."""
         done = subprocess.run(
-            [str(self.root / "login"), *command], env=self.environment, cwd=self.folder, capture_output=True, text=True,
-            timeout=timeout_s, check=False,
-        )  # fmt: skip
+            [str(self.root / "login"), *command],
+            env=self.environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
         assert code is None or done.returncode == code, f"{command}\n{done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
 
@@ -105,9 +130,14 @@ class Site:
         """The same, left running; its output goes to a file of the folder."""
         with (self.folder / f"{module}-{time.monotonic_ns()}.txt").open("w") as file:
             process = subprocess.Popen(
-                [str(self.root / "login"), sys.executable, "-m", module, *words], env=self.environment,
-                cwd=self.folder, stdout=file, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-            )  # fmt: skip
+                [str(self.root / "login"), sys.executable, "-m", module, *words],
+                env=self.environment,
+                cwd=self.folder,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
         self.started.append(process)
         return process
 
@@ -145,9 +175,13 @@ class Site:
     def on_node(self, node: int, *command: str) -> str:
         """Run a command in a node's network."""
         done = subprocess.run(
-            ["ip", "netns", "exec", f"{self.prefix}{node}", *command], env=self.environment, capture_output=True,
-            text=True, timeout=60, check=False,
-        )  # fmt: skip
+            ["ip", "netns", "exec", f"{self.prefix}{node}", *command],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         return done.stdout + done.stderr
 
     def until(self, condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:

@@ -18,16 +18,23 @@ from simulated_cluster import SimulatedCluster, simulated_cluster
 from slurm_site import CPU_TRIALS
 from trial_lives import lives, lost_one_epoch_at_most
 
-from tune_app.results import Sweep
+from tune_app.results.sweep import Sweep
 
 pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 TRIALS, EPOCHS, NODES, REMOVALS, PATIENCE_S = 10, 100, 4, 8, 600
 SWEEP = (
-    "family=seesaw", "name=churn", "search=random", f"search.num_samples={TRIALS}", "search.baseline=false",
-    "scheduler.name=none", f"trainer.epochs={EPOCHS}", *CPU_TRIALS, "resources.gpus_per_trial=0",
+    "family=seesaw",
+    "name=churn",
+    "search=random",
+    f"search.num_samples={TRIALS}",
+    "search.baseline=false",
+    "scheduler.name=none",
+    f"trainer.epochs={EPOCHS}",
+    *CPU_TRIALS,
+    "resources.gpus_per_trial=0",
     "resources.max_failures=0",
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,18 @@ import pytest
 from slurm_site import CPU_TRIALS, Site, send
 
 from cluster.state import read_state
-from tune_app.results import Sweep
+from tune_app.results.sweep import Sweep
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
 SWEEP = (
-    "search=random", "search.num_samples=8", "search.baseline=false", "scheduler.name=none", "trainer.epochs=25",
-    *CPU_TRIALS, "resources.max_failures=0",
-)  # fmt: skip
+    "search=random",
+    "search.num_samples=8",
+    "search.baseline=false",
+    "scheduler.name=none",
+    "trainer.epochs=25",
+    *CPU_TRIALS,
+    "resources.max_failures=0",
+)
 """A trial that fails once is lost for good: but a node that goes is no failure of its trials."""
 
 

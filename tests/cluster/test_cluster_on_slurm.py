@@ -16,14 +16,18 @@ from slurm_site import CPU_TRIALS, Site, send
 
 from cluster.ports import Ports
 from cluster.state import State, read_state
-from tune_app.results import Sweep
+from tune_app.results.sweep import Sweep
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
 UP = ("up", "nodes=0..2", "hours=2", "idle_minutes=0.3")
 EIGHT = (
-    "search=random", "search.num_samples=8", "search.baseline=false", "scheduler.name=none", "trainer.epochs=12",
+    "search=random",
+    "search.num_samples=8",
+    "search.baseline=false",
+    "scheduler.name=none",
+    "trainer.epochs=12",
     *CPU_TRIALS,
-)  # fmt: skip
+)
 HUGE = (*(word for word in EIGHT if "cpus_per_trial" not in word), "resources.cpus_per_trial=64")
 
 
@@ -79,7 +83,7 @@ def test_what_slurm_or_the_cluster_would_refuse_is_one_sentence(up: Site) -> Non
         ("cluster", *UP, yaml, "name=other", "partition=l50-gpu"): "there is no such partition",
         ("tune_app.run", "family=seesaw", "cluster=longleaf", "resources.gpus_per_trial=8"): "one card at most",
         ("tune_app.run", "family=seesaw", "cluster=longleaf", "name=huge", *HUGE): "no node can hold such a trial",
-    }  # fmt: skip
+    }
     for (module, *words), sentence in refused.items():
         said = up.python(module, *words, code=2)
         assert sentence in said
@@ -186,9 +190,16 @@ def test_a_job_is_submitted_followed_stopped_and_resumed(up: Site) -> None:
     history = up.folder / "results" / "stopped" / "trials"
     up.until(lambda: len(list(history.glob("*/history.jsonl"))) >= 2, "two trials with an epoch behind them")
     stock = up.login(
-        "env", "RAY_AUTH_MODE=token", f"RAY_AUTH_TOKEN_PATH={up.clusters / 'longleaf' / 'token'}",
-        sys.executable, "-m", "ray.scripts.scripts", "job", "list", f"--address={state_of(up).dashboard}",
-    )  # fmt: skip
+        "env",
+        "RAY_AUTH_MODE=token",
+        f"RAY_AUTH_TOKEN_PATH={up.clusters / 'longleaf' / 'token'}",
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "job",
+        "list",
+        f"--address={state_of(up).dashboard}",
+    )
     assert id_ in stock, "the stock client sees the same"
     assert "stopped" in up.python("tune_app.submit", "stop", f"id={id_}")
     printed = up.python("tune_app.submit", "logs", f"id={id_}")

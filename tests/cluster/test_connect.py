@@ -53,9 +53,15 @@ def dashboard(clusters: Path) -> Iterator[str]:
 def remember(**changes: object) -> None:
     now = time.time()
     values = {
-        "name": "a", "head_job": "7", "python": platform.python_version(), "ray": version("ray"), "started": now,
-        "ends": now + 3600, "address": "127.0.0.1:11700", "dashboard": "http://127.0.0.1:1",
-    }  # fmt: skip
+        "name": "a",
+        "head_job": "7",
+        "python": platform.python_version(),
+        "ray": version("ray"),
+        "started": now,
+        "ends": now + 3600,
+        "address": "127.0.0.1:11700",
+        "dashboard": "http://127.0.0.1:1",
+    }
     write_state(cluster_folder("a"), State(**values | changes))  # type: ignore[arg-type]
 
 

@@ -14,7 +14,7 @@ from cluster import grafana
 from cluster.grafana import DASHBOARDS, OURS, OWN_IDS, RAYS, WRITTEN_LAST, install, main, offer, with_ours
 
 DASHBOARD = json.loads(OURS.read_text())
-GAUGES = Path(__file__).parents[2] / "tune_app" / "gauges.py"
+GAUGES = Path(__file__).parents[2] / "tune_app" / "ray_adapters" / "gauges.py"
 
 
 def rays_default() -> str:

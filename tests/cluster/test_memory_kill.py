@@ -22,16 +22,23 @@ from simulated_cluster import SimulatedCluster, simulated_cluster
 from slurm_site import CPU_TRIALS, send
 from trial_lives import lives, lost_one_epoch_at_most
 
-from tune_app.results import Sweep
+from tune_app.results.sweep import Sweep
 
 pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 TRIALS, EPOCHS, KILLS, PATIENCE_S = 3, 50, 2, 240
 SWEEP = (
-    "family=seesaw", "name=hungry", "search=random", f"search.num_samples={TRIALS}", "search.baseline=false",
-    "scheduler.name=none", f"trainer.epochs={EPOCHS}", *CPU_TRIALS, "resources.gpus_per_trial=0",
+    "family=seesaw",
+    "name=hungry",
+    "search=random",
+    f"search.num_samples={TRIALS}",
+    "search.baseline=false",
+    "scheduler.name=none",
+    f"trainer.epochs={EPOCHS}",
+    *CPU_TRIALS,
+    "resources.gpus_per_trial=0",
     f"resources.max_failures={2 * KILLS}",
-)  # fmt: skip
+)
 TOTAL_KB = 4 * 2**20
 BIND = ("unshare", "--mount", "sh", "-c", 'mount --bind "$0" /proc/meminfo && exec "$@"')
 

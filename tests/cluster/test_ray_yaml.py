@@ -42,8 +42,10 @@ def test_one_node_type_is_used_and_ray_accepts_the_result(gpus: int) -> None:
     ray_yaml.validate(config, Path("x"))
     kinds = config["available_node_types"]
     assert {kind: (node["min_workers"], node["max_workers"]) for kind, node in kinds.items()} == {
-        "head": (0, 0), f"l40s_{gpus}gpu": (1, 3), f"l40s_{6 - gpus}gpu": (0, 0),
-    }  # fmt: skip
+        "head": (0, 0),
+        f"l40s_{gpus}gpu": (1, 3),
+        f"l40s_{6 - gpus}gpu": (0, 0),
+    }
     assert kinds[f"l40s_{gpus}gpu"]["node_config"]["gres"] == f"gpu:l40s:{gpus}"
     assert kinds[f"l40s_{gpus}gpu"]["resources"]["GPU"] == gpus
     assert (config["max_workers"], config["cluster_name"], config["idle_timeout_minutes"]) == (3, "mine", 0.5)

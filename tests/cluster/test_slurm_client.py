@@ -15,10 +15,16 @@ from cluster.slurm_client import clean_environment, clock, comment_of, parse_job
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("0:05", 5), ("12:34", 754), ("1:00:00", 3600), ("2-03:04:05", 183845), ("11-00:00:00", 950400),
-        ("UNLIMITED", 0), ("INVALID", 0), ("", 0),
+        ("0:05", 5),
+        ("12:34", 754),
+        ("1:00:00", 3600),
+        ("2-03:04:05", 183845),
+        ("11-00:00:00", 950400),
+        ("UNLIMITED", 0),
+        ("INVALID", 0),
+        ("", 0),
     ],
-)  # fmt: skip
+)
 def test_clock_times_of_slurm(text: str, expected: int) -> None:
     assert seconds(text) == expected
 
@@ -117,11 +123,21 @@ def test_cancelling_what_is_gone_is_no_error(fake_slurm: FakeSlurm) -> None:
 
 def test_a_job_starts_from_nothing_of_the_job_that_submits_it() -> None:
     inside = {
-        "SLURM_CONF": "/etc/slurm.conf", "SLURM_JOB_ID": "5", "SBATCH_PARTITION": "x", "CUDA_VISIBLE_DEVICES": "",
-        "RAY_ADDRESS": "x", "RAY_CLOUD_INSTANCE_ID": "5", "HOME": "/home/me", "TUNE_APP_CACHE": "/c",
-        "RAY_PROMETHEUS_HOST": "http://p:9090", "RAY_GRAFANA_IFRAME_HOST": "http://g:3000",
-    }  # fmt: skip
+        "SLURM_CONF": "/etc/slurm.conf",
+        "SLURM_JOB_ID": "5",
+        "SBATCH_PARTITION": "x",
+        "CUDA_VISIBLE_DEVICES": "",
+        "RAY_ADDRESS": "x",
+        "RAY_CLOUD_INSTANCE_ID": "5",
+        "HOME": "/home/me",
+        "TUNE_APP_CACHE": "/c",
+        "RAY_PROMETHEUS_HOST": "http://p:9090",
+        "RAY_GRAFANA_IFRAME_HOST": "http://g:3000",
+    }
     assert clean_environment(inside) == {
-        "SLURM_CONF": "/etc/slurm.conf", "HOME": "/home/me", "TUNE_APP_CACHE": "/c",
-        "RAY_PROMETHEUS_HOST": "http://p:9090", "RAY_GRAFANA_IFRAME_HOST": "http://g:3000",
-    }, "where this person's Prometheus and Grafana are is for the head's dashboard"  # fmt: skip
+        "SLURM_CONF": "/etc/slurm.conf",
+        "HOME": "/home/me",
+        "TUNE_APP_CACHE": "/c",
+        "RAY_PROMETHEUS_HOST": "http://p:9090",
+        "RAY_GRAFANA_IFRAME_HOST": "http://g:3000",
+    }, "where this person's Prometheus and Grafana are is for the head's dashboard"

@@ -46,9 +46,17 @@ def test_a_worker_is_one_job_of_its_node_type(provider: SlurmNodeProvider, fake_
     launch(provider, 1)
     (options,) = fake_slurm.calls("sbatch")
     for option in (
-        "--partition=l40-gpu", "--qos=q", "--gres=gpu:l40s:2", "--cpus-per-task=16", "--mem=122880M", "--nodes=1",
-        "--job-name=tune_app-a-worker", "--comment=type=l40s_2gpu,request=0f3a-11", "--no-requeue", "--time=0-09:59:00",
-    ):  # fmt: skip
+        "--partition=l40-gpu",
+        "--qos=q",
+        "--gres=gpu:l40s:2",
+        "--cpus-per-task=16",
+        "--mem=122880M",
+        "--nodes=1",
+        "--job-name=tune_app-a-worker",
+        "--comment=type=l40s_2gpu,request=0f3a-11",
+        "--no-requeue",
+        "--time=0-09:59:00",
+    ):
         assert option in options
     assert not [option for option in options if option.startswith("--account")], "empty means: let Slurm choose"
     last = fake_slurm.script("101").strip().splitlines()[-1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from slurm_site import CPU_TRIALS, ROOT, Site
 
-from tune_app.results import Sweep
+from tune_app.results.sweep import Sweep
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1500)]
 SCRIPT = str(ROOT / "cluster" / "slurm" / "sweep.sbatch")
@@ -46,4 +46,4 @@ def test_it_is_signalled_requeued_and_ends_as_an_uninterrupted_one(site: Site) -
 
 
 def test_outside_of_slurm_it_is_one_sentence(site: Site) -> None:
-    assert "this is no Slurm job" in site.python("tune_app.sweep_job", "family=seesaw", code=2)
+    assert "this is no Slurm job" in site.python("tune_app.sweep.slurm_job", "family=seesaw", code=2)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tune_app.command_line import compose
-from tune_app.config import Settings
 from tune_app.errors import InputError, RunFailed
-from tune_app.sweep_job import Begun, epochs_of, first_start, refuse_standstill, words_of_start
+from tune_app.settings.command_line import compose
+from tune_app.settings.schema import Settings
+from tune_app.sweep.slurm_job import Begun, epochs_of, first_start, refuse_standstill, words_of_start
 
 
 @pytest.fixture(autouse=True)

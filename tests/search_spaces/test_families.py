@@ -191,10 +191,7 @@ def test_derived_weights_all_use_one_count_raw_or_as_if_annotated_alike(weights:
     alike = ClassCounts(("a", "b"), (3000, 1500), (30_000, 30_000))
     count, default = (loss_of("static", weights | more, counts) for more in ({"frequency": "count"}, {}))
     share = loss_of("static", weights | {"frequency": "share"}, counts)
-    formulas = {
-        "sqrt_inv": lambda n: n**-0.5,
-        "log_inv": lambda n: 1 / math.log(1 + n / sum(counts.positive)),
-    }
+    formulas = {"sqrt_inv": lambda n: n**-0.5, "log_inv": lambda n: 1 / math.log(1 + n / sum(counts.positive))}
     raw = [formulas.get(weights.get("weights", ""), lambda n: 1 / n)(n) for n in counts.positive]
     assert count["params"]["weights"] == pytest.approx([w / max(raw) for w in raw])
     assert default == count

@@ -18,10 +18,10 @@ from trainables import checkpoint, steps
 from trainables.data import validation_set
 from trainables.engine import Engine
 from trainables.errors import SettingsError
+from trainables.evaluation import HISTOGRAMS, ValidationRecord
 from trainables.hardware import MAX_COMPILE_THREADS, compile_threads, prepare_process, resolve
 from trainables.metrics import LOGIT_EDGES, NUM_BINS
 from trainables.settings import HardwareSettings, trial_settings
-from trainables.validation import HISTOGRAMS, ValidationRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 """Importing Inductor defines a scripted class in torch.utils.mkldnn."""
@@ -75,10 +75,28 @@ def test_learning_rate_of_short_runs_is_finite_and_falls(total):
 
 def test_an_epoch_reports_everything():
     row = make().run_epoch()
-    scalars = {"epoch", "mean_dice", "mean_iou", "loss", "val_loss", "lr", "grad_norm", "skipped_share", "grad_scale",
-               "weight_growth", "best_mean_dice", "best_epoch",
-               "seconds_load", "seconds_compute", "seconds_validate", "seconds_compile", "seconds_epoch",
-               "patches_per_s", "compiled_graphs", "diagnosis"}  # fmt: skip
+    scalars = {
+        "epoch",
+        "mean_dice",
+        "mean_iou",
+        "loss",
+        "val_loss",
+        "lr",
+        "grad_norm",
+        "skipped_share",
+        "grad_scale",
+        "weight_growth",
+        "best_mean_dice",
+        "best_epoch",
+        "seconds_load",
+        "seconds_compute",
+        "seconds_validate",
+        "seconds_compile",
+        "seconds_epoch",
+        "patches_per_s",
+        "compiled_graphs",
+        "diagnosis",
+    }
     per_class = ("dice", "iou", "precision", "recall", "support", "fg_pred", "fg_true", "loss", "weight", "shift")
     expected = scalars | {f"{m}/{c}" for m in per_class for c in CLASSES}
     expected |= {f"sigmoid/{c}/{s}" for c in CLASSES for s in ("min", "max", "mean", "sd", "above_half")}

@@ -119,8 +119,9 @@ def test_the_best_dice_at_an_edge_is_the_best_at_any_threshold(sd: float, offset
     truth = rng.random(100_000) < share
     logits = rng.normal(0, 1, truth.size) + 2.0 * truth
     logits = ((logits - logits.mean()) / logits.std() * sd - offset).astype(np.float32)
-    counts = accumulate(torch.from_numpy(logits)[None, None], torch.from_numpy(truth).float()[None, None],
-                        torch.tensor([0]), 1)  # fmt: skip
+    counts = accumulate(
+        torch.from_numpy(logits)[None, None], torch.from_numpy(truth).float()[None, None], torch.tensor([0]), 1
+    )
     fn, positives = counts.positive[0, 0].cumsum(-1), counts.positive[0, 0].sum()
     tp, fp = positives - fn, counts.negative[0, 0].sum() - counts.negative[0, 0].cumsum(-1)
     binned = float(dice(tp, fp, fn).max())
@@ -181,9 +182,13 @@ def test_numpy_holds_every_array_with_its_shape() -> None:
     arrays = accumulate(*batch(), CROPS).numpy()
     shapes = {name: value.shape for name, value in arrays.items()}
     assert shapes == {
-        "tp": (3, 2), "fp": (3, 2), "fn": (3, 2), "known": (3, 2),
-        "hist_positive": (3, 2, NUM_BINS), "hist_negative": (3, 2, NUM_BINS),
-    }  # fmt: skip
+        "tp": (3, 2),
+        "fp": (3, 2),
+        "fn": (3, 2),
+        "known": (3, 2),
+        "hist_positive": (3, 2, NUM_BINS),
+        "hist_negative": (3, 2, NUM_BINS),
+    }
     assert all(value.dtype == np.int64 for value in arrays.values())
 
 

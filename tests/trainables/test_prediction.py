@@ -11,7 +11,7 @@ from trainables import checkpoint, engine
 from trainables.data import PackedBatch
 from trainables.data.expand import class_masks, pack_class, packed_bytes
 from trainables.prediction import PREDICTION, choose, gather, slice_counts
-from trainables.segmentation import SegmentationTrial
+from trainables.trial import SegmentationTrial
 
 BEST_IS_FIRST = {"lr": 0.5}
 """A learning rate at which the last epoch is not the best."""
@@ -60,7 +60,7 @@ def test_a_trial_that_ends_leaves_what_its_best_weights_predict(start, tmp_path,
 
 
 def test_a_running_trial_shows_its_best_epoch_so_far_every_few_epochs(start, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainables.segmentation.PICTURE_EVERY", 2)
+    monkeypatch.setattr("trainables.trial.PICTURE_EVERY", 2)
     trial, folder = start(trainer={"epochs": 6}), tmp_path / "t"
     shown, best = [], []
     for _ in range(5):
@@ -79,7 +79,7 @@ def test_a_running_trial_shows_its_best_epoch_so_far_every_few_epochs(start, tmp
 def test_pictures_on_the_way_change_nothing_that_is_trained(start, tmp_path, monkeypatch):
     rows = {}
     for every in (1, 99):
-        monkeypatch.setattr("trainables.segmentation.PICTURE_EVERY", every)
+        monkeypatch.setattr("trainables.trial.PICTURE_EVERY", every)
         trial = start(str(every))
         rows[every] = [steady(trial.step()) for _ in range(4)]
     assert rows[1] == rows[99]
@@ -145,8 +145,9 @@ def test_patches_are_gathered_to_a_full_batch_and_counted_in_the_middle_slice():
     present = np.zeros((3, 4, 4), bool)
     present[1, 0], present[2] = True, True
     pack_class(planes, 2, 3, present, np.ones_like(present))
-    batch = PackedBatch(torch.arange(2, dtype=torch.uint8).view(2, 1, 1, 1, 1).expand(2, 1, 3, 4, 4), labels,
-                        torch.tensor([5, 6]))  # fmt: skip
+    batch = PackedBatch(
+        torch.arange(2, dtype=torch.uint8).view(2, 1, 1, 1, 1).expand(2, 1, 3, 4, 4), labels, torch.tensor([5, 6])
+    )
     assert slice_counts(batch, 3).tolist() == [[0, 0, 0], [0, 0, 4]]
     full = gather([batch, batch], [(1, 1), (0, 0)], 4)
     assert full.crop.tolist() == [6, 5, 5, 5]

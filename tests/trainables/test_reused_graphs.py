@@ -39,9 +39,10 @@ def _own_environment(monkeypatch):
 
 def make(family: str = "seesaw", seed: int = 0, *, device: str = "cpu", compiled: bool = False) -> Engine:
     settings = tiny_settings(
-        model={"width": 2, "depth": 1}, trainer={"compile": compiled},
+        model={"width": 2, "depth": 1},
+        trainer={"compile": compiled},
         hardware={"device": device, "precision": "off", "tf32": False},
-    )  # fmt: skip
+    )
     return Engine(settings, loss_of(family), seed, dataset=tiny_dataset(settings.data))
 
 

@@ -78,8 +78,20 @@ def test_on_cuda_the_next_batch_is_given_to_another_stream_before_this_one_is_us
     for em, _ in prepare_ahead(range(2), prepare, torch.device("cuda")):
         log.append(f"train on {em.name}")
     assert log == [
-        "[copier", "prepare 0", "copier records", "]",
-        "[copier", "prepare 1", "copier records", "]",
-        "trainer waits", "em 0 is used by trainer", "labels 0 is used by trainer", "train on em 0",
-        "trainer waits", "em 1 is used by trainer", "labels 1 is used by trainer", "train on em 1",
-    ]  # fmt: skip
+        "[copier",
+        "prepare 0",
+        "copier records",
+        "]",
+        "[copier",
+        "prepare 1",
+        "copier records",
+        "]",
+        "trainer waits",
+        "em 0 is used by trainer",
+        "labels 0 is used by trainer",
+        "train on em 0",
+        "trainer waits",
+        "em 1 is used by trainer",
+        "labels 1 is used by trainer",
+        "train on em 1",
+    ]

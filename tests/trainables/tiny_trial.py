@@ -27,9 +27,17 @@ LOSSES: dict[str, dict[str, Any]] = {
     "tversky": {"fp_weight": 0.3, "fn_weight": 0.7},
 }
 VOLATILE = (
-    "seconds_", "patches_per_s", "compiled_graphs", "gpu_", "time", "pid", "date", "hostname", "node_ip",
+    "seconds_",
+    "patches_per_s",
+    "compiled_graphs",
+    "gpu_",
+    "time",
+    "pid",
+    "date",
+    "hostname",
+    "node_ip",
     "iterations_since",
-)  # fmt: skip
+)
 
 
 def loss_of(family: str) -> dict[str, Any]:
@@ -45,12 +53,18 @@ def trial_config(folder: Path | str = "", **sections: dict[str, Any]) -> dict[st
         "data": {"classes": list(CLASSES), "patch": [1, 16, 16]},
         "model": {"width": 4, "depth": 2},
         "trainer": {
-            "epochs": 4, "iterations_per_epoch": 3, "batch_size": 2, "validation_batches": 3, "lr": 1e-2,
-            "compile": False, "count_update_every": 2, "count_window": "2",
+            "epochs": 4,
+            "iterations_per_epoch": 3,
+            "batch_size": 2,
+            "validation_batches": 3,
+            "lr": 1e-2,
+            "compile": False,
+            "count_update_every": 2,
+            "count_window": "2",
         },
         "hardware": {"device": "cpu"},
         "resources": {"cpus_per_trial": 1, "gpus_per_trial": 0.0},
-    }  # fmt: skip
+    }
     for name, values in sections.items():
         config[name] = config[name] | values if isinstance(values, dict) and name != "loss" else values
     return copy.deepcopy(config)

@@ -30,10 +30,15 @@ def prometheus_on(port: int, config: Path, storage: Path) -> Iterator[None]:
     """Debian's Prometheus on loopback with this configuration."""
     with (storage.parent / "prometheus.txt").open("w") as log:
         process = subprocess.Popen(
-            ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={storage}",
-             f"--web.listen-address=127.0.0.1:{port}"],
-            stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [
+                "prometheus",
+                f"--config.file={config}",
+                f"--storage.tsdb.path={storage}",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
         try:
             yield
         finally:

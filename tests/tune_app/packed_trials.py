@@ -17,12 +17,13 @@ PATIENCE_S = 180.0
 
 
 def main(folder: Path, together: int) -> None:
-    from tune_app import ray_session, tuner
+    from tune_app.ray_adapters import session as ray_session
+    from tune_app.sweep import tuner
 
     ray_session._environment_before_ray()  # before the import below
     import ray
 
-    from trainables.segmentation import SegmentationTrial
+    from trainables.trial import SegmentationTrial
 
     class TellingTrial(SegmentationTrial):
         def step(self) -> dict[str, Any]:

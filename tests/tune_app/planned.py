@@ -16,9 +16,9 @@ from optuna.trial import TrialState, create_trial
 from search_spaces import ClassCounts
 from trainables.data import PackedCrop, PackedDataset
 from trainables.settings import FIVE_CLASSES
-from tune_app.command_line import Composed, compose
-from tune_app.config import Settings
-from tune_app.stored_settings import merged
+from tune_app.settings.command_line import Composed, compose
+from tune_app.settings.schema import Settings
+from tune_app.settings.stored import merged
 
 COUNTS = ClassCounts(FIVE_CLASSES, (90_000, 70_000, 60_000, 20_000, 5_000), (1_000_000,) * 5, "test")
 PAPER_COUNTS = ClassCounts.published()
@@ -53,8 +53,9 @@ def dataset_in_memory(settings: Any) -> PackedDataset:
     planes = np.zeros((-(-len(classes) // 4), *shape), np.uint8)
     positive, known = np.full(len(classes), 100), np.full(len(classes), 4000)
     positions = np.zeros((len(classes), 8, 3), np.int32)
-    crop = PackedCrop("cells/crop1", "train", shape, np.zeros(shape, np.uint8), planes, (0, 0, 0), positive, known,
-                      positions)  # fmt: skip
+    crop = PackedCrop(
+        "cells/crop1", "train", shape, np.zeros(shape, np.uint8), planes, (0, 0, 0), positive, known, positions
+    )
     return PackedDataset(settings, classes, (crop,), "f00d", "", Path())
 
 

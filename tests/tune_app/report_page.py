@@ -12,9 +12,19 @@ from pathlib import Path
 from typing import Any
 
 SECTIONS = (
-    "leaderboard", "confirmation", "classes", "curves", "families", "parameters", "thresholds", "predictions", "ledger",
-    "plan", "diagnoses", "manifest",
-)  # fmt: skip
+    "leaderboard",
+    "confirmation",
+    "classes",
+    "curves",
+    "families",
+    "parameters",
+    "thresholds",
+    "predictions",
+    "ledger",
+    "plan",
+    "diagnoses",
+    "manifest",
+)
 
 
 @dataclass

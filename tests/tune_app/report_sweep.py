@@ -24,10 +24,13 @@ def searched_trials(number: int, epochs: int, classes: Sequence[str]) -> list[Wr
     uniform = f"tversky(fp=0.6, fn=0.4) weight=[{', '.join(['1.0'] * len(classes))}]"
     trials = [
         WrittenTrial(
-            label="weight_uniform", family="static", preset="weight_uniform", signature=uniform,
+            label="weight_uniform",
+            family="static",
+            preset="weight_uniform",
+            signature=uniform,
             dice=curve(0.4, epochs, classes, generator),
         )
-    ]  # fmt: skip
+    ]
     for index in range(1, number):
         family = list(FAMILIES)[index % len(FAMILIES)]
         params = {name: float(generator.uniform(0, 2)) for name in FAMILIES[family]}
@@ -61,9 +64,10 @@ def write_report_sweep(
     write_sweep(folder, written, classes=classes, phantom=True)
     settings = yaml.safe_load((folder / "sweep.yaml").read_text())
     settings |= {
-        "family": "all", "trainer": {"epochs": epochs},
+        "family": "all",
+        "trainer": {"epochs": epochs},
         "scheduler": {"name": "auto", "grace_period": GRACE, "reduction_factor": float(ETA)},
-    }  # fmt: skip
+    }
     (folder / "sweep.yaml").write_text(yaml.safe_dump(settings))
     best = max(range(len(written)), key=lambda i: np.nanmax(np.mean(written[i].dice, axis=1)) * (i not in (8, 9)))
     for number in {0, best}:
@@ -89,10 +93,14 @@ def write_prediction(folder: Path, classes: Sequence[str], side: int, *, seed: i
             pack_class(labels[:, m], c, len(classes), present, known)
             predicted[m, c] = np.roll(present, seed % 5 + 1, axis=1)
     np.savez(
-        folder / "prediction.npz", em=em, labels=labels.swapaxes(0, 1),
+        folder / "prediction.npz",
+        em=em,
+        labels=labels.swapaxes(0, 1),
         predicted=np.packbits(predicted, axis=1, bitorder="little"),
-        crops=[f"a/crop{m}" for m in range(patches)], classes=list(classes), best_epoch=1,
-    )  # fmt: skip
+        crops=[f"a/crop{m}" for m in range(patches)],
+        classes=list(classes),
+        best_epoch=1,
+    )
 
 
 def write_plan(folder: Path, trials: int, epochs: int) -> None:

@@ -17,13 +17,13 @@ from planned import ray_trial
 from rich.console import Console
 
 from cluster.lifecycle import NameSettings, status
-from tune_app.command_line import compose, exit_code
-from tune_app.confirm import finding_text
-from tune_app.confirmed import read_confirmation
-from tune_app.display import Display, Progress
+from tune_app.confirmation.confirm import finding_text
 from tune_app.plan import PlanSettings, plan_and_print
-from tune_app.results import Sweep
-from tune_app.summary import SummarySettings, summarise_and_print
+from tune_app.results.finding import read_confirmation
+from tune_app.results.summary import SummarySettings, summarise_and_print
+from tune_app.results.sweep import Sweep
+from tune_app.settings.command_line import compose, exit_code
+from tune_app.sweep.progress import Display, Progress
 
 UNLIMITED = 1000
 WIDTHS = (80, 100, 120, 160, UNLIMITED)
@@ -69,8 +69,12 @@ def cluster(results: Path) -> None:
 
 
 SCREENS: dict[str, Callable[[Path], None]] = {
-    "run": run, "summary": summary, "confirm": confirm, "plan": plan, "cluster": cluster
-}  # fmt: skip
+    "run": run,
+    "summary": summary,
+    "confirm": confirm,
+    "plan": plan,
+    "cluster": cluster,
+}
 
 
 def show_all(results: Path) -> int:

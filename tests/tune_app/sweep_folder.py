@@ -18,7 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
-from tune_app.trial import GIVEN_UP
+from tune_app.results.trial import GIVEN_UP
 
 CLASSES = ("nuc", "pm")
 EDGES = np.arange(-64, 65) / 4
@@ -70,12 +70,21 @@ def write_sweep(
     (folder / "trials").mkdir(parents=True)
     data = {"name": "phantom" if phantom else "cellmap", "root": "/data", "classes": list(classes)}
     manifest = {
-        "sweep": folder.name, "created": created, "family": "seesaw", "experiment": "", "seed": 0,
-        "metric": "mean_dice", "mode": "max", "classes": list(classes), "space": {"p": [0.0, 2.0]},
-        "git": {"commit": "abc", "dirty": False}, "packages": {"torch": "2"}, "hardware": {"cpus": 2},
+        "sweep": folder.name,
+        "created": created,
+        "family": "seesaw",
+        "experiment": "",
+        "seed": 0,
+        "metric": "mean_dice",
+        "mode": "max",
+        "classes": list(classes),
+        "space": {"p": [0.0, 2.0]},
+        "git": {"commit": "abc", "dirty": False},
+        "packages": {"torch": "2"},
+        "hardware": {"cpus": 2},
         "data": {"name": data["name"], "root": "/data", "fingerprint": "f00d", "phantom": phantom},
         "settings_hash": "0",
-    }  # fmt: skip
+    }
     if status:
         manifest["status"] = status
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -167,10 +176,18 @@ def write_validation(folder: Path, trial: WrittenTrial, classes: Sequence[str], 
     sides = np.stack([histograms(d, o) for d, o in zip(half, trial.own or half)])
     positive, negative = np.broadcast_to(sides, (crops, *sides.shape)).transpose(2, 0, 1, 3)
     np.savez(
-        folder / "validation.npz", epochs=np.arange(1, epochs + 1), tp=counts, fp=counts, fn=counts,
-        hist_positive=positive, hist_negative=negative, best_epoch=best,
-        crops=[f"a/crop{i}" for i in range(1, crops + 1)], classes=list(classes), edges=EDGES,
-    )  # fmt: skip
+        folder / "validation.npz",
+        epochs=np.arange(1, epochs + 1),
+        tp=counts,
+        fp=counts,
+        fn=counts,
+        hist_positive=positive,
+        hist_negative=negative,
+        best_epoch=best,
+        crops=[f"a/crop{i}" for i in range(1, crops + 1)],
+        classes=list(classes),
+        edges=EDGES,
+    )
 
 
 def histograms(half: float, own: float) -> np.ndarray:

@@ -21,7 +21,7 @@ from typing import Any
 
 import optuna
 
-from tune_app.results import Sweep
+from tune_app.results.sweep import Sweep
 from tune_app.search.recovery import recorded_curves
 from tune_app.search.scheduler import ResumableAsha
 from tune_app.search.study import open_study
@@ -30,10 +30,20 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 240.0
 """How long a step may take on a busy machine before the test gives up."""
 TINY = (
-    "trainer.compile=false", "model.width=4", "model.depth=2", "trainer.epochs=4", "trainer.iterations_per_epoch=6",
-    "trainer.batch_size=4", "trainer.validation_batches=2", "trainer.lr=0.02", "data.patch=[1,32,32]",
-    "cluster.dashboard=false", "resources.num_cpus=2", "resources.num_gpus=0", "hardware.device=cpu",
-)  # fmt: skip
+    "trainer.compile=false",
+    "model.width=4",
+    "model.depth=2",
+    "trainer.epochs=4",
+    "trainer.iterations_per_epoch=6",
+    "trainer.batch_size=4",
+    "trainer.validation_batches=2",
+    "trainer.lr=0.02",
+    "data.patch=[1,32,32]",
+    "cluster.dashboard=false",
+    "resources.num_cpus=2",
+    "resources.num_gpus=0",
+    "hardware.device=cpu",
+)
 LONGER = (*TINY, "trainer.epochs=9", "trainer.iterations_per_epoch=20")
 CLOCK = (
     "seconds_",
@@ -59,10 +69,14 @@ class Place:
         # Ray's sockets lie in the temporary folder, and the path of a socket may have 107 characters.
         self.temporary = Path(tempfile.mkdtemp(prefix="tune", dir="/tmp"))
         self.environment = os.environ | {
-            "TUNE_APP_CACHE": str(cache), "TUNE_APP_SETTINGS": "/dev/null", "TMPDIR": str(self.temporary),
-            "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+            "TUNE_APP_CACHE": str(cache),
+            "TUNE_APP_SETTINGS": "/dev/null",
+            "TMPDIR": str(self.temporary),
+            "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
             "COLUMNS": "150",
-        }  # fmt: skip
+        }
         for name in ("TUNE_APP_RESULTS", "TUNE_APP_DATA_ROOT", "RAY_ADDRESS"):
             self.environment.pop(name, None)
 
@@ -100,8 +114,12 @@ class Run:
         with self._log.open("w") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", f"tune_app.{verb}", *words],
-                cwd=place.folder, env=place.environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                cwd=place.folder,
+                env=place.environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def output(self) -> str:
         return self._log.read_text()

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tune_app import plan as plan_module
-from tune_app.command_line import Composed, compose, exit_code
 from tune_app.plan import PlanSettings, count_trials, plan, plan_and_print, planned_node
 from tune_app.search.arms import searched_space
+from tune_app.settings.command_line import Composed, compose, exit_code
 
 
 @pytest.fixture(autouse=True)
@@ -92,8 +92,15 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 @pytest.mark.slow
 def test_measuring_trains_a_few_steps(shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNE_APP_CACHE", str(shared_cache))
-    tiny = ["model.width=4", "model.depth=2", "trainer.batch_size=4", "trainer.validation_batches=2",
-            "data.patch=[1,32,32]", "resources.num_cpus=2", "gpus=0"]  # fmt: skip
+    tiny = [
+        "model.width=4",
+        "model.depth=2",
+        "trainer.batch_size=4",
+        "trainer.validation_batches=2",
+        "data.patch=[1,32,32]",
+        "resources.num_cpus=2",
+        "gpus=0",
+    ]
     found = plan(composed_of("family=seesaw", "measure=true", *tiny))
     assert found.seconds_per_epoch is not None
     assert found.wall_hours is not None

@@ -12,7 +12,7 @@ import pytest
 import zarr
 from sweeps import TINY, Place, ended_and_begun, exactly_once, killed, steady, untouched
 
-from tune_app.results import Sweep
+from tune_app.results.sweep import Sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -23,14 +23,24 @@ LONG = "seesaw_p0.3141592_q1.2718281_frequency_share"
 LABELS = ("balanced_softmax_tau_1.0", "weight_uniform", LONG, "tversky_0.31_0.69", "seesaw_p0.5")
 CONFIRMATION = {
     "arms": [
-        {"name": name, "mean": 0.5 - 0.01 * n, "low": 0.41 - 0.01 * n, "high": 0.59 - 0.01 * n, "in_set": n < 2,
-         "replicates": 5, "p_best": 0.25, "search_score": 0.5678, "winners_curse": 0.0123,
-         "difference_to_baseline": 0.0456 - 0.01 * n, "baseline_p_holm": 0.0321}
+        {
+            "name": name,
+            "mean": 0.5 - 0.01 * n,
+            "low": 0.41 - 0.01 * n,
+            "high": 0.59 - 0.01 * n,
+            "in_set": n < 2,
+            "replicates": 5,
+            "p_best": 0.25,
+            "search_score": 0.5678,
+            "winners_curse": 0.0123,
+            "difference_to_baseline": 0.0456 - 0.01 * n,
+            "baseline_p_holm": 0.0321,
+        }
         for n, name in enumerate(LABELS)
     ],
     "statement": f"Nothing tells {LONG} and balanced_softmax_tau_1.0 apart: their intervals hold each other's mean.",
     "cautions": ["Two runs of each arm would have to differ by 0.0321 to be told apart, and these do by 0.0100 only."],
-}  # fmt: skip
+}
 SQUEUE = """#!/bin/sh
 echo '31415926|tune_app-longleaf-head|RUNNING|c0314.ll.unc.edu|1:05|1-00:00:00|None|(null)'
 echo '31415927|tune_app-longleaf-worker|COMPLETING|g0603|0:05|1-00:00:00|None|type=l40s_2gpu'
@@ -50,10 +60,14 @@ def screens(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], l
     write_cluster(folder / "clusters" / "longleaf", folder / "bin")
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     environment |= {
-        "TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "PATH": f"{folder / 'bin'}:{environment['PATH']}",
-        "TUNE_APP_CACHE": str(folder / "cache"), "TUNE_APP_CLUSTERS": str(folder / "clusters"),
-        "TUNE_APP_SETTINGS": "/dev/null", "HOME": str(folder),
-    }  # fmt: skip
+        "TERM": "xterm-256color",
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{folder / 'bin'}:{environment['PATH']}",
+        "TUNE_APP_CACHE": str(folder / "cache"),
+        "TUNE_APP_CLUSTERS": str(folder / "clusters"),
+        "TUNE_APP_SETTINGS": "/dev/null",
+        "HOME": str(folder),
+    }
     program = Path(__file__).with_name("screens.py")
     text = in_terminal([sys.executable, str(program), str(folder / "results")], environment)
     found = {}
@@ -80,9 +94,14 @@ def write_cluster(folder: Path, programs: Path) -> None:
     folder.mkdir(parents=True)
     now = time.time()
     state = State(
-        name="longleaf", head_job="31415926", python="3.11.2", ray="2.9", started=now, ends=now + 86400,
+        name="longleaf",
+        head_job="31415926",
+        python="3.11.2",
+        ray="2.9",
+        started=now,
+        ends=now + 86400,
         address="c0314.ll.unc.edu:6379",
-    )  # fmt: skip
+    )
     write_state(folder, state)
     (folder / "refused.json").write_text(json.dumps({"time": now, "message": REFUSED}))
     programs.mkdir()

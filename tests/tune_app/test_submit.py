@@ -10,11 +10,12 @@ from ray.job_submission import JobStatus
 
 from cluster import jobs
 from cluster.connect import Connection
-from tune_app import clusters, submit
 from tune_app import run as run_module
-from tune_app.command_line import compose
-from tune_app.config import Settings
+from tune_app import submit
 from tune_app.errors import InputError
+from tune_app.ray_adapters import remote as clusters
+from tune_app.settings.command_line import compose
+from tune_app.settings.schema import Settings
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ is large enough for every angle (`context_size`): no corner is blank.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,26 +17,7 @@ from torch.nn.functional import grid_sample
 from trainables.data.augment_cpu import permute_patches, rotate_patches
 
 if TYPE_CHECKING:
-    from trainables.data.sampling import PackedBatch
-
-
-def context_size(patch: Sequence[int], *, rotate: bool, transpose: bool) -> tuple[int, int, int]:
-    """Size (D, H, W) in voxels to cut for `patch` so that no augmentation reaches outside.
-
-    Rotation needs the diagonal of the patch (√2 of a square one), a transpose the longer side. Each side keeps the
-    parity of the patch's, so both have the same centre and an unrotated patch is an exact copy.
-    """
-    depth, height, width = (int(v) for v in patch)
-    reach = 0
-    if rotate:
-        reach = math.ceil(math.hypot(height, width))
-    elif transpose and height != width:
-        reach = max(height, width)
-    return depth, _same_parity(max(reach, height), height), _same_parity(max(reach, width), width)
-
-
-def _same_parity(size: int, like: int) -> int:
-    return size + (size - like) % 2
+    from trainables.data.patch import PackedBatch
 
 
 def augment(batch: PackedBatch, patch: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -63,9 +43,7 @@ def centre(image: Tensor, height: int, width: int) -> Tensor:
     return image[..., top : top + height, left : left + width]
 
 
-def plane_map(
-    mirror_y: Tensor, mirror_x: Tensor, transpose: Tensor, angle: Tensor | None = None
-) -> Tensor:  # fmt: skip
+def plane_map(mirror_y: Tensor, mirror_x: Tensor, transpose: Tensor, angle: Tensor | None = None) -> Tensor:
     """Map from centred patch coordinates (y, x) to centred context coordinates, float32 (N, 2, 2).
 
     mirror_y, mirror_x, transpose: (N,), 0 or 1. angle: (N,), radians. Mirror first, then transpose, then rotation.
@@ -80,8 +58,9 @@ def plane_map(
     return torch.stack([cos * row_y - sin * row_x, sin * row_y + cos * row_x], dim=1)
 
 
-def resample_plane(em: Tensor, labels: Tensor, matrix: Tensor, height: int, width: int, *,
-                   exact: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
+def resample_plane(
+    em: Tensor, labels: Tensor, matrix: Tensor, height: int, width: int, *, exact: bool
+) -> tuple[Tensor, Tensor]:
     """Patches at the coordinates `matrix` (N, 2, 2) gives: em (N, 1, D, H, W) and labels (N, P, D, H, W), uint8.
 
     exact: the map only permutes voxels (no rotation), so EM is gathered as the labels are. Pure; compiles.

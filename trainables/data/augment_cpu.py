@@ -45,8 +45,15 @@ def _centre(image: NDArray, height: int, width: int, flip_rows: bool, flip_colum
     return view[..., :: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
 
 
-def rotate_patches(em: Tensor, labels: Tensor, matrix: Tensor, height: int, width: int, *,
-                   gather: Callable[[Tensor, Tensor, int, int], Tensor]) -> Patches:  # fmt: skip
+def rotate_patches(
+    em: Tensor,
+    labels: Tensor,
+    matrix: Tensor,
+    height: int,
+    width: int,
+    *,
+    gather: Callable[[Tensor, Tensor, int, int], Tensor],
+) -> Patches:
     """Patches at the coordinates `matrix` (N, 2, 2) gives: em bilinear (N, 1, D, h, w), labels nearest (N, P, D, h, w).
 
     gather: takes image (1, K, D, H, W) at a flat index (1, h·w). The arithmetic is that of `augment.resample_plane`,

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.data.cellmap import (
+from trainables.data.cellmap.classes import check_classes, unannotated_classes
+from trainables.data.cellmap.datasplit import FILE_NAME, given_split, make_split, moved, parse_split, split_remarks
+from trainables.data.cellmap.overlap import leak, overlaps
+from trainables.data.cellmap.reader import (
     CropSource,
     crop_grid,
     discover_crops,
@@ -19,10 +22,7 @@ from trainables.data.cellmap import (
     read_em,
     read_labels,
 )
-from trainables.data.classes import check_classes, unannotated_classes
-from trainables.data.datasplit import FILE_NAME, given_split, make_split, moved, parse_split, split_remarks
 from trainables.data.expand import class_masks
-from trainables.data.overlap import leak, overlaps
 from trainables.data.packed import cache_folder, data_root, named_classes
 from trainables.data.packing import em_margin
 from trainables.errors import DataError

@@ -36,8 +36,9 @@ def expand_labels(labels: Tensor, num_classes: int) -> Tensor:
     return torch.stack(planes, dim=1).unflatten(2, labels.shape[2:])
 
 
-def pack_class(planes: NDArray[np.uint8], index: int, num_classes: int, present: NDArray[np.bool_],
-               known: NDArray[np.bool_]) -> None:  # fmt: skip
+def pack_class(
+    planes: NDArray[np.uint8], index: int, num_classes: int, present: NDArray[np.bool_], known: NDArray[np.bool_]
+) -> None:
     """Set the two bits of class `index` in planes (P, D, H, W) in place; present counts only where known."""
     for bit, mask in ((index, present & known), (num_classes + index, known)):
         planes[bit // 8] |= mask.astype(np.uint8) << np.uint8(bit % 8)
@@ -45,7 +46,5 @@ def pack_class(planes: NDArray[np.uint8], index: int, num_classes: int, present:
 
 def class_masks(planes: NDArray[np.uint8], index: int, num_classes: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(present, known) of class `index` from planes (P, D, H, W), each bool (D, H, W): the inverse of `pack_class`."""
-    present, known = (
-        (planes[bit // 8] >> np.uint8(bit % 8)) & 1 != 0 for bit in (index, num_classes + index)
-    )  # fmt: skip
+    present, known = ((planes[bit // 8] >> np.uint8(bit % 8)) & 1 != 0 for bit in (index, num_classes + index))
     return present, known

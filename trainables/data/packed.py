@@ -25,10 +25,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from trainables.data.cellmap import CropSource, discover_crops
-from trainables.data.classes import annotated_names, check_classes, unannotated_classes
-from trainables.data.datasplit import cache_written, given_split, load_or_make_split, read_split
-from trainables.data.overlap import leak
+from trainables.data.cellmap.classes import annotated_names, check_classes, unannotated_classes
+from trainables.data.cellmap.datasplit import cache_written, given_split, load_or_make_split, read_split
+from trainables.data.cellmap.overlap import leak
+from trainables.data.cellmap.reader import CropSource, discover_crops
 from trainables.data.packing import cache_key, write_cache
 from trainables.errors import DataError
 from trainables.settings import DataSettings
@@ -106,7 +106,7 @@ def cache_folder(settings: DataSettings) -> Path:
 def data_root(settings: DataSettings) -> Path:
     """The folder that holds the data sets; the phantom is made first where no root is given. DataError if missing."""
     if settings.name == "phantom" and not settings.root:
-        from trainables.data import phantom  # makes volumes only when asked
+        from trainables.data.phantom import generate as phantom
 
         with cache_written(cache_folder(settings)):
             made = Path(phantom.ensure(cache_folder(settings)))

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.data.augment import context_size
-from trainables.data.cellmap import CropSource, Grid, crop_grid, mask_missing_em, read_em, read_labels
+from trainables.data.cellmap.ngff import Level, choose_level, read_levels
+from trainables.data.cellmap.reader import CropSource, Grid, crop_grid, mask_missing_em, read_em, read_labels
 from trainables.data.expand import class_masks
-from trainables.data.ngff import Level, choose_level, read_levels
+from trainables.data.patch import context_size
 from trainables.errors import DataError
 from trainables.settings import DataSettings
 
@@ -167,8 +167,9 @@ def _digest(*arrays: NDArray[np.uint8]) -> str:
     return digest.hexdigest()
 
 
-def _statistics(labels: NDArray[np.uint8], num_classes: int,
-                rng: np.random.Generator) -> tuple[list[int], list[int], NDArray[np.int32]]:  # fmt: skip
+def _statistics(
+    labels: NDArray[np.uint8], num_classes: int, rng: np.random.Generator
+) -> tuple[list[int], list[int], NDArray[np.int32]]:
     """Positive and known voxels per class (C,), and random positive positions (C, M, 3)."""
     positive, known = [], []
     positions = np.full((num_classes, NUM_POSITIONS, 3), -1, dtype=np.int32)

@@ -7,7 +7,6 @@ crop's target grid, z y x; a negative start lies before the crop's first voxel.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,39 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainables.data.augment import context_size
 from trainables.data.expand import class_masks, packed_bytes
 from trainables.data.packed import PackedCrop, PackedDataset
+from trainables.data.patch import PackedBatch, context_size
 from trainables.errors import DataError
 
 Position = NDArray[np.int64]
 TRAIN_STREAM, VALIDATION_STREAM = 1, 2
-
-
-@dataclass
-class PackedBatch:
-    """Patches as they lie in the cache. In training D H W is the context and `draws` says what `augment` does."""
-
-    em: Tensor
-    """uint8 (N, 1, D, H, W), 0 where the volume has no data."""
-    labels: Tensor
-    """uint8 (N, P, D, H, W), all bits 0 (unknown) beyond the crop."""
-    crop: Tensor
-    """int64 (N,), index into `dataset.crops`."""
-    draws: dict[str, Tensor] = field(default_factory=dict)
-    """mirror_y, mirror_x, transpose (0 or 1) and angle (radians, absent without rotation), float32 (N,).
-    Empty in validation."""
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> PackedBatch:
-        """A copy on `device`."""
-        em, labels, crop = (t.to(device, non_blocking=non_blocking) for t in (self.em, self.labels, self.crop))
-        draws = {name: t.to(device, non_blocking=non_blocking) for name, t in self.draws.items()}
-        return PackedBatch(em, labels, crop, draws)
-
-    def pin_memory(self) -> PackedBatch:
-        """A copy in page-locked memory, for asynchronous transfer to CUDA."""
-        draws = {name: t.pin_memory() for name, t in self.draws.items()}
-        return PackedBatch(self.em.pin_memory(), self.labels.pin_memory(), self.crop.pin_memory(), draws)
 
 
 class PatchSampler:
@@ -59,8 +32,9 @@ class PatchSampler:
     Raises DataError when the side has no crops.
     """
 
-    def __init__(self, dataset: PackedDataset, *, side: str = "train", batch_size: int, seed: int,
-                 sampling: str | None = None) -> None:  # fmt: skip
+    def __init__(
+        self, dataset: PackedDataset, *, side: str = "train", batch_size: int, seed: int, sampling: str | None = None
+    ) -> None:
         settings = dataset.settings
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
         self.sampling = settings.sampling if sampling is None else sampling
@@ -208,8 +182,9 @@ def _coverage(length: int, patch: int, low: NDArray[np.int64], high: NDArray[np.
     return np.clip(starts, 0, None) / (high - low + 1)
 
 
-def cut(dataset: PackedDataset, members: NDArray[np.int64], starts: Position, size: Position,
-        draws: dict[str, Tensor]) -> PackedBatch:  # fmt: skip
+def cut(
+    dataset: PackedDataset, members: NDArray[np.int64], starts: Position, size: Position, draws: dict[str, Tensor]
+) -> PackedBatch:
     """Copy boxes of `size` (3,) at `starts` (N, 3) out of the crops `members` (N,); what no crop holds stays 0."""
     shape = tuple(int(v) for v in size)
     em = np.zeros((len(members), 1, *shape), dtype=np.uint8)
@@ -268,8 +243,9 @@ def validation_set(dataset: PackedDataset, *, batch_size: int, num_batches: int,
     return ValidationSet(dataset, batches, patch)
 
 
-def _class_patches(rng: np.random.Generator, dataset: PackedDataset, members: NDArray[np.int64],
-                   patch: Position) -> list[tuple[int, Position]]:  # fmt: skip
+def _class_patches(
+    rng: np.random.Generator, dataset: PackedDataset, members: NDArray[np.int64], patch: Position
+) -> list[tuple[int, Position]]:
     """Patches that together hold a voxel of every class with positives; the class in the fewest crops first."""
     holders = class_holders(dataset, members)
     picks: list[tuple[int, Position]] = []
@@ -289,8 +265,14 @@ def _classes_in(dataset: PackedDataset, batch: PackedBatch) -> set[int]:
     return {c for c in range(count) if class_masks(planes, c, count)[0].any()}
 
 
-def _turns(rng: np.random.Generator, dataset: PackedDataset, members: NDArray[np.int64], taken: list[int],
-           num_patches: int, patch: Position) -> list[tuple[int, Position]]:  # fmt: skip
+def _turns(
+    rng: np.random.Generator,
+    dataset: PackedDataset,
+    members: NDArray[np.int64],
+    taken: list[int],
+    num_patches: int,
+    patch: Position,
+) -> list[tuple[int, Position]]:
     """Patches at random places that fill up to `num_patches`, always from a crop that has the fewest so far."""
     counts = {int(m): taken.count(int(m)) for m in members}
     picks: list[tuple[int, Position]] = []

@@ -48,15 +48,16 @@ __all__ = [
 
 def make_rule(name: str, params: Mapping[str, Any], classes: Sequence[str]) -> Rule:
     """The weighting rule of a family with its parameters; SettingsError lists the choices."""
-    require(
-        name in RULES, "loss.name", name, f"choose one of {', '.join(RULES)}", "For example loss.name=static"
-    )  # fmt: skip
+    require(name in RULES, "loss.name", name, f"choose one of {', '.join(RULES)}", "For example loss.name=static")
     for key, value in params.items():
         choices = RULES[name].choices
         require(
-            key in choices, f"loss.params.{key}", value, f"{name} has no such parameter",
+            key in choices,
+            f"loss.params.{key}",
+            value,
+            f"{name} has no such parameter",
             f"Choices: {', '.join(choices)}",
-        )  # fmt: skip
+        )
     return RULES[name].from_params(params, classes)
 
 

@@ -29,9 +29,11 @@ class ClassBalanced(Rule):
     def from_params(cls, params: Mapping[str, Any], classes: Sequence[str]) -> Self:
         require(
             ("beta" in params) != ("one_minus_beta" in params),
-            "loss.params", dict(params), "exactly one of beta and one_minus_beta is needed",
+            "loss.params",
+            dict(params),
+            "exactly one of beta and one_minus_beta is needed",
             "For example one_minus_beta=1e-6",
-        )  # fmt: skip
+        )
         if "beta" in params:
             b = 1.0 - read_number(params, "beta", 0.0, 1.0 - 1e-15)
         else:

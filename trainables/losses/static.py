@@ -30,8 +30,11 @@ class Static(Rule):
         numbers = all(isinstance(w, int | float) and math.isfinite(w) and w >= 0 for w in weights)
         require(
             numbers and len(weights) == len(classes) and any(w > 0 for w in weights),
-            "loss.params.weights", weights, f"must be {len(classes)} finite numbers ≥ 0, not all 0", fix,
-        )  # fmt: skip
+            "loss.params.weights",
+            weights,
+            f"must be {len(classes)} finite numbers ≥ 0, not all 0",
+            fix,
+        )
         return cls(num_classes=len(classes), weights=tuple(float(w) for w in weights))
 
     def factors(self, counts: Counts) -> Factors:

@@ -69,8 +69,14 @@ class WeightedTversky(nn.Module):
             self.register_buffer(name, torch.zeros(num_classes))
         for name in ("fp_weight", "fn_weight", "compensation_gate", "compensation_exponent"):
             self.register_buffer(name, torch.zeros(()))
-        for name in ("positive_count", "known_count", "average_positive", "average_known", "window_positive",
-                     "window_known"):  # fmt: skip
+        for name in (
+            "positive_count",
+            "known_count",
+            "average_positive",
+            "average_known",
+            "window_positive",
+            "window_known",
+        ):
             self.register_buffer(name, torch.zeros(num_classes, dtype=torch.float64))
         self.register_buffer("num_batches", torch.zeros((), dtype=torch.int64))
 

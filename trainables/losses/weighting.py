@@ -75,8 +75,11 @@ def read_number(params: Mapping[str, Any], name: str, low: float, high: float, d
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     require(
         is_number and low <= value,
-        f"loss.params.{name}", value, f"must be a number of at least {low}", f"Give {name} a value in [{low}, {high}]",
-    )  # fmt: skip
+        f"loss.params.{name}",
+        value,
+        f"must be a number of at least {low}",
+        f"Give {name} a value in [{low}, {high}]",
+    )
     assert isinstance(value, int | float)
     require(value <= high, f"loss.params.{name}", value, f"must be at most {high}", f"Use a value in [{low}, {high}]")
     return float(value)

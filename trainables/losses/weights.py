@@ -119,9 +119,7 @@ def static_vector(rule: str, n: Tensor) -> Tensor:
     n: (C,) float64, see `comparable_counts`. uniform 1; inv_freq 1/n; sqrt_inv 1/√n; log_inv 1/ln(1 + n/Σn);
     effective_num 1/E(n).
     """
-    require(
-        rule in STATIC_RULES, "weights", rule, f"choose one of {', '.join(STATIC_RULES)}", "For example inv_freq"
-    )  # fmt: skip
+    require(rule in STATIC_RULES, "weights", rule, f"choose one of {', '.join(STATIC_RULES)}", "For example inv_freq")
     if rule == "log_inv":
         return log_inverse_weights(n)
     if rule == "effective_num":

@@ -71,11 +71,17 @@ def build(settings: ModelSettings, *, in_channels: int, num_classes: int, patch:
     """The UNet for patches (1, H, W); SettingsError where the patch is thick or not divisible by 2**depth."""
     depth, factor = settings.depth, 2**settings.depth
     require(
-        patch[0] == 1, "data.patch", list(patch), "model.name=unet2d takes patches one slice thick",
+        patch[0] == 1,
+        "data.patch",
+        list(patch),
+        "model.name=unet2d takes patches one slice thick",
         "For example data.patch=[1,256,256]",
-    )  # fmt: skip
+    )
     require(
-        patch[1] % factor == 0 and patch[2] % factor == 0, "data.patch", list(patch),
-        f"height and width must be divisible by 2**model.depth = {factor}", "Choose another patch or a smaller depth",
-    )  # fmt: skip
+        patch[1] % factor == 0 and patch[2] % factor == 0,
+        "data.patch",
+        list(patch),
+        f"height and width must be divisible by 2**model.depth = {factor}",
+        "Choose another patch or a smaller depth",
+    )
     return UNet2D(in_channels=in_channels, num_classes=num_classes, width=settings.width, depth=depth)

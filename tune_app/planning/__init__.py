@@ -5,5 +5,4 @@ pace.py       how long an epoch takes, from earlier sweeps of the same shape
 measure.py    the same, measured on this machine in as many processes as trials at once
 space.py      memory and disk
 forecast.py   all of it as one plan: lines for a terminal, one line for `run`
-record.py     what `run` says and keeps of it: plan.json, which the report compares with what came of it
 """

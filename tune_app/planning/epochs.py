@@ -11,15 +11,13 @@ Legend: g grace period, η reduction factor.
 from __future__ import annotations
 
 import math
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-
-from tune_app.search.quantiles import quantile, quantile_without
 
 IMPROVING = 1.0
 """By how many standard deviations of all trials the mean of the proposals rises from the first to the last one."""
@@ -155,3 +153,27 @@ def epochs_of(
         running = [*going_on, *range(begun, begun + free)]
         begun += free
     return found
+
+
+def quantile(ascending: Sequence[float], share: float) -> float:
+    """np.quantile of values in order, interpolated linearly, to the last bit."""
+    place = share * (len(ascending) - 1)
+    return _between(ascending[int(place)], ascending[min(int(place) + 1, len(ascending) - 1)], place % 1)
+
+
+def quantile_without(ascending: Sequence[float], value: float, share: float) -> float:
+    """The quantile of the values without one that equals `value`; −∞ where none is left.
+
+    In logarithmic time: it is asked for at every epoch of every trial.
+    """
+    left_out, last = bisect_left(ascending, value), len(ascending) - 2
+    if last < 0:
+        return -math.inf
+    place = share * last
+    low, high = (ascending[i + (i >= left_out)] for i in (int(place), min(int(place) + 1, last)))
+    return _between(low, high, place % 1)
+
+
+def _between(low: float, high: float, share: float) -> float:
+    """As NumPy interpolates: from the nearer of the two."""
+    return high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tune_app.config import Settings
 from tune_app.planning.epochs import Range, Work, expected_work, rung_epochs
 from tune_app.planning.pace import Pace
 from tune_app.planning.space import cache_gb, disk_gb, memory_gb, packed_cache, validation_crops
-from tune_app.ray_session import TrialResources
-from tune_app.trial import read_json
+from tune_app.ray_adapters.session import TrialResources
+from tune_app.results.trial import read_json
+from tune_app.settings.schema import Settings
 
 PLAN = "plan.json"
 UNKNOWN = "no earlier sweep of this shape, and nothing measured"
@@ -88,15 +88,25 @@ def make_plan(settings: Settings, resources: TrialResources, *, trials: int, exe
     if settings.early_stopping:
         rungs = rung_epochs(trainer.epochs, settings.grace_period, scheduler.reduction_factor)
     work = expected_work(
-        trials, trainer.epochs, rungs, scheduler.reduction_factor,
-        improving=settings.search.name == "optuna" and not settings.single_arms, exempt=exempt,
-        slots=resources.slots, recheck=True,
-    )  # fmt: skip
+        trials,
+        trainer.epochs,
+        rungs,
+        scheduler.reduction_factor,
+        improving=settings.search.name == "optuna" and not settings.single_arms,
+        exempt=exempt,
+        slots=resources.slots,
+        recheck=True,
+    )
     folder = packed_cache(settings)
     known = pace.memory_gb if pace else math.nan
     return Plan(
-        trials=trials, slots=resources.slots, cpus=resources.cpus, gpus=resources.gpus,
-        epochs=work.epochs, epochs_per_trial=trainer.epochs, rungs=rungs,
+        trials=trials,
+        slots=resources.slots,
+        cpus=resources.cpus,
+        gpus=resources.gpus,
+        epochs=work.epochs,
+        epochs_per_trial=trainer.epochs,
+        rungs=rungs,
         seconds_per_epoch=pace.epoch(settings) if pace else None,
         device_hours=device_hours(work, settings, resources, pace) if pace else None,
         wall_hours=wall_hours(work, settings, resources, pace) if pace else None,
@@ -105,7 +115,7 @@ def make_plan(settings: Settings, resources: TrialResources, *, trials: int, exe
         memory_gb=memory_gb(settings, min(resources.slots, trials), gpu=bool(resources.gpus), measured=known),
         gpu_memory_gb=pace.gpu_memory_gb if pace else math.nan,
         basis=pace.source if pace else UNKNOWN,
-    )  # fmt: skip
+    )
 
 
 def device_hours(work: Work, settings: Settings, resources: TrialResources, pace: Pace) -> Range:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from trainables.data import open_packed
-from tune_app.config import Settings
 from tune_app.errors import InputError, RunFailed
 from tune_app.planning.epochs import Range
 from tune_app.planning.pace import DEFAULT_BETWEEN_S, Pace
-from tune_app.ray_session import TrialResources, gpu_names, usable_cpus
+from tune_app.ray_adapters.session import TrialResources, gpu_names, usable_cpus
+from tune_app.settings.schema import Settings
 
 SECONDS, MOST_STEPS = 6.0, 30
 """How long the timed steps of a process should take, and how many there are at most."""
@@ -66,9 +66,10 @@ def worker_config(settings: Settings, resources: TrialResources, number: int, gp
     """What one process is told: a trial's config with a shorter epoch, and the card to use."""
     sections = {name: asdict(getattr(settings, name)) for name in ("data", "model", "trainer", "hardware")}
     sections["trainer"] |= {
-        "epochs": 3, "iterations_per_epoch": 1,
+        "epochs": 3,
+        "iterations_per_epoch": 1,
         "validation_batches": min(VALIDATION_BATCHES, settings.trainer.validation_batches),
-    }  # fmt: skip
+    }
     if not resources.gpus:
         sections["hardware"]["device"] = "cpu"
     return sections | {

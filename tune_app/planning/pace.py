@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 
 from trainables.data.packed import cache_folder
-from tune_app.config import Settings
+from trainables.files import write_text
 from tune_app.errors import InputError
-from tune_app.manifest import now, read_manifest, write_text
 from tune_app.planning.epochs import Range
-from tune_app.ray_session import TrialResources
-from tune_app.render import counted
-from tune_app.results import Sweep, read_settings
-from tune_app.sweep_folders import sweep_folders
-from tune_app.trial import Trial, is_finite
+from tune_app.ray_adapters.session import TrialResources
+from tune_app.results.folders import sweep_folders
+from tune_app.results.manifest import now, read_manifest
+from tune_app.results.sweep import Sweep, read_settings
+from tune_app.results.tables import counted
+from tune_app.results.trial import Trial, is_finite
+from tune_app.settings.schema import Settings
 
 SAME = {
     "data": ("patch", "voxel_nm", "mirror", "transpose", "rotate_degrees", "sampling"),
@@ -65,9 +66,9 @@ class Pace:
         trainer = settings.trainer
         train = self.step.times(trainer.iterations_per_epoch)
         validate = self.validation_batch.times(trainer.validation_batches)
-        return Range(
-            train.expected + validate.expected, train.low + validate.low, train.high + validate.high
-        ).plus(self.per_epoch)  # fmt: skip
+        return Range(train.expected + validate.expected, train.low + validate.low, train.high + validate.high).plus(
+            self.per_epoch
+        )
 
 
 def earlier_pace(settings: Settings, resources: TrialResources) -> Pace | None:

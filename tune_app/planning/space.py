@@ -19,8 +19,8 @@ from trainables.data.packing import shaping_settings
 from trainables.metrics import NUM_BINS
 from trainables.models import build as build_model
 from trainables.prediction import MAX_PATCHES
-from tune_app.config import Settings
 from tune_app.planning.epochs import Range
+from tune_app.settings.schema import Settings
 
 GB = 1e9
 DRIVER_GB, WORKER_GB, CUDA_GB = 0.65, 0.41, 2.5

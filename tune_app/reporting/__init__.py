@@ -3,7 +3,6 @@
 page.py            sections, pictures and tables to one HTML file, with page.css and page.js
 findings.py        what the sections share: the sweep, its rungs, its best trial, its baseline
 plots.py           the look of all plots; colours that colour-blind readers can tell apart
-png.py             images without an imaging library
 leaderboard.py     leaderboard with intervals, and bars per class
 confirmation.py    means over fresh seeds, and who ties with the best
 curves.py          training curves with rungs and stops

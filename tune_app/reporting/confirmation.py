@@ -8,17 +8,22 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from tune_app.confirmed import CONFIRMATION, SHOWN, arms_of, entries, said
 from tune_app.reporting.findings import Findings, counted, listed
 from tune_app.reporting.page import Plot, Section, Table, short
 from tune_app.reporting.plots import BASELINE, INK, NEUTRAL, QUIET, figure
-from tune_app.sweep_folders import spoken
+from tune_app.results.finding import CONFIRMATION, SHOWN, arms_of, entries, said
+from tune_app.results.folders import spoken
 
 TITLE = "Confirmation"
 CLASS_SHOWN = {
-    "arm": "arm", "class_name": "class", "difference": "difference", "low": "low", "high": "high",
-    "p_holm": "p (Holm)", "distinct": "told apart",
-}  # fmt: skip
+    "arm": "arm",
+    "class_name": "class",
+    "difference": "difference",
+    "low": "low",
+    "high": "high",
+    "p_holm": "p (Holm)",
+    "distinct": "told apart",
+}
 MOST_CLASS_ROWS = 30
 
 
@@ -54,19 +59,36 @@ def means(found: Mapping[str, Any], arms: pd.DataFrame) -> Plot:
     upwards = arms.iloc[::-1]
     traces = [
         go.Scatter(
-            x=upwards["mean"], y=upwards["name"], mode="markers", name="mean of the replicates, 95 % interval",
-            marker={"size": 11, "color": [shade(found, arm) for arm in upwards.itertuples()],
-                    "symbol": ["diamond" if tied else "diamond-open" for tied in upwards["in_set"]], "line_width": 2},
-            error_x={"type": "data", "symmetric": False, "array": upwards["high"] - upwards["mean"],
-                     "arrayminus": upwards["mean"] - upwards["low"], "thickness": 2, "width": 5, "color": QUIET},
+            x=upwards["mean"],
+            y=upwards["name"],
+            mode="markers",
+            name="mean of the replicates, 95 % interval",
+            marker={
+                "size": 11,
+                "color": [shade(found, arm) for arm in upwards.itertuples()],
+                "symbol": ["diamond" if tied else "diamond-open" for tied in upwards["in_set"]],
+                "line_width": 2,
+            },
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": upwards["high"] - upwards["mean"],
+                "arrayminus": upwards["mean"] - upwards["low"],
+                "thickness": 2,
+                "width": 5,
+                "color": QUIET,
+            },
             hovertemplate="%{y}<br>%{x:.4f}<extra></extra>",
         ),
         go.Scatter(
-            x=upwards["search_score"], y=upwards["name"], mode="markers", name="score in the search",
+            x=upwards["search_score"],
+            y=upwards["name"],
+            mode="markers",
+            name="score in the search",
             marker={"symbol": "line-ns", "size": 13, "line": {"width": 2, "color": INK}},
             hovertemplate="%{y}, search: %{x:.4f}<extra></extra>",
         ),
-    ]  # fmt: skip
+    ]
     drawn = figure(traces, height=150 + 34 * len(arms), x="score")
     drawn.update_yaxes(type="category", showgrid=False)
     first = arms.iloc[0]
@@ -90,12 +112,21 @@ def differences(found: Mapping[str, Any], arms: pd.DataFrame) -> Plot:
     upwards = arms.iloc[::-1]
     gain = upwards["difference_to_baseline"]
     trace = go.Scatter(
-        x=gain, y=upwards["name"], mode="markers", marker={"size": 11, "color": NEUTRAL, "symbol": "diamond"},
-        error_x={"type": "data", "symmetric": False, "array": upwards["difference_to_baseline_high"] - gain,
-                 "arrayminus": gain - upwards["difference_to_baseline_low"], "thickness": 2, "width": 5,
-                 "color": QUIET},
+        x=gain,
+        y=upwards["name"],
+        mode="markers",
+        marker={"size": 11, "color": NEUTRAL, "symbol": "diamond"},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": upwards["difference_to_baseline_high"] - gain,
+            "arrayminus": gain - upwards["difference_to_baseline_low"],
+            "thickness": 2,
+            "width": 5,
+            "color": QUIET,
+        },
         hovertemplate="%{y}<br>%{x:+.4f}<extra></extra>",
-    )  # fmt: skip
+    )
     drawn = figure([trace], height=120 + 34 * len(arms), x="gain over the untuned baseline")
     drawn.update_yaxes(type="category", showgrid=False)
     drawn.add_vline(x=0, line={"color": INK, "width": 1.2, "dash": "dot"})
@@ -120,5 +151,8 @@ def class_table(found: Mapping[str, Any]) -> list[Table]:
     frame["p_holm"] = pd.to_numeric(frame["p_holm"], errors="coerce")
     frame = frame.sort_values("p_holm", kind="stable", ignore_index=True)
     title = f"Classes against {found.get('class_reference') or 'the reference'} (Holm's correction over all of them)"
-    return [Table(key="confirmation-classes", title=title, frame=frame.head(MOST_CLASS_ROWS), data=frame,
-                  headers=CLASS_SHOWN)]  # fmt: skip
+    return [
+        Table(
+            key="confirmation-classes", title=title, frame=frame.head(MOST_CLASS_ROWS), data=frame, headers=CLASS_SHOWN
+        )
+    ]

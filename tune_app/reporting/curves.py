@@ -10,19 +10,8 @@ import plotly.graph_objects as go
 
 from tune_app.reporting.findings import Findings, counted, listed
 from tune_app.reporting.page import Plot, Section, short
-from tune_app.reporting.plots import (
-    BASELINE,
-    BEST,
-    INK,
-    class_color,
-    color,
-    dash,
-    figure,
-    joined,
-    symbol,
-    upright_line,
-)
-from tune_app.trial import Trial
+from tune_app.reporting.plots import BASELINE, BEST, INK, class_color, color, dash, figure, joined, symbol, upright_line
+from tune_app.results.trial import Trial
 
 CROWD = 40
 """Trials above which lines are drawn without a mark for every epoch."""
@@ -67,14 +56,27 @@ def all_curves(findings: Findings, trained: Sequence[Trial]) -> Plot:
     for trial, shade, role in marked:
         if trial is not None:
             x, y = points(findings, trial)
-            traces.append(go.Scatter(x=x, y=y, mode="lines+markers", name=f"{role}: {trial.name}",
-                                     line={"color": shade, "width": 3}, marker_size=5))  # fmt: skip
+            traces.append(
+                go.Scatter(
+                    x=x,
+                    y=y,
+                    mode="lines+markers",
+                    name=f"{role}: {trial.name}",
+                    line={"color": shade, "width": 3},
+                    marker_size=5,
+                )
+            )
     drawn = figure([*traces, *ends(findings, trained)], height=520, x="epoch", y=findings.metric)
     drawn.update_xaxes(range=[0.5, max(findings.epochs, *(trial.epochs for trial in trained)) + 0.5])
     for rung in findings.rungs:
         upright_line(drawn, rung, f"rung {rung}")
-    return Plot(key="curves-all", title=f"{findings.metric} over the epochs", alt=in_words(findings, trained),
-                figure=drawn, data=curve_data(findings, trained))  # fmt: skip
+    return Plot(
+        key="curves-all",
+        title=f"{findings.metric} over the epochs",
+        alt=in_words(findings, trained),
+        figure=drawn,
+        data=curve_data(findings, trained),
+    )
 
 
 def family_curves(findings: Findings, trained: Sequence[Trial], index: int, family: str) -> go.Scatter:
@@ -82,10 +84,14 @@ def family_curves(findings: Findings, trained: Sequence[Trial], index: int, fami
     lines = joined((*points(findings, trial), trial.name) for trial in members)
     mode = "lines+markers" if len(trained) <= CROWD else "lines"
     return go.Scatter(
-        **lines, mode=mode, name=family or "unknown family", opacity=0.65 if len(trained) > 12 else 0.9,
-        line={"color": color(index), "dash": dash(index), "width": 1.4}, marker={"symbol": symbol(index), "size": 4},
+        **lines,
+        mode=mode,
+        name=family or "unknown family",
+        opacity=0.65 if len(trained) > 12 else 0.9,
+        line={"color": color(index), "dash": dash(index), "width": 1.4},
+        marker={"symbol": symbol(index), "size": 4},
         hovertemplate="%{text}<br>epoch %{x}: %{y:.4f}<extra></extra>",
-    )  # fmt: skip
+    )
 
 
 def ends(findings: Findings, trained: Sequence[Trial]) -> list[go.Scatter]:
@@ -101,11 +107,17 @@ def ends(findings: Findings, trained: Sequence[Trial]) -> list[go.Scatter]:
         ]
         if last:
             x, y, names = zip(*last)
-            traces.append(go.Scatter(
-                x=x, y=y, text=names, mode="markers", name=name,
-                marker={"symbol": mark, "size": 9, "color": INK, "line": {"width": 1.8, "color": INK}},
-                hovertemplate="%{text}<br>" + name + " at epoch %{x}: %{y:.4f}<extra></extra>",
-            ))  # fmt: skip
+            traces.append(
+                go.Scatter(
+                    x=x,
+                    y=y,
+                    text=names,
+                    mode="markers",
+                    name=name,
+                    marker={"symbol": mark, "size": 9, "color": INK, "line": {"width": 1.8, "color": INK}},
+                    hovertemplate="%{text}<br>" + name + " at epoch %{x}: %{y:.4f}<extra></extra>",
+                )
+            )
     return traces
 
 
@@ -142,11 +154,17 @@ def class_curves(findings: Findings, best: Trial) -> Plot:
         values = [row.get(f"dice/{name}", math.nan) for row in best.history]
         epochs = [row["epoch"] for row in best.history]
         rows += [{"epoch": e, "class": name, "dice": v} for e, v in zip(epochs, values)]
-        traces.append(go.Scatter(
-            x=epochs, y=values, name=name, mode="lines+markers", marker={"symbol": symbol(index), "size": 6},
-            line={"color": class_color(index), "dash": dash(index), "width": 2},
-            hovertemplate=f"{name}<br>epoch %{{x}}: %{{y:.4f}}<extra></extra>",
-        ))  # fmt: skip
+        traces.append(
+            go.Scatter(
+                x=epochs,
+                y=values,
+                name=name,
+                mode="lines+markers",
+                marker={"symbol": symbol(index), "size": 6},
+                line={"color": class_color(index), "dash": dash(index), "width": 2},
+                hovertemplate=f"{name}<br>epoch %{{x}}: %{{y:.4f}}<extra></extra>",
+            )
+        )
     drawn = figure(traces, height=400, x="epoch", y="Dice")
     upright_line(drawn, best.best["epoch"], f"best epoch {best.best['epoch']}")
     data = pd.DataFrame(rows)

@@ -46,17 +46,33 @@ def distribution(findings: Findings, scores: dict[str, float], key: str, title: 
     traces = []
     for index, family in enumerate(findings.families):
         own = data[data["family"] == family]
-        traces.append(go.Box(
-            y=own["score"], x=own["family"], text=own["name"], name=family, boxpoints="all", jitter=0.6, pointpos=-1.7,
-            line={"color": INK, "width": 1.4}, fillcolor=color(index), opacity=0.85, width=0.34,
-            marker={"color": color(index), "symbol": symbol(index), "size": 6, "line": OUTLINE},
-            hovertemplate="%{text}<br>%{y:.4f}<extra></extra>", showlegend=False,
-        ))  # fmt: skip
+        traces.append(
+            go.Box(
+                y=own["score"],
+                x=own["family"],
+                text=own["name"],
+                name=family,
+                boxpoints="all",
+                jitter=0.6,
+                pointpos=-1.7,
+                line={"color": INK, "width": 1.4},
+                fillcolor=color(index),
+                opacity=0.85,
+                width=0.34,
+                marker={"color": color(index), "symbol": symbol(index), "size": 6, "line": OUTLINE},
+                hovertemplate="%{text}<br>%{y:.4f}<extra></extra>",
+                showlegend=False,
+            )
+        )
     drawn = figure(traces, height=430, y=findings.metric)
     base = findings.baseline
     if base is not None and base.name in scores:
-        drawn.add_hline(y=scores[base.name], line={"color": BASELINE, "width": 2, "dash": "dash"},
-                        annotation_text="baseline", annotation_font_color=BASELINE)  # fmt: skip
+        drawn.add_hline(
+            y=scores[base.name],
+            line={"color": BASELINE, "width": 2, "dash": "dash"},
+            annotation_text="baseline",
+            annotation_font_color=BASELINE,
+        )
     return Plot(key=key, title=title, alt=in_words(data, what), figure=drawn, data=data)
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import pandas as pd
 
-from tune_app.baseline import baseline_trials
-from tune_app.config import grace_period
-from tune_app.confirmed import read_confirmation
 from tune_app.planning.epochs import rung_epochs
-from tune_app.render import counted as counted
 from tune_app.reporting.plots import BASELINE, color
-from tune_app.results import Sweep
-from tune_app.trial import Trial, is_finite, read_json
+from tune_app.results.baseline import baseline_trials
+from tune_app.results.finding import read_confirmation
+from tune_app.results.sweep import Sweep
+from tune_app.results.tables import counted as counted
+from tune_app.results.trial import Trial, is_finite, read_json
+from tune_app.settings.schema import grace_period
 
 PLAN = "plan.json"
 SCALE = {"mean_dice": "mean Dice", "mean_iou": "mean IoU"}

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from tune_app.baseline import verdicts
-from tune_app.cautions import cautions
-from tune_app.repeats import t_quantile
 from tune_app.reporting.findings import Findings, counted
 from tune_app.reporting.page import Plot as Picture
 from tune_app.reporting.page import Section, Table, short
 from tune_app.reporting.plots import BEST, OUTLINE, figure, hatching
-from tune_app.sweep_folders import spoken
-from tune_app.thresholds import CALIBRATED
-from tune_app.trial import Trial
+from tune_app.results.baseline import verdicts
+from tune_app.results.calibration import CALIBRATED
+from tune_app.results.cautions import cautions
+from tune_app.results.folders import spoken
+from tune_app.results.repeats import t_quantile
+from tune_app.results.trial import Trial
 
 SHOWN = 20
 """Rows of the leaderboard that are not folded away, and configurations in its picture."""
@@ -36,9 +36,14 @@ def leaderboard(findings: Findings) -> Section:
     frame = shown(findings)
     parts: list[Picture | Table] = [
         intervals(findings),
-        Table(key="leaderboard-table", title=f"The first {SHOWN}" if len(frame) > SHOWN else "All trials",
-              droppable=DROPPABLE, frame=frame.head(SHOWN), data=findings.board),
-    ]  # fmt: skip
+        Table(
+            key="leaderboard-table",
+            title=f"The first {SHOWN}" if len(frame) > SHOWN else "All trials",
+            droppable=DROPPABLE,
+            frame=frame.head(SHOWN),
+            data=findings.board,
+        ),
+    ]
     if len(frame) > SHOWN:
         rest = frame.iloc[SHOWN:]
         parts.append(
@@ -91,13 +96,27 @@ def intervals(findings: Findings) -> Picture:
     arms = arm_intervals(findings).head(SHOWN).iloc[::-1]
     repeated = arms["runs"] > 1
     trace = go.Scatter(
-        x=arms["mean"], y=arms["arm"], mode="markers", name="mean over seeds",
-        marker={"size": 10, "color": [marker_color(findings, name) for name in arms["arm"]],
-                    "symbol": ["diamond" if many else "circle-open" for many in repeated], "line_width": 2},
-        error_x={"type": "data", "symmetric": False, "array": arms["high"] - arms["mean"],
-                     "arrayminus": arms["mean"] - arms["low"], "thickness": 2, "width": 5, "color": "#57606a"},
+        x=arms["mean"],
+        y=arms["arm"],
+        mode="markers",
+        name="mean over seeds",
+        marker={
+            "size": 10,
+            "color": [marker_color(findings, name) for name in arms["arm"]],
+            "symbol": ["diamond" if many else "circle-open" for many in repeated],
+            "line_width": 2,
+        },
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": arms["high"] - arms["mean"],
+            "arrayminus": arms["mean"] - arms["low"],
+            "thickness": 2,
+            "width": 5,
+            "color": "#57606a",
+        },
         hovertemplate="%{y}<br>%{x:.4f}<extra></extra>",
-    )  # fmt: skip
+    )
     drawn = figure([trace], height=90 + 26 * len(arms), x=findings.metric)
     drawn.update_yaxes(type="category", showgrid=False)
     first = arms.iloc[-1]
@@ -113,8 +132,13 @@ def intervals(findings: Findings) -> Picture:
         f"{short(arms['mean'].min())}. {how} Hollow circles are single runs. The baseline is purple, the best black, "
         "the others have the colour of their family."
     )
-    return Picture(key="leaderboard-intervals", title=f"{findings.metric} by configuration", alt=alt, figure=drawn,
-                   data=arms.iloc[::-1])  # fmt: skip
+    return Picture(
+        key="leaderboard-intervals",
+        title=f"{findings.metric} by configuration",
+        alt=alt,
+        figure=drawn,
+        data=arms.iloc[::-1],
+    )
 
 
 def arm_intervals(findings: Findings) -> pd.DataFrame:
@@ -158,19 +182,31 @@ def classes(findings: Findings) -> Section:
     for index, trial in enumerate(trials):
         own = data[data["name"] == trial.name]
         is_base = findings.baseline is not None and trial.name == findings.baseline.name
-        traces.append(go.Bar(
-            x=own["class"], y=own["dice"], name=f"{trial.name}{' (baseline)' if is_base else ''}",
-            marker={"color": findings.color_of(trial), "line": OUTLINE,
-                        "pattern": hatching(index)},
-            hovertemplate="%{fullData.name}<br>%{x}: %{y:.4f}<extra></extra>",
-        ))  # fmt: skip
+        traces.append(
+            go.Bar(
+                x=own["class"],
+                y=own["dice"],
+                name=f"{trial.name}{' (baseline)' if is_base else ''}",
+                marker={"color": findings.color_of(trial), "line": OUTLINE, "pattern": hatching(index)},
+                hovertemplate="%{fullData.name}<br>%{x}: %{y:.4f}<extra></extra>",
+            )
+        )
     drawn = figure(traces, height=460, y="Dice at the best epoch", barmode="group", bargap=0.25)
     drawn.update_yaxes(rangemode="tozero")
     per_class = findings.sweep.best_per_class()
-    table = Table(key="classes-best", title="Best configuration per class",
-                  frame=per_class.drop(columns=["arm"], errors="ignore"), data=per_class)  # fmt: skip
-    picture = Picture(key="classes-bars", title="The best configurations, class by class", alt=in_words(trials, names),
-                      figure=drawn, data=data)  # fmt: skip
+    table = Table(
+        key="classes-best",
+        title="Best configuration per class",
+        frame=per_class.drop(columns=["arm"], errors="ignore"),
+        data=per_class,
+    )
+    picture = Picture(
+        key="classes-bars",
+        title="The best configurations, class by class",
+        alt=in_words(trials, names),
+        figure=drawn,
+        data=data,
+    )
     return Section(key="classes", title=title, parts=[picture, table])
 
 

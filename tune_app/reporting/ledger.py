@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from tune_app.render import MISSING
 from tune_app.reporting.findings import Findings
 from tune_app.reporting.page import Plot, Section, Table
 from tune_app.reporting.plots import INK, OUTLINE, figure, greys
-from tune_app.trial import Trial, devices_of, is_finite, read_history
+from tune_app.results.tables import MISSING
+from tune_app.results.trial import Trial, devices_of, is_finite, read_history
 
 TRAINED, FAILED, REPEATED, SAVED = (
     "trained",
@@ -119,11 +119,16 @@ def picture(findings: Findings, costs: pd.DataFrame, unit: Unit) -> Plot:
             if len(own):
                 shade = shades[stretches.index(stretch)] if kind in (TRAINED, SAVED) else INK
                 pattern = {"shape": HATCH[kind], "fillmode": "replace", "fgcolor": shade, "bgcolor": "white"}
-                traces.append(go.Bar(
-                    x=own["amount"], y=own["family"], orientation="h", name=f"{kind}, epochs {stretch}",
-                    marker={"color": shade, "pattern": pattern if HATCH[kind] else None, "line": OUTLINE},
-                    hovertemplate="%{y}: %{x:.3g}<extra>%{fullData.name}</extra>",
-                ))  # fmt: skip
+                traces.append(
+                    go.Bar(
+                        x=own["amount"],
+                        y=own["family"],
+                        orientation="h",
+                        name=f"{kind}, epochs {stretch}",
+                        marker={"color": shade, "pattern": pattern if HATCH[kind] else None, "line": OUTLINE},
+                        hovertemplate="%{y}: %{x:.3g}<extra>%{fullData.name}</extra>",
+                    )
+                )
     drawn = figure(
         traces, height=190 + 46 * data["family"].nunique(), x=unit.name, barmode="stack", legend_traceorder="normal"
     )

@@ -22,7 +22,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from tune_app.errors import InputError
-from tune_app.render import MISSING, cells, csv_text, fit, header
+from tune_app.results.tables import MISSING, cells, csv_text, fit, header
 
 GENERATOR = "tune_app report"
 """What the page says of itself, so that a later report may replace it."""
@@ -170,10 +170,13 @@ def plot_html(plot: Plot) -> str:
     height = plot.figure.layout.height or 400
     drawn = plot.figure.to_json().replace("</", "<\\/")
     return figure_html(
-        plot.key, plot.title, plot.alt, plot.data,
+        plot.key,
+        plot.title,
+        plot.alt,
+        plot.data,
         f'<div class="plot" id="{plot.key}" role="img" aria-label="{text(plot.alt)}" style="height:{height}px"></div>'
         f'<script type="application/json" data-plot="{plot.key}">{drawn}</script>',
-    )  # fmt: skip
+    )
 
 
 def gallery_html(gallery: Gallery) -> str:
@@ -185,11 +188,14 @@ def gallery_html(gallery: Gallery) -> str:
     )
     chips = "".join(f'<li><span style="background:{c}"></span>{text(name)}</li>' for c, name in gallery.legend)
     return figure_html(
-        gallery.key, gallery.title, gallery.alt, gallery.data,
+        gallery.key,
+        gallery.title,
+        gallery.alt,
+        gallery.data,
         f'<ul class="legend">{chips}</ul><div class="wide" tabindex="0"><table class="gallery" '
         f'style="max-width:{ROW_NAME + IMAGE * len(gallery.columns)}px">'
         f"<thead><tr><td></td>{columns}</tr></thead><tbody>{rows}</tbody></table></div>",
-    )  # fmt: skip
+    )
 
 
 def image_cell(column: str, image: Image) -> str:

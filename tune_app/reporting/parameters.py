@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from tune_app.reporting.findings import Findings, counted
 from tune_app.reporting.page import Plot, Section, short
 from tune_app.reporting.plots import OUTLINE, SEQUENTIAL, figure, greys, hatching, styled
-from tune_app.study_reader import read_study
+from tune_app.results.study import read_study
 
 ENOUGH = 8
 """Trials below which an importance would be read out of noise."""
@@ -101,10 +101,15 @@ def study_of(findings: Findings, searched: Mapping[str, FrozenTrial], scores: Ma
     for name, frozen in searched.items():
         value = scores.get(name, math.nan)
         if math.isfinite(value):
-            study.add_trial(create_trial(
-                state=TrialState.COMPLETE, value=value, params=frozen.params, distributions=frozen.distributions,
-                user_attrs={"name": name, "number": frozen.number},
-            ))  # fmt: skip
+            study.add_trial(
+                create_trial(
+                    state=TrialState.COMPLETE,
+                    value=value,
+                    params=frozen.params,
+                    distributions=frozen.distributions,
+                    user_attrs={"name": name, "number": frozen.number},
+                )
+            )
     return study
 
 
@@ -122,18 +127,26 @@ def importance(findings: Findings, early: optuna.Study, full: optuna.Study) -> l
             found = get_param_importances(
                 study, params=tried(study), evaluator=PedAnovaImportanceEvaluator(target_quantile=GOOD)
             )
-            rows += [{"parameter": p, "importance": v, "of": names[key], "trials": len(trials_of(study))}
-                     for p, v in found.items() if math.isfinite(v)]  # fmt: skip
+            rows += [
+                {"parameter": p, "importance": v, "of": names[key], "trials": len(trials_of(study))}
+                for p, v in found.items()
+                if math.isfinite(v)
+            ]
     if not rows:
         return []
     data = pd.DataFrame(rows)
     order = data.groupby("parameter")["importance"].max().sort_values().index
     traces = [
-        go.Bar(x=own["importance"], y=own["parameter"], orientation="h", name=str(of),
-               marker={"color": greys(2)[index], "pattern": hatching(index), "line": OUTLINE},
-               hovertemplate="%{y}: %{x:.3f}<extra>%{fullData.name}</extra>")
+        go.Bar(
+            x=own["importance"],
+            y=own["parameter"],
+            orientation="h",
+            name=str(of),
+            marker={"color": greys(2)[index], "pattern": hatching(index), "line": OUTLINE},
+            hovertemplate="%{y}: %{x:.3f}<extra>%{fullData.name}</extra>",
+        )
         for index, (of, own) in enumerate(data.groupby("of", sort=False))
-    ]  # fmt: skip
+    ]
     drawn = figure(traces, height=130 + 44 * len(order), x="importance (sums to 1)", barmode="group")
     drawn.update_yaxes(type="category", categoryorder="array", categoryarray=list(order))
     words = "; ".join(
@@ -171,8 +184,13 @@ def slices(study: optuna.Study, key: str, target: str) -> Iterator[Plot]:
     for number, first in enumerate(range(0, len(names), PER_ROW)):
         chosen = names[first : first + PER_ROW]
         drawn = styled(optuna.visualization.plot_slice(study, params=chosen, target_name=target))
-        drawn.update_traces(marker_colorscale=SEQUENTIAL, marker_size=8, marker_reversescale=True,
-                            marker_colorbar_title_text="trial", selector={"type": "scatter"})  # fmt: skip
+        drawn.update_traces(
+            marker_colorscale=SEQUENTIAL,
+            marker_size=8,
+            marker_reversescale=True,
+            marker_colorbar_title_text="trial",
+            selector={"type": "scatter"},
+        )
         numbers = [trial.user_attrs["number"] for trial in trials_of(study)]
         for trace in drawn.select_traces({"type": "scatter"}):
             trace.marker.color = [numbers[place] for place in trace.marker.color]
@@ -183,9 +201,12 @@ def slices(study: optuna.Study, key: str, target: str) -> Iterator[Plot]:
         drawn.update_xaxes(dtick=1, selector={"type": "log"})
         part = f", {', '.join(chosen)}" if len(names) > PER_ROW else ""
         yield Plot(
-            key=f"parameters-slices-{key}-{number}", title=f"{target} against each parameter{part}",
-            alt=slices_in_words(study, chosen, target), figure=drawn, data=points_of(study, chosen, target),
-        )  # fmt: skip
+            key=f"parameters-slices-{key}-{number}",
+            title=f"{target} against each parameter{part}",
+            alt=slices_in_words(study, chosen, target),
+            figure=drawn,
+            data=points_of(study, chosen, target),
+        )
 
 
 def slices_in_words(study: optuna.Study, names: list[str], target: str) -> str:
@@ -227,8 +248,13 @@ def parallel(study: optuna.Study, target: str) -> Plot:
         f"One line per trial ({len(trials_of(study))}) through its score and its values of {', '.join(names)}; bright "
         f"lines have high scores. The best has {', '.join(f'{n} = {value(study.best_params.get(n))}' for n in names)}."
     )
-    return Plot(key="parameters-parallel", title="All parameters at once", alt=alt, figure=drawn,
-                data=points_of(study, names, target))  # fmt: skip
+    return Plot(
+        key="parameters-parallel",
+        title="All parameters at once",
+        alt=alt,
+        figure=drawn,
+        data=points_of(study, names, target),
+    )
 
 
 def scale(values: list[float]) -> list[str]:

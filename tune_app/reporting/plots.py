@@ -11,13 +11,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from tune_app.results.pictures import TOL_MUTED
+
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D00", "#F0E442")
 """Okabe & Ito, jfly.uni-koeln.de/color, black left for what stands out; a brown before the yellow, faint on white."""
-TOL_MUTED = (
-    "#CC6677", "#332288", "#DDCC77", "#117733", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499",
-)  # fmt: skip
-"""Paul Tol's muted scheme (personal.sron.nl/~pault), for classes: no colour of theirs is one of a family."""
-TOL_NAMES = ("rose", "indigo", "sand", "green", "cyan", "wine", "teal", "olive", "purple")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "pentagon", "hexagon")
 HATCHES = ("", "/", ".", "x", "-", "\\", "|", "+")
@@ -53,9 +50,14 @@ def figure(traces: Iterable[Any] = (), *, height: int = 400, x: str = "", y: str
 def styled(drawn: go.Figure) -> go.Figure:
     """A figure, ours or Optuna's, in our look. The heading of the picture says what it is: no title inside."""
     drawn.update_layout(
-        template="none", font=FONT, paper_bgcolor="white", plot_bgcolor="white", title=None,
-        margin={"l": 64, "r": 24, "t": 24, "b": 64}, hoverlabel={"font_size": 12, "namelength": -1},
-    )  # fmt: skip
+        template="none",
+        font=FONT,
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        title=None,
+        margin={"l": 64, "r": 24, "t": 24, "b": 64},
+        hoverlabel={"font_size": 12, "namelength": -1},
+    )
     if drawn.layout.legend.orientation is None:
         drawn.update_layout(legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"})
     drawn.update_xaxes(**AXIS, title_standoff=10, title_font_size=13)
@@ -109,6 +111,10 @@ def joined(curves: Iterable[tuple[Sequence[float], Sequence[float], str]]) -> di
 def upright_line(drawn: go.Figure, x: float, name: str, **where: Any) -> None:
     """A dotted line over the whole height with its name on top."""
     drawn.add_vline(
-        x=x, line={"color": QUIET, "width": 1, "dash": "dot"}, annotation_text=name, annotation_font_size=11,
-        annotation_font_color="#57606a", **where,
-    )  # fmt: skip
+        x=x,
+        line={"color": QUIET, "width": 1, "dash": "dot"},
+        annotation_text=name,
+        annotation_font_size=11,
+        annotation_font_color="#57606a",
+        **where,
+    )

@@ -10,47 +10,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from trainables.data.expand import class_masks
 from trainables.prediction import PREDICTION
 from tune_app.reporting.findings import Findings, counted, listed
 from tune_app.reporting.page import Gallery, Image, Section, short
-from tune_app.reporting.plots import TOL_MUTED
-from tune_app.reporting.png import png
-from tune_app.trial import Trial
+from tune_app.results.pictures import (
+    TOL_MUTED,
+    Patches,
+    drawn_classes,
+    grey,
+    grown,
+    outlined,
+    paint,
+    places,
+    png,
+    read_patches,
+    rgb,
+    truth,
+)
+from tune_app.results.trial import Trial
 
-Masks = NDArray[np.bool_]
-GREY_LEVELS = 16
-"""Grey values of the EM under colours; with more, the images would take twice the space."""
-MAX_SIDE = 256
-"""Voxels of a patch that are shown along each side."""
 ERRORS = (("#FFFFFF", "found"), ("#FF00AA", "false alarm"), ("#FFE600", "missed"))
 """Neither of a family nor of a class."""
 PATCHES_OF_WORST = 4
-DRAWN_SIDE, LINE = 192, 2
-"""Pixels of an outlined picture along its longer side, at least, and of a line."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patches:
-    """What prediction.npz holds. em uint8 (M, H, W); present, known, predicted bool (M, C, H, W)."""
-
-    em: NDArray[np.uint8]
-    present: Masks
-    known: Masks
-    predicted: Masks
-    crops: tuple[str, ...]
-    classes: tuple[str, ...]
-    best_epoch: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,29 +84,6 @@ def read_shown(trial: Trial) -> Shown | None:
     return Shown(trial=trial, **vars(patches)) if patches else None
 
 
-def read_patches(path: Path) -> Patches | None:
-    """A prediction.npz; None where it is missing, cut short or something else."""
-    with suppress(OSError, ValueError, KeyError, EOFError, IndexError, BadZipFile):
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in ("em", "labels", "predicted", "crops", "classes", "best_epoch")}
-        classes = tuple(map(str, found["classes"]))
-        planes = found["labels"][..., :MAX_SIDE, :MAX_SIDE].swapaxes(0, 1)
-        masks = [class_masks(planes, c, len(classes)) for c in range(len(classes))]
-        bits = np.unpackbits(found["predicted"], axis=1, bitorder="little", count=len(classes)).astype(bool)
-        patches = Patches(
-            em=found["em"][..., :MAX_SIDE, :MAX_SIDE], predicted=bits[..., :MAX_SIDE, :MAX_SIDE],
-            present=np.stack([present for present, _ in masks], axis=1),
-            known=np.stack([known for _, known in masks], axis=1),
-            crops=tuple(map(str, found["crops"])), classes=classes, best_epoch=int(found["best_epoch"]),
-        )  # fmt: skip
-        fits = (
-            patches.em.ndim == 3
-            and patches.em[:, None].shape == patches.predicted[:, :1].shape == patches.known[:, :1].shape
-        )
-        return patches if fits and len(patches.crops) == len(patches.em) else None
-    return None
-
-
 def worst_class(trial: Trial, classes: Sequence[str]) -> str:
     """The class with the lowest Dice at the best epoch; "" where none has one."""
     scores = {name: trial.best.get(f"dice/{name}", math.nan) for name in classes}
@@ -139,41 +103,30 @@ def overview(best: Shown, others: Sequence[Shown]) -> Gallery:
         rows.append((f"prediction of the {role}", pictures))
     legend = [(TOL_MUTED[place], best.classes[c]) for c, place in places(order).items()]
     left_out = [name for c, name in enumerate(best.classes) if c not in order]
-    names = listed([
-        f"{shown.trial.name} (mean Dice {short(score(shown.trial), 3)}, epoch {shown.best_epoch})"
-        for shown in (best, *others)
-    ])  # fmt: skip
+    names = listed(
+        [
+            f"{shown.trial.name} (mean Dice {short(score(shown.trial), 3)}, epoch {shown.best_epoch})"
+            for shown in (best, *others)
+        ]
+    )
     alt = (
         f"{counted(len(best.em), 'validation patch', 'validation patches')}, the middle slice of each: EM, truth, and "
         f"the prediction of {names} with its best weights. Classes are outlined; where nothing is annotated the truth "
         "is dark." + (f" Not drawn: {', '.join(left_out)}." if left_out else "")
     )
-    return Gallery(key="predictions-patches", title="What they see and what they predict", alt=alt, columns=best.crops,
-                   rows=rows, legend=legend, data=patch_data([best, *others]))  # fmt: skip
-
-
-def sheet(patches: Patches) -> tuple[bytes, tuple[int, int]]:
-    """All patches as one PNG, with its height and width: a column per patch; EM, truth and prediction as rows."""
-    order = drawn_classes(patches)
-    rows = ([grown(grey(em)) for em in patches.em], truth(patches), outlined(patches, patches.predicted, order))
-    whole = np.concatenate([np.concatenate(row, axis=1) for row in map(list, rows)])
-    return png(whole), (whole.shape[0], whole.shape[1])
+    return Gallery(
+        key="predictions-patches",
+        title="What they see and what they predict",
+        alt=alt,
+        columns=best.crops,
+        rows=rows,
+        legend=legend,
+        data=patch_data([best, *others]),
+    )
 
 
 def score(trial: Trial) -> float:
     return float(trial.best.get("mean_dice", math.nan))
-
-
-def drawn_classes(patches: Patches) -> list[int]:
-    """The classes that take a colour, at most as many as there are, in the order of drawing: those with most voxels
-    first, so that outlines of small things lie on top."""
-    voxels = (patches.present & patches.known).sum(axis=(0, 2, 3))
-    return [int(c) for c in np.argsort(-voxels, kind="stable")[: len(TOL_MUTED)]]
-
-
-def places(order: Sequence[int]) -> dict[int, int]:
-    """{class: place of its colour}, in the order of the classes: that of the class where all are drawn."""
-    return {c: place for place, c in enumerate(sorted(order))}
 
 
 def images(shown: Shown, pictures: Iterable[NDArray[np.uint8]], order: Sequence[int], what: str) -> list[Image]:
@@ -184,59 +137,6 @@ def images(shown: Shown, pictures: Iterable[NDArray[np.uint8]], order: Sequence[
         names = listed([shown.classes[c] for c in order if mask[c].any()])
         found.append(Image(png=png(picture), alt=f"{what} {crop}: {names}"))
     return found
-
-
-def truth(patches: Patches) -> list[NDArray[np.uint8]]:
-    """The truth outlined over the EM, one picture per patch; dark where no class is annotated."""
-    pictures = outlined(patches, patches.present & patches.known, drawn_classes(patches))
-    for picture, known in zip(pictures, np.asarray(patches.known.any(axis=1))):
-        picture[~grown(known)] //= 3
-    return pictures
-
-
-def outlined(patches: Patches, masks: Masks, order: Sequence[int]) -> list[NDArray[np.uint8]]:
-    """The outlines of masks (M, C, H, W) over the EM, one picture (H', W', 3) per patch.
-
-    The outline of a class that fills the patch runs along its border.
-    """
-    pictures, place = [], places(order)
-    for em, mask in zip(patches.em, masks):
-        picture = grown(grey(em // 2 + 64))  # paler: lines stand out
-        for c in order:
-            picture[outline(grown(mask[c]))] = rgb(TOL_MUTED[place[c]])
-        pictures.append(picture)
-    return pictures
-
-
-def outline(mask: Masks) -> Masks:
-    """What of a mask (H, W) lies within LINE pixels of its edge."""
-    inside = np.pad(mask, 1)
-    for _ in range(LINE):
-        core = inside[1:-1, 1:-1]
-        inside = np.pad(core & inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:], 1)
-    return mask & ~inside[1:-1, 1:-1]
-
-
-def grown(picture: NDArray[Any]) -> NDArray[Any]:
-    """A patch (H, W, …) with every voxel as a square, so large that lines are thin on it."""
-    times = -(-DRAWN_SIDE // max(picture.shape[:2]))
-    return picture.repeat(times, axis=0).repeat(times, axis=1)
-
-
-def grey(em: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """em (H, W) as colours (H, W, 3) of few levels."""
-    step = 256 // GREY_LEVELS
-    return np.repeat((em // step * step)[..., None], 3, axis=-1)
-
-
-def paint(picture: NDArray[np.uint8], em: NDArray[np.uint8], mask: Masks, shade: tuple[int, int, int]) -> None:
-    """Lay a colour over the voxels of a mask (H, W); a third of the grey shows through."""
-    under = grey(em)[mask] // 3
-    picture[mask] = under + (np.array(shade) * 2 // 3).astype(np.uint8)
-
-
-def rgb(name: str) -> tuple[int, int, int]:
-    return int(name[1:3], 16), int(name[3:5], 16), int(name[5:7], 16)
 
 
 def errors(best: Shown, others: Sequence[Shown], name: str) -> Gallery:
@@ -253,9 +153,14 @@ def errors(best: Shown, others: Sequence[Shown], name: str) -> Gallery:
         "alarm, yellow is missed; voxels in which the class is not annotated are dark."
     )
     return Gallery(
-        key="predictions-worst", title=f"The worst class, {name}", alt=alt, columns=[best.crops[m] for m in chosen],
-        rows=rows, legend=ERRORS, data=patch_data([best, *others], [name]),
-    )  # fmt: skip
+        key="predictions-worst",
+        title=f"The worst class, {name}",
+        alt=alt,
+        columns=[best.crops[m] for m in chosen],
+        rows=rows,
+        legend=ERRORS,
+        data=patch_data([best, *others], [name]),
+    )
 
 
 def error_image(shown: Shown, m: int, c: int, role: str) -> Image:
@@ -280,9 +185,16 @@ def patch_data(all_shown: Sequence[Shown], only: Sequence[str] = ()) -> pd.DataF
                 if only and name not in only:
                     continue
                 known, present, predicted = shown.known[m, c], shown.present[m, c], shown.predicted[m, c]
-                rows.append({
-                    "trial": shown.trial.name, "patch": m, "crop": crop, "class": name, "known": int(known.sum()),
-                    "tp": int((predicted & present & known).sum()), "fp": int((predicted & ~present & known).sum()),
-                    "fn": int((~predicted & present & known).sum()),
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "trial": shown.trial.name,
+                        "patch": m,
+                        "crop": crop,
+                        "class": name,
+                        "known": int(known.sum()),
+                        "tp": int((predicted & present & known).sum()),
+                        "fp": int((predicted & ~present & known).sum()),
+                        "fn": int((~predicted & present & known).sum()),
+                    }
+                )
     return pd.DataFrame(rows)

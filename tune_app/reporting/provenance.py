@@ -22,8 +22,12 @@ def diagnoses(findings: Findings) -> Section:
     counts = ", ".join(f"{code} ({number})" for code, number in frame["code"].value_counts().items())
     affected = frame["name"].nunique()
     text = f"{counted(affected, 'trial')} of {len(findings.sweep.trials)}: {counts}."
-    return Section(key="diagnoses", title=title, text=[text],
-                   parts=[Table(key="diagnoses-table", title="Trials with a diagnosis", frame=frame)])  # fmt: skip
+    return Section(
+        key="diagnoses",
+        title=title,
+        text=[text],
+        parts=[Table(key="diagnoses-table", title="Trials with a diagnosis", frame=frame)],
+    )
 
 
 def manifest(findings: Findings) -> Section:
@@ -31,8 +35,9 @@ def manifest(findings: Findings) -> Section:
     title = "Manifest"
     recorded, settings = findings.sweep.manifest, findings.sweep.settings
     if not recorded and not settings:
-        return Section(key="manifest", title=title,
-                       nothing="Nothing to show: manifest.json and sweep.yaml are missing or damaged.")  # fmt: skip
+        return Section(
+            key="manifest", title=title, nothing="Nothing to show: manifest.json and sweep.yaml are missing or damaged."
+        )
     parts = [
         Table(key=key, title=name, frame=flat(values), folded=folded)
         for key, name, values, folded in (

@@ -12,7 +12,7 @@ import pandas as pd
 from tune_app.reporting.findings import Findings
 from tune_app.reporting.ledger import SAVED, amount, cost_table, uses_gpu
 from tune_app.reporting.page import Section, Table
-from tune_app.trial import is_finite
+from tune_app.results.trial import is_finite
 
 PAUSE_S = 600.0
 """A longer time without any epoch is not counted as running: the sweep was interrupted."""

@@ -9,12 +9,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tune_app.baseline import verdicts
 from tune_app.reporting.findings import Findings, counted
 from tune_app.reporting.page import Plot, Section, Table, short
 from tune_app.reporting.plots import BASELINE, BEST, OUTLINE, QUIET, color, figure, styled, symbol
-from tune_app.thresholds import ARRAYS, CALIBRATED, GAP, dice_at_thresholds, sigmoid
-from tune_app.trial import Trial
+from tune_app.results.baseline import verdicts
+from tune_app.results.calibration import ARRAYS, CALIBRATED, GAP, dice_at_thresholds, sigmoid
+from tune_app.results.trial import Trial
 
 FEW, MANY, ROW_HEIGHT = 3, 4, 220
 """Panels in a row up to six classes, above that, and the pixels of a row: fourteen classes fit on one sheet."""
@@ -88,8 +88,13 @@ def threshold_curves(findings: Findings, curves: dict[str, pd.DataFrame]) -> Plo
     drawn.update_yaxes(rangemode="tozero")
     drawn.update_layout(height=110 + ROW_HEIGHT * rows, legend={"y": -0.1 / rows, "yanchor": "top"})
     drawn.add_vline(x=0, line={"color": QUIET, "width": 1, "dash": "dot"})
-    return Plot(key="thresholds-curves", title="Dice at every threshold, class by class",
-                alt=in_words(findings, curves), figure=drawn, data=data)  # fmt: skip
+    return Plot(
+        key="thresholds-curves",
+        title="Dice at every threshold, class by class",
+        alt=in_words(findings, curves),
+        figure=drawn,
+        data=data,
+    )
 
 
 def add_curves(
@@ -102,17 +107,33 @@ def add_curves(
         own = curve[curve["class"] == name]
         where = {"row": place // columns + 1, "col": place % columns + 1}
         label = f"{'best' if is_best else 'baseline'}: {trial.name}"
-        drawn.add_trace(go.Scatter(
-            x=own["logit"], y=own["dice"], text=own["threshold"], mode="lines", name=label, legendgroup=trial.name,
-            showlegend=place == 0, line={"color": shade, "dash": dash, "width": 2},
-            hovertemplate="threshold %{text:.3f}: Dice %{y:.4f}<extra>" + name + "</extra>",
-        ), **where)  # fmt: skip
+        drawn.add_trace(
+            go.Scatter(
+                x=own["logit"],
+                y=own["dice"],
+                text=own["threshold"],
+                mode="lines",
+                name=label,
+                legendgroup=trial.name,
+                showlegend=place == 0,
+                line={"color": shade, "dash": dash, "width": 2},
+                hovertemplate="threshold %{text:.3f}: Dice %{y:.4f}<extra>" + name + "</extra>",
+            ),
+            **where,
+        )
         at = own[np.isclose(own["logit"], chosen.get(name, math.nan))]
-        drawn.add_trace(go.Scatter(
-            x=at["logit"], y=at["dice"], mode="markers", showlegend=False, legendgroup=trial.name,
-            marker={"symbol": mark, "size": 10, "color": "white", "line": {"color": shade, "width": 2}},
-            hoverinfo="skip",
-        ), **where)  # fmt: skip
+        drawn.add_trace(
+            go.Scatter(
+                x=at["logit"],
+                y=at["dice"],
+                mode="markers",
+                showlegend=False,
+                legendgroup=trial.name,
+                marker={"symbol": mark, "size": 10, "color": "white", "line": {"color": shade, "width": 2}},
+                hoverinfo="skip",
+            ),
+            **where,
+        )
 
 
 def in_words(findings: Findings, curves: dict[str, pd.DataFrame]) -> str:
@@ -137,26 +158,50 @@ def in_words(findings: Findings, curves: dict[str, pd.DataFrame]) -> str:
 def at_both(findings: Findings, calibrated: list[Trial]) -> Plot:
     """Every trial: at 0.5 across, at thresholds of its own upwards."""
     rows = [
-        {"name": t.name, "family": t.family, "status": t.status, "at_half": t.calibration.mean_dice,
-         "calibrated": t.score(CALIBRATED), "gap": t.score(GAP)}
+        {
+            "name": t.name,
+            "family": t.family,
+            "status": t.status,
+            "at_half": t.calibration.mean_dice,
+            "calibrated": t.score(CALIBRATED),
+            "gap": t.score(GAP),
+        }
         for t in calibrated
-    ]  # fmt: skip
+    ]
     data = pd.DataFrame(rows)
     traces = [
-        go.Scatter(x=own["at_half"], y=own["calibrated"], text=own["name"], mode="markers", name=str(family),
-                   marker={"color": color(index), "symbol": symbol(index), "size": 9, "line": OUTLINE},
-                   hovertemplate="%{text}<br>at 0.5: %{x:.4f}<br>calibrated: %{y:.4f}<extra></extra>")
+        go.Scatter(
+            x=own["at_half"],
+            y=own["calibrated"],
+            text=own["name"],
+            mode="markers",
+            name=str(family),
+            marker={"color": color(index), "symbol": symbol(index), "size": 9, "line": OUTLINE},
+            hovertemplate="%{text}<br>at 0.5: %{x:.4f}<br>calibrated: %{y:.4f}<extra></extra>",
+        )
         for index, family in enumerate(findings.families)
         for own in [data[data["family"] == family]]
-    ]  # fmt: skip
+    ]
     low, high = data[["at_half", "calibrated"]].min().min(), data[["at_half", "calibrated"]].max().max()
-    traces.append(go.Scatter(x=[low, high], y=[low, high], mode="lines", name="no gain", hoverinfo="skip",
-                             line={"color": QUIET, "dash": "dot", "width": 1}))  # fmt: skip
+    traces.append(
+        go.Scatter(
+            x=[low, high],
+            y=[low, high],
+            mode="lines",
+            name="no gain",
+            hoverinfo="skip",
+            line={"color": QUIET, "dash": "dot", "width": 1},
+        )
+    )
     base = findings.baseline
     drawn = figure(traces, height=460, x=f"{findings.metric} at 0.5", y="at thresholds of its own")
     if base is not None and base.name in set(data["name"]):
-        drawn.add_hline(y=base.score(CALIBRATED), line={"color": BASELINE, "dash": "dash", "width": 2},
-                        annotation_text="calibrated baseline", annotation_font_color=BASELINE)  # fmt: skip
+        drawn.add_hline(
+            y=base.score(CALIBRATED),
+            line={"color": BASELINE, "dash": "dash", "width": 2},
+            annotation_text="calibrated baseline",
+            annotation_font_color=BASELINE,
+        )
     above = data[data["gap"] > 0]
     alt = (
         f"{counted(len(data), 'trial')}: {len(above)} gain by thresholds of their own, at most "

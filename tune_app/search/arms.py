@@ -25,8 +25,8 @@ from search_spaces import (
     parameters_of,
     space_of,
 )
-from tune_app.config import MOST_TRIALS, Settings
 from tune_app.errors import InputError, require_input
+from tune_app.settings.schema import MOST_TRIALS, Settings
 
 MOST_VALUES = 10_000
 """In an exported configuration; one of ours has about a hundred."""
@@ -209,9 +209,12 @@ def grid_arms(family: str, space: Space, points: int, seed: int) -> list[Arm]:
     """An arm for every point of the grid. Raises InputError where there are more than a sweep can hold."""
     size = math.prod(len(parameter.grid(points)) for parameter in space.values())
     require_input(
-        size <= MOST_TRIALS, "search.grid_points", points,
-        f"the grid has {size} points, and a sweep at most {MOST_TRIALS} trials", "Give fewer, or narrow the space",
-    )  # fmt: skip
+        size <= MOST_TRIALS,
+        "search.grid_points",
+        points,
+        f"the grid has {size} points, and a sweep at most {MOST_TRIALS} trials",
+        "Give fewer, or narrow the space",
+    )
     return [Arm(family=family, point=point, seed=seed, searched=point) for point in grid(space, points)]
 
 
@@ -239,9 +242,13 @@ def exported_arm(path: Path, seed: int) -> Arm:
     """The arm of an exported config.yaml, under the name it was exported with; a preset only where it was one."""
     config = read_exported(path)
     return Arm(
-        family=str(config.get("family") or config["loss"]["name"]), point={}, seed=seed, loss=config["loss"],
-        preset=str(config.get("preset") or ""), name=str(config.get("name") or path.parent.name),
-    )  # fmt: skip
+        family=str(config.get("family") or config["loss"]["name"]),
+        point={},
+        seed=seed,
+        loss=config["loss"],
+        preset=str(config.get("preset") or ""),
+        name=str(config.get("name") or path.parent.name),
+    )
 
 
 def read_exported(path: Path) -> dict[str, Any]:

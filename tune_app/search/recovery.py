@@ -22,11 +22,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search_spaces import Space
 from tune_app.errors import InputError
-from tune_app.render import counted
+from tune_app.results.study import read_study
+from tune_app.results.tables import counted
+from tune_app.results.trial import is_finite, read_config, was_given_up
 from tune_app.search.searcher import NAN_EPOCH, end, folder_name, report
 from tune_app.search.study import JOURNAL, curve, distribution, open_study
-from tune_app.study_reader import read_study
-from tune_app.trial import is_finite, read_config, was_given_up
 
 LOST = "lost"
 """Label of a trial that nothing is left of but its number."""
@@ -108,11 +108,16 @@ def _recorded_trial(path: Path, space: Space, signature: Callable[[Mapping[str, 
             params=run["params"],
             distributions={name: distribution(space[name]) for name in run["params"]},
             user_attrs={
-                "name": path.name, "label": path.name.partition("_")[2], "family": loss["name"],
-                "preset": run["preset"], "loss": loss, "seed": config["seed"], "signature": signature(loss),
+                "name": path.name,
+                "label": path.name.partition("_")[2],
+                "family": loss["name"],
+                "preset": run["preset"],
+                "loss": loss,
+                "seed": config["seed"],
+                "signature": signature(loss),
                 "planned": run["planned"],
             },
-        )  # fmt: skip
+        )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(
             f"{path.parents[1].name}: {JOURNAL} is damaged, and trials/{path.name}/config.json does not say what this "

@@ -16,8 +16,8 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from tune_app.search.quantiles import quantile, quantile_without
-from tune_app.search.watch import Watch
+from tune_app.planning.epochs import quantile, quantile_without
+from tune_app.search.early_failure import Watch
 
 Curve = Sequence[tuple[int, float]]
 """[(epoch, metric value)], epochs ascending."""

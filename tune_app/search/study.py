@@ -21,9 +21,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces import Choice, Parameter, parameters_of
+from trainables.files import drop_torn_line
 from tune_app.search.history import History
 from tune_app.search.tpe import HistoryTPE
-from tune_app.torn import drop_torn_line
 
 JOURNAL, OBJECTIVE = "study.journal", "mean Dice"
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from trainables.data import PackedBatch, augment
-from trainables.data.augment import centre, context_size, plane_map, resample_plane
+from trainables.data.augment import centre, plane_map, resample_plane
+from trainables.data.patch import context_size
 
 PATCH = (1, 16, 16)
 FLAGS = ("mirror_y", "mirror_x", "transpose")
@@ -93,8 +94,9 @@ def test_bilinear_against_float64_brute_force():
         column = math.sin(angle) * y + math.cos(angle) * x + 11.5
         a, b = int(row), int(column)
         f, g = row - a, column - b
-        expected = ((1 - f) * ((1 - g) * source[a, b] + g * source[a, b + 1])
-                    + f * ((1 - g) * source[a + 1, b] + g * source[a + 1, b + 1]))  # fmt: skip
+        expected = (1 - f) * ((1 - g) * source[a, b] + g * source[a, b + 1]) + f * (
+            (1 - g) * source[a + 1, b] + g * source[a + 1, b + 1]
+        )
         assert abs(result[i, j] - expected) <= 0.51
 
 
@@ -127,10 +129,18 @@ def assert_rounded_alike(ours, theirs):
 
 
 @pytest.mark.parametrize("angle", [None, 1.1])
-@pytest.mark.parametrize(("patch", "context"), [
-    ((1, 16, 16), (1, 16, 16)), ((2, 16, 16), (2, 30, 30)), ((1, 12, 20), (1, 20, 20)), ((1, 12, 20), (1, 24, 28)),
-    ((1, 15, 15), (1, 23, 23)), ((1, 12, 15), (1, 20, 21)), ((1, 16, 12), (1, 16, 12)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("patch", "context"),
+    [
+        ((1, 16, 16), (1, 16, 16)),
+        ((2, 16, 16), (2, 30, 30)),
+        ((1, 12, 20), (1, 20, 20)),
+        ((1, 12, 20), (1, 24, 28)),
+        ((1, 15, 15), (1, 23, 23)),
+        ((1, 12, 15), (1, 20, 21)),
+        ((1, 16, 12), (1, 16, 12)),
+    ],
+)
 def test_every_draw_on_the_cpu_equals_the_accelerators_path(patch, context, angle):
     """All eight mirrors and transposes, with contexts that are oblong, too small, or centred between voxels."""
     em, labels = noise(8, 1, *context), noise(8, 2, *context)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from foreign_data import COMMON, FIVE, SHARES, VOLUMES
 
-from trainables.data.cellmap import CropSource, crop_grid, discover_crops, read_labels
+from trainables.data.cellmap.reader import CropSource, crop_grid, discover_crops, read_labels
 from trainables.data.check import check
 from trainables.data.expand import class_masks
 from trainables.settings import DataSettings

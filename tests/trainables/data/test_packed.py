@@ -17,10 +17,11 @@ import zarr
 from filelock import FileLock
 from volume_writer import container, write_em, write_label
 
-from trainables.data import named_classes, open_packed, packed, phantom
-from trainables.data.cellmap import discover_crops
+from trainables.data import named_classes, open_packed, packed
+from trainables.data.cellmap.reader import discover_crops
 from trainables.data.expand import class_masks
 from trainables.data.packed import data_sources, is_open, remove_packed
+from trainables.data.phantom import generate as phantom
 from trainables.errors import DataError
 
 
@@ -159,12 +160,19 @@ def test_cache_folder_that_cannot_be_made(small_root, settings_for, tmp_path):
 @pytest.mark.parametrize(
     ("written", "owner", "name"),
     [
-        ("splits", os, "mkdir"), ("splits", os, "replace"), ("splits", csv, "writer"),
-        ("packed", os, "mkdir"), ("packed", os, "replace"), ("packed", np, "save"), ("packed", FileLock, "acquire"),
-        ("phantom", os, "mkdir"), ("phantom", os, "replace"), ("phantom", FileLock, "acquire"),
+        ("splits", os, "mkdir"),
+        ("splits", os, "replace"),
+        ("splits", csv, "writer"),
+        ("packed", os, "mkdir"),
+        ("packed", os, "replace"),
+        ("packed", np, "save"),
+        ("packed", FileLock, "acquire"),
+        ("phantom", os, "mkdir"),
+        ("phantom", os, "replace"),
+        ("phantom", FileLock, "acquire"),
         ("phantom", phantom, "_write"),
     ],
-)  # fmt: skip
+)
 def test_a_cache_that_is_full_is_one_sentence_and_keeps_nothing_half(
     small_root, settings_for, tmp_path, monkeypatch, written, owner, name
 ):

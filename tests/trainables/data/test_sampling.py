@@ -120,8 +120,11 @@ def test_crop_and_volume_sampling(sampling, share):
 
 def test_class_aware_patches_hold_the_drawn_class():
     """Two classes in one voxel each: every patch holds one of them, each about half of the time."""
-    crops = [make_crop("a/0", "train", {}), make_crop("a/1", "train", {0: spot(at=(1, 5, 6))}),
-             make_crop("a/2", "train", {2: spot(at=(3, 39, 49))})]  # fmt: skip
+    crops = [
+        make_crop("a/0", "train", {}),
+        make_crop("a/1", "train", {0: spot(at=(1, 5, 6))}),
+        make_crop("a/2", "train", {2: spot(at=(3, 39, 49))}),
+    ]
     sampler = PatchSampler(make_dataset(crops, rotate_degrees=0.0), batch_size=200, seed=0, sampling="class_aware")
     batch = sampler.batch(0)
     found = (expand_labels(batch.labels, 3) == 1).flatten(2).any(dim=2)

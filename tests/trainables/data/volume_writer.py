@@ -31,9 +31,15 @@ def write_multiscale(
     datasets = []
     for number, (values, scale) in enumerate(zip(levels, scales)):
         array = zarr.create_array(
-            group / f"s{number}", shape=values.shape, chunks=(chunk,) * 3, dtype=values.dtype, zarr_format=2,
-            compressors=Blosc(cname="zstd"), fill_value=0, chunk_key_encoding={"name": "v2", "separator": "/"},
-        )  # fmt: skip
+            group / f"s{number}",
+            shape=values.shape,
+            chunks=(chunk,) * 3,
+            dtype=values.dtype,
+            zarr_format=2,
+            compressors=Blosc(cname="zstd"),
+            fill_value=0,
+            chunk_key_encoding={"name": "v2", "separator": "/"},
+        )
         array[:] = values
         centre = [o + s / 2 for o, s in zip(origin, scale)]
         steps = [{"type": "scale", "scale": list(scale)}, {"type": "translation", "translation": centre}]
@@ -72,8 +78,15 @@ def write_label(
     write_multiscale(group, [values], [voxel], origin, **more)
 
 
-def write_small(root: Path, *, crops: int = 4, size: int = 24, margin: int = 8, classes: Sequence[str] = ("nuc", "pm"),
-                seed: int = 0) -> None:  # fmt: skip
+def write_small(
+    root: Path,
+    *,
+    crops: int = 4,
+    size: int = 24,
+    margin: int = 8,
+    classes: Sequence[str] = ("nuc", "pm"),
+    seed: int = 0,
+) -> None:
     """One data set `cells`, 8 nm: crops side by side along x, random labels; EM equals its x index modulo 200 + 1."""
     rng = np.random.default_rng(seed)
     length = crops * size + 2 * margin

@@ -70,9 +70,7 @@ def test_unmasked_equals_monai(fp_weight: float, fn_weight: float) -> None:
     from monai.losses import TverskyLoss
 
     logits, target = random_batch(2, unknown=0.0)
-    peer = TverskyLoss(
-        sigmoid=True, batch=True, smooth_nr=1e-6, smooth_dr=1e-6, alpha=fp_weight, beta=fn_weight
-    )  # fmt: skip
+    peer = TverskyLoss(sigmoid=True, batch=True, smooth_nr=1e-6, smooth_dr=1e-6, alpha=fp_weight, beta=fn_weight)
     loss = build("tversky", {"fp_weight": fp_weight, "fn_weight": fn_weight}, CLASSES)
     assert loss(logits, target)[0].item() == pytest.approx(peer(logits, target).item(), rel=1e-6)
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from planned import COUNTS, dataset_in_memory, settings_of
 
-from tune_app.planning import record
 from tune_app.planning.epochs import Range
 from tune_app.planning.forecast import Plan, duration, make_plan, planned_epochs, size
 from tune_app.planning.pace import Pace
-from tune_app.ray_session import TrialResources
+from tune_app.ray_adapters.session import TrialResources
 from tune_app.search.arms import planned_arms, searched_space
-from tune_app.sweep import Prepared
+from tune_app.sweep.announce import record_plan
+from tune_app.sweep.prepare import Prepared
 
 CPU = TrialResources(cpus=1, gpus=0.0, slots=2)
 HALF_CARDS = TrialResources(cpus=4, gpus=0.5, slots=4)
@@ -93,21 +93,28 @@ def prepared_in(folder: Path, **more: object) -> Prepared:
     space = searched_space(settings)
     folder.mkdir(exist_ok=True)
     return Prepared(
-        settings=settings, folder=folder, dataset=dataset_in_memory(settings.data), counts=COUNTS, window_voxels=1e6,
-        arms=planned_arms(settings, space), space=space, baseline="weight_uniform", **more,
-    )  # fmt: skip
+        settings=settings,
+        folder=folder,
+        dataset=dataset_in_memory(settings.data),
+        counts=COUNTS,
+        window_voxels=1e6,
+        arms=planned_arms(settings, space),
+        space=space,
+        baseline="weight_uniform",
+        **more,
+    )
 
 
 def test_a_sweep_keeps_its_first_plan_and_an_extended_one_gets_another(tmp_path: Path) -> None:
     path = tmp_path / "a" / "plan.json"
-    line = record.record_plan(prepared_in(tmp_path / "a"), CPU)
+    line = record_plan(prepared_in(tmp_path / "a"), CPU)
     assert "epochs" in line
     first = json.loads(path.read_text())
     assert first["trials"] == 12
     assert planned_epochs(path.parent) == first["epochs"]["expected"] / 12
     path.write_text("{}")
     assert math.isnan(planned_epochs(path.parent))
-    record.record_plan(prepared_in(tmp_path / "a", resumed=True), CPU)
+    record_plan(prepared_in(tmp_path / "a", resumed=True), CPU)
     assert path.read_text() == "{}"
-    record.record_plan(prepared_in(tmp_path / "a", resumed=True, extended=True), CPU)
+    record_plan(prepared_in(tmp_path / "a", resumed=True, extended=True), CPU)
     assert json.loads(path.read_text()) == first

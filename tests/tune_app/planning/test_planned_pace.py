@@ -14,10 +14,10 @@ import yaml
 from planned import settings_of
 from sweep_folder import WrittenTrial, write_sweep
 
-from tune_app.config import Settings
 from tune_app.planning.epochs import Range
 from tune_app.planning.pace import DEFAULT_START_S, Pace, earlier_pace, remember
-from tune_app.ray_session import TrialResources
+from tune_app.ray_adapters.session import TrialResources
+from tune_app.settings.schema import Settings
 
 RESOURCES = TrialResources(cpus=1, gpus=0.0, slots=2)
 CREATED = 1_714_557_600.0  # 2024-05-01T10:00:00+00:00
@@ -36,8 +36,13 @@ def earlier(
         rows = [json.loads(line) for line in (trial / "history.jsonl").read_text().splitlines()]
         for number, row in enumerate(rows):
             began = CREATED + 20 + 7 * number
-            row |= {"seconds_load": load, "seconds_compute": 3.0, "seconds_validate": 2.0, "time_started": began,
-                    "time_ended": began + 6}  # fmt: skip
+            row |= {
+                "seconds_load": load,
+                "seconds_compute": 3.0,
+                "seconds_validate": 2.0,
+                "time_started": began,
+                "time_ended": began + 6,
+            }
         (trial / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -108,9 +113,16 @@ def test_a_longer_epoch_takes_longer_in_proportion(tmp_path: Path, settings: Set
 
 
 @pytest.mark.parametrize(
-    "words", [["model.width=16"], ["trainer.batch_size=8"], ["data.patch=[1,32,32]"], ["trainer.compile=true"],
-              ["hardware.device=cpu"], ["data.classes=[nuc,pm]"]],
-)  # fmt: skip
+    "words",
+    [
+        ["model.width=16"],
+        ["trainer.batch_size=8"],
+        ["data.patch=[1,32,32]"],
+        ["trainer.compile=true"],
+        ["hardware.device=cpu"],
+        ["data.classes=[nuc,pm]"],
+    ],
+)
 def test_another_shape_is_no_source(tmp_path: Path, settings: Settings, words: list[str]) -> None:
     earlier(tmp_path, settings)
     other = dataclasses.replace(settings_of("family=seesaw", *words), results_dir=str(tmp_path))

@@ -12,7 +12,6 @@ from planned import settings_of
 
 from trainables.data.packing import shaping_settings
 from trainables.models import build
-from tune_app.config import Settings
 from tune_app.planning.epochs import Range
 from tune_app.planning.space import (
     DRIVER_GB,
@@ -28,6 +27,7 @@ from tune_app.planning.space import (
     validation_crops,
     values_put_out,
 )
+from tune_app.settings.schema import Settings
 
 PUBLISHED = ("experiment=class_weighting", "data.voxel_nm=[8,8,8]")
 

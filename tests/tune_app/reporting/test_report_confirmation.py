@@ -12,7 +12,7 @@ from sweep_folder import WrittenTrial, write_sweep
 from tune_app.reporting.confirmation import confirmation
 from tune_app.reporting.findings import gather
 from tune_app.reporting.page import Section
-from tune_app.results import Sweep
+from tune_app.results.sweep import Sweep
 
 
 def arm(name: str, mean: float, in_set: bool, **more: Any) -> dict[str, Any]:
@@ -23,21 +23,49 @@ def arm(name: str, mean: float, in_set: bool, **more: Any) -> dict[str, Any]:
 FOUND: dict[str, Any] = {
     "statement": "No winner: a and b cannot be told apart.",
     "reasons": ["a leads b by 0.0100, and 0.0300 would be needed."],
-    "default_choice": "b", "default_reason": "the simplest of those that cannot be told apart", "cautions": [],
-    "baseline": "weight_uniform", "class_reference": "weight_uniform",
+    "default_choice": "b",
+    "default_reason": "the simplest of those that cannot be told apart",
+    "cautions": [],
+    "baseline": "weight_uniform",
+    "class_reference": "weight_uniform",
     "arms": [
         arm("weight_uniform", 0.40, False),
-        arm("a", 0.56, True, difference_to_baseline=0.16, difference_to_baseline_low=0.1,
-            difference_to_baseline_high=0.22, baseline_p_holm=0.001),
+        arm(
+            "a",
+            0.56,
+            True,
+            difference_to_baseline=0.16,
+            difference_to_baseline_low=0.1,
+            difference_to_baseline_high=0.22,
+            baseline_p_holm=0.001,
+        ),
         arm("b", 0.55, True),
     ],
     "class_differences": [
-        {"arm": "a", "reference": "weight_uniform", "class_name": "pm", "difference": 0.1, "low": 0.0, "high": 0.2,
-         "p": 0.03, "p_holm": 0.06, "distinct": False},
-        {"arm": "a", "reference": "weight_uniform", "class_name": "nuc", "difference": 0.2, "low": 0.1, "high": 0.3,
-         "p": 0.001, "p_holm": 0.002, "distinct": True},
+        {
+            "arm": "a",
+            "reference": "weight_uniform",
+            "class_name": "pm",
+            "difference": 0.1,
+            "low": 0.0,
+            "high": 0.2,
+            "p": 0.03,
+            "p_holm": 0.06,
+            "distinct": False,
+        },
+        {
+            "arm": "a",
+            "reference": "weight_uniform",
+            "class_name": "nuc",
+            "difference": 0.2,
+            "low": 0.1,
+            "high": 0.3,
+            "p": 0.001,
+            "p_holm": 0.002,
+            "distinct": True,
+        },
     ],
-}  # fmt: skip
+}
 
 
 def section_of(folder: Path, found: Any) -> Section:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from sweep_folder import UNIFORM, WrittenTrial, write_sweep
 
-from tune_app.repeats import t_quantile
 from tune_app.reporting.findings import Findings, gather
 from tune_app.reporting.leaderboard import BARS, arm_intervals, classes, compared, leaderboard
-from tune_app.results import Sweep
+from tune_app.results.repeats import t_quantile
+from tune_app.results.sweep import Sweep
 
 
 def runs(label: str, scores: list[float], **more: object) -> list[WrittenTrial]:

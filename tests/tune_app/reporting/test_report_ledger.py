@@ -11,7 +11,7 @@ from sweep_folder import WrittenTrial, write_sweep
 
 from tune_app.reporting.findings import Findings, gather
 from tune_app.reporting.ledger import FAILED, REPEATED, SAVED, TRAINED, cost_table, ledger
-from tune_app.results import Sweep
+from tune_app.results.sweep import Sweep
 
 NAN = float("nan")
 EPOCH_HOURS = 30 / 3600
@@ -33,15 +33,21 @@ def found(folder: Path, trials: list[WrittenTrial], **scheduler: object) -> Find
 
 def amounts(findings: Findings) -> dict[tuple[str, str, str], float]:
     costs = cost_table(findings)
-    return {(r.family, r.kind, r.segment): r.hours / EPOCH_HOURS for r in costs.groupby(
-        ["family", "kind", "segment"], as_index=False)["hours"].sum().itertuples()}  # fmt: skip
+    return {
+        (r.family, r.kind, r.segment): r.hours / EPOCH_HOURS
+        for r in costs.groupby(["family", "kind", "segment"], as_index=False)["hours"].sum().itertuples()
+    }
 
 
 def test_hours_are_counted_between_the_rungs(tmp_path: Path) -> None:
     assert {key: round(value, 9) for key, value in amounts(found(tmp_path / "a", TRIALS)).items()} == {
-        ("seesaw", TRAINED, "1–3"): 6, ("seesaw", TRAINED, "4–6"): 3, ("seesaw", TRAINED, "7–9"): 3,
-        ("seesaw", SAVED, "4–6"): 3, ("seesaw", SAVED, "7–9"): 3, ("static", FAILED, "1–3"): 2,
-    }  # fmt: skip
+        ("seesaw", TRAINED, "1–3"): 6,
+        ("seesaw", TRAINED, "4–6"): 3,
+        ("seesaw", TRAINED, "7–9"): 3,
+        ("seesaw", SAVED, "4–6"): 3,
+        ("seesaw", SAVED, "7–9"): 3,
+        ("static", FAILED, "1–3"): 2,
+    }
 
 
 def test_gpus_are_counted_instead_of_cpus_where_there_are_any(tmp_path: Path) -> None:

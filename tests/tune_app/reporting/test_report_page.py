@@ -22,7 +22,7 @@ from tune_app.reporting.page import (
     render,
 )
 from tune_app.reporting.plots import figure, joined
-from tune_app.reporting.png import png
+from tune_app.results.pictures import png
 
 FRAME = pd.DataFrame({"name": ["a", 'b "c", <d>'], "mean_dice": [0.25, float("nan")], "share": ["12%", "-"]})
 
@@ -69,8 +69,15 @@ def test_a_plot_cannot_end_its_script() -> None:
 
 def test_a_gallery_heads_rows_and_columns() -> None:
     image = Image(png=png(np.zeros((2, 2), np.uint8)), alt="grey")
-    gallery = Gallery(key="g", title="G", alt="words", columns=["crop"], rows=[("EM", [image])], data=FRAME,
-                      legend=[("#000000", "nuc")])  # fmt: skip
+    gallery = Gallery(
+        key="g",
+        title="G",
+        alt="words",
+        columns=["crop"],
+        rows=[("EM", [image])],
+        data=FRAME,
+        legend=[("#000000", "nuc")],
+    )
     html = part_html(gallery)
     assert '<th scope="col">crop</th>' in html
     assert '<th scope="row">EM</th>' in html
@@ -88,5 +95,7 @@ def test_one_script_draws_all_plots() -> None:
 
 def test_curves_are_joined_with_gaps() -> None:
     assert joined([([1, 2], [3.0, 4.0], "a"), ([1], [5.0], "b")]) == {
-        "x": [1, 2, None, 1, None], "y": [3.0, 4.0, None, 5.0, None], "text": ["a", "a", "a", "b", "b"],
-    }  # fmt: skip
+        "x": [1, 2, None, 1, None],
+        "y": [3.0, 4.0, None, 5.0, None],
+        "text": ["a", "a", "a", "b", "b"],
+    }

@@ -17,8 +17,8 @@ from tune_app.reporting.parameters import (
     study_of,
     tried,
 )
-from tune_app.results import Sweep
-from tune_app.study_reader import read_study
+from tune_app.results.study import read_study
+from tune_app.results.sweep import Sweep
 
 NAN = float("nan")
 TRIALS = [
@@ -60,10 +60,15 @@ def test_a_parameter_that_early_stopping_sorts_out_stays_important(tmp_path: Pat
         p, q = generator.uniform(0, 2, 2)
         score = 0.5 - 0.2 * (p > 1) + 0.001 * q
         stopped = p > 1
-        trials.append(WrittenTrial(
-            label=f"t{index}", dice=[(score, score)] * (1 if stopped else 3), params={"p": p, "q": q},
-            status="stopped early" if stopped else "finished", weights=False,
-        ))  # fmt: skip
+        trials.append(
+            WrittenTrial(
+                label=f"t{index}",
+                dice=[(score, score)] * (1 if stopped else 3),
+                params={"p": p, "q": q},
+                status="stopped early" if stopped else "finished",
+                weights=False,
+            )
+        )
     section = parameters(found(tmp_path / "a", trials))
     importance = next(part for part in section.parts if part.key == "parameters-importance").data
     early = importance[importance["of"].str.startswith("all trials")].set_index("parameter")["importance"]

@@ -14,19 +14,9 @@ from sweep_folder import UNIFORM, WrittenTrial, write_sweep
 from tune_app.reporting.findings import Findings, gather
 from tune_app.reporting.page import Gallery
 from tune_app.reporting.plots import class_color
-from tune_app.reporting.predictions import (
-    ERRORS,
-    drawn_classes,
-    error_image,
-    grey,
-    outline,
-    outlined,
-    predictions,
-    read_shown,
-    rgb,
-    worst_class,
-)
-from tune_app.results import Sweep
+from tune_app.reporting.predictions import ERRORS, error_image, predictions, read_shown, worst_class
+from tune_app.results.pictures import drawn_classes, grey, outline, outlined, rgb
+from tune_app.results.sweep import Sweep
 
 TRIALS = [
     WrittenTrial(label="weight_uniform", family="static", signature=UNIFORM, dice=[(0.3, 0.2)]),
@@ -69,8 +59,11 @@ def test_voxels_are_counted_as_by_hand(tmp_path: Path) -> None:
             p, t, k = shown.predicted[m, c], shown.present[m, c], shown.known[m, c]
             row = data.loc[(m, name)]
             assert (row["tp"], row["fp"], row["fn"], row["known"]) == (
-                (p & t & k).sum(), (p & ~t & k).sum(), (~p & t & k).sum(), k.sum(),
-            )  # fmt: skip
+                (p & t & k).sum(),
+                (p & ~t & k).sum(),
+                (~p & t & k).sum(),
+                k.sum(),
+            )
 
 
 def test_right_false_and_missed_have_their_colours_and_unknown_is_dark(tmp_path: Path) -> None:

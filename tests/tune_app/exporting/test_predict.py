@@ -1,0 +1,293 @@
+"""An export applied to crops and volumes: the evaluator's figures, one result whatever the blocks, and OME-Zarr."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+import zarr
+from monai.inferers.utils import sliding_window_inference
+from ome_zarr_models.v04.image_label import ImageLabel
+
+from trainables import metrics
+from trainables.data import expand_labels, open_packed
+from trainables.data.cellmap.ngff import read_levels
+from trainables.data.sampling import cut
+from trainables.inference import Inference, save_program
+from trainables.settings import DataSettings
+from trainables.tiling import span, step
+from tune_app.errors import InputError
+from tune_app.exporting import predict as predict_module
+from tune_app.exporting.predict import PredictSettings, predict, predict_and_print
+from tune_app.predict import main
+
+sys.path.append(str(Path(__file__).parents[2] / "trainables" / "data"))
+from volume_writer import write_em, write_label, write_small
+
+CLASSES = ("nuc", "pm")
+CUT = (0.4, -0.3)
+WINDOW = 32
+
+
+class Context(torch.nn.Module):
+    """A network that sees seven voxels: two convolutions with drawn weights."""
+
+    spatial_dims, stride = 2, 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(1, 4, 5, padding=2), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3, padding=1)
+        )
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.normal_(generator=generator)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.layers(image)
+        return logits
+
+
+@pytest.fixture(scope="module")
+def network() -> Inference:
+    return Inference(Context(), [0.1, -0.1]).eval()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(network: Inference, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The parts of an export that `predict` reads."""
+    folder = tmp_path_factory.mktemp("best") / "1"
+    folder.mkdir()
+    save_program(network, folder / "model.pt2")
+    about = {"classes": list(CLASSES), "logit": list(CUT), "patch": [1, WINDOW, WINDOW], "stride": 2}
+    (folder / "model.json").write_text(json.dumps(about))
+    (folder / "config.yaml").write_text(yaml.safe_dump({"data": {"name": "cellmap", "classes": list(CLASSES)}}))
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    (folder / "manifest.json").write_text(json.dumps({"kind": "tune_app export", "sha256": digests}))
+    return folder
+
+
+@pytest.fixture
+def asked(checkpoint: Path, tmp_path: Path) -> Callable[..., PredictSettings]:
+    def settings(**given: Any) -> PredictSettings:
+        data = predict_module.DataFolder(root=str(tmp_path / "data"))
+        return PredictSettings(
+            **{"checkpoint": str(checkpoint), "out": str(tmp_path / "pred.zarr"), "data": data, **given}
+        )
+
+    return settings
+
+
+def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def written(out: Path) -> np.ndarray:
+    """Masks (C, D, H, W)."""
+    return np.stack([zarr.open_array(out / "labels" / name / "s0", mode="r")[:] for name in CLASSES]) > 0
+
+
+@pytest.mark.parametrize("size", [24, 32])
+def test_dice_is_that_of_the_evaluator(
+    network: Inference, asked: Callable[..., PredictSettings], tmp_path: Path, size: int
+) -> None:
+    """Crops up to the size of a patch: every slice as one validation patch, counted as validation counts."""
+    write_small(tmp_path / "data", size=size, margin=16)
+    settings = DataSettings(
+        name="cellmap",
+        root=str(tmp_path / "data"),
+        cache_dir=str(tmp_path / "cache"),
+        classes=list(CLASSES),
+        patch=[1, WINDOW, WINDOW],
+    )
+    dataset = open_packed(settings)
+    [member] = [i for i, crop in enumerate(dataset.crops) if crop.name == "cells/crop2"]
+    first = -((WINDOW - size) // 2)
+    starts = np.array([[z, first, first] for z in range(6)])
+    batch = cut(dataset, np.full(6, member), starts, np.array([1, WINDOW, WINDOW]), {})
+    with torch.no_grad():
+        logits = network(batch.em[:, :, 0]) - torch.tensor(CUT).view(1, -1, 1, 1)
+    counts = metrics.accumulate(logits, expand_labels(batch.labels, 2)[:, :, 0], torch.zeros(6, dtype=torch.int64), 1)
+    wanted = metrics.dice(counts.tp[0], counts.fp[0], counts.fn[0]).tolist()
+    done = predict(asked(crop="cells/crop2"))
+    assert list(done.dice) == list(CLASSES)
+    assert list(done.dice.values()) == pytest.approx(wanted, abs=2e-3)
+    assert done.shape == (6, size, size)
+
+
+@pytest.mark.parametrize("overlap", [0.5, 0.3, 0.0])
+def test_blocks_give_what_the_whole_gives(
+    network: Inference,
+    asked: Callable[..., PredictSettings],
+    tmp_path: Path,
+    overlap: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And no block reads more than itself and the windows that touch it: memory does not grow with the volume."""
+    em = noise((3, 150, 101))
+    write_em(tmp_path / "data", "cells", em, chunk=32)
+    volume = tmp_path / "data" / "cells" / "cells.zarr" / "recon-1" / "em" / "fibsem-uint8"
+    monkeypatch.setattr(predict_module, "BLOCK", (2, 48, 40))
+    read: list[tuple[int, ...]] = []
+    original = predict_module.read_em
+
+    def watched(*given: Any) -> Any:
+        found = original(*given)
+        read.append(found[0].shape)
+        return found
+
+    monkeypatch.setattr(predict_module, "read_em", watched)
+    done = predict(asked(volume=str(volume), overlap=overlap))
+    assert done.dice == {}
+    assert len(read) == 2 * 4 * 3
+    assert (np.max(read, axis=0) <= [2, 48 + 2 * WINDOW, 40 + 2 * WINDOW]).all()
+    whole = torch.from_numpy(em)[:, None].float()
+    with torch.no_grad():
+        logits = sliding_window_inference(
+            whole, (WINDOW, WINDOW), 4, lambda x: network(x.byte()), overlap=overlap, mode="gaussian"
+        ).numpy()
+    distance = logits - np.array(CUT)[:, None, None]
+    clear = np.abs(distance) > 1e-3
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(written(done.out).swapaxes(0, 1)[clear], (distance > 0)[clear])
+
+
+def test_a_span_holds_every_window_that_touches_the_block() -> None:
+    for length, window, overlap in ((100, 32, 0.5), (101, 32, 0.3), (64, 64, 0.5), (65, 64, 0.0), (200, 48, 0.75)):
+        between = step(window, overlap)
+        starts = sorted({*range(0, length - window, between), length - window})
+        for start in range(0, length, 7):
+            for stop in (start + 1, min(start + 30, length), length):
+                low, high = span(start, stop, length, window, overlap)
+                touching = [s for s in starts if s < stop and s + window > start]
+                inside = sorted({*range(low, high - window, between), high - window})
+                assert set(touching) <= set(inside), (length, window, overlap, start, stop)
+                assert set(inside) <= set(starts)
+
+
+def test_the_labels_are_ome_zarr_and_lie_on_the_em(asked: Callable[..., PredictSettings], tmp_path: Path) -> None:
+    """EM of 4 nm, a crop somewhere in it, a network of 8 nm."""
+    write_em(tmp_path / "data", "cells", noise((8, 80, 90)), (4, 4, 4), origin=(100, 40, 60))
+    write_label(tmp_path / "data", "cells", "crop1", "nuc", noise((4, 40, 44)) % 2, (4, 4, 4), origin=(108, 80, 100))
+    done = predict(asked(crop="crop1"))
+    assert list(done.dice) == ["nuc"], "pm is not annotated"
+    for name in CLASSES:
+        group = done.out / "labels" / name
+        ImageLabel.from_zarr(zarr.open_group(group, mode="r"))
+        [level] = read_levels(group)
+        assert (level.scale, level.corner.tolist(), level.shape) == ((8, 8, 8), [108, 80, 100], (2, 20, 22))
+        attributes = json.loads((group / ".zattrs").read_text())
+        em = group / attributes["image-label"]["source"]["image"]
+        assert em.resolve().name == "fibsem-uint8"
+        assert (em / ".zattrs").is_file()
+    assert json.loads((done.out / "labels" / ".zattrs").read_text()) == {"labels": list(CLASSES)}
+    about = json.loads((done.out / ".zattrs").read_text())["tune_app"]
+    assert about["dice"] == {"nuc": pytest.approx(done.dice["nuc"])}
+    whole = predict(asked(volume=str(em.resolve()), out=str(tmp_path / "whole.zarr")))
+    [level] = read_levels(whole.out / "labels" / "nuc")
+    assert (level.corner.tolist(), level.shape) == ([100, 40, 60], (4, 40, 45))
+
+
+def test_an_earlier_prediction_is_replaced_when_asked_and_nothing_else_ever(
+    asked: Callable[..., PredictSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_small(tmp_path / "data")
+    out = predict(asked(crop="crop1")).out
+    with pytest.raises(InputError, match=r"exists.*overwrite=true"):
+        predict(asked(crop="crop1"))
+    predict(asked(crop="crop1", overwrite=True))
+    before = written(out)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict_module, "_predict_block", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict(asked(crop="crop2", overwrite=True))
+    np.testing.assert_array_equal(written(out), before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "pred.zarr"]
+    (tmp_path / "thesis").mkdir()
+    with pytest.raises(InputError, match="no prediction"):
+        predict(asked(crop="crop1", out=str(tmp_path / "thesis"), overwrite=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"crop": "crop9"}, "crop=crop9: there is no such crop. Choices: cells/crop"),
+        ({"crop": "crop1", "checkpoint": "nowhere"}, "checkpoint=nowhere: is not the folder of an export"),
+        ({}, "one of the two"),
+        ({"crop": "crop1", "volume": "x"}, "one of the two"),
+        ({"crop": "crop1", "overlap": 1.0}, "overlap=1.0"),
+        ({"volume": "nowhere"}, "nowhere"),
+    ],
+)
+def test_bad_input_is_a_sentence(
+    asked: Callable[..., PredictSettings],
+    tmp_path: Path,
+    given: dict[str, Any],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    checkpoint: Path,
+) -> None:
+    write_small(tmp_path / "data", crops=2)
+    monkeypatch.chdir(tmp_path)
+    words = {"checkpoint": str(checkpoint), "data.root": str(tmp_path / "data")} | given
+    monkeypatch.setattr("sys.argv", ["predict", *(f"{key}={value}" for key, value in words.items())])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "pred.zarr").exists()
+
+
+def test_a_program_that_was_changed_is_not_run(
+    asked: Callable[..., PredictSettings], checkpoint: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in checkpoint.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    (copy / "model.pt2").write_bytes(b"something else")
+    with pytest.raises(InputError, match="damaged or was changed"):
+        predict(asked(crop="crop1", checkpoint=str(copy)))
+    (copy / "model.pt2").unlink()
+    with pytest.raises(InputError, match=r"holds no model\.pt2"):
+        predict(asked(crop="crop1", checkpoint=str(copy)))
+
+
+def test_what_is_printed(
+    asked: Callable[..., PredictSettings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_small(tmp_path / "data")
+    assert predict_and_print(asked(crop="crop1")) == 0
+    shown = capsys.readouterr()
+    assert f"{tmp_path}/pred.zarr   6 × 24 × 24 voxels" in shown.out
+    assert "Dice nuc" in shown.out
+    assert "predicting" in shown.err
+
+
+def test_where_there_is_no_em_nothing_is_predicted(asked: Callable[..., PredictSettings], tmp_path: Path) -> None:
+    """Beyond the volume, in a block that lies there as a whole, and in a chunk that was never downloaded."""
+    write_em(tmp_path / "data", "cells", noise((2, 40, 40)))
+    write_label(tmp_path / "data", "cells", "crop1", "nuc", noise((20, 40, 40)) % 2)
+    write_label(tmp_path / "data", "cells", "crop2", "nuc", noise((2, 8, 8)) % 2, origin=(0, 4000, 0))
+    (tmp_path / "data" / "cells" / "cells.zarr" / "recon-1" / "em" / "fibsem-uint8" / "s0" / "0" / "1" / "2").unlink()
+    masks = written(predict(asked(crop="crop1")).out)
+    assert masks.shape == (2, 20, 40, 40)
+    assert masks[:, :2].any()
+    assert not masks[:, 2:].any()
+    assert masks[0, 0, 8:16, 8:16].any()
+    assert not masks[:, :2, 8:16, 16:24].any()
+    with pytest.raises(InputError, match="lies outside the EM"):
+        predict(asked(crop="crop2", out=str(tmp_path / "other.zarr")))

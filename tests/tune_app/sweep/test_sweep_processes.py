@@ -1,0 +1,85 @@
+"""Searches in one slot with a real Ray: the same seed gives the same sweep, killed or not; no other user gets in."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sweeps import TINY, Place, exactly_once, histories, killed, open_to_strangers, reported, trials_of, untouched
+
+from tune_app.results.sweep import Sweep
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
+
+ONE_SLOT = (*TINY, "family=seesaw", "search.num_samples=6", "search.startup_trials=3", "resources.max_concurrent=1")
+
+
+@dataclass
+class Watched:
+    """A sweep that ran to its end, and what another user could read or write of its Ray; None where none can look."""
+
+    folder: Path
+    open: list[str] | None
+    opened_by_ray: bool
+
+
+@pytest.fixture(scope="module")
+def watched(place: Place) -> Watched:
+    place.temporary.chmod(0o1777)  # as /tmp is
+    run = place.start("run", *ONE_SLOT, "name=once")
+    run.until(lambda: reported(place.sweep("once")) >= 1)
+    (session,) = place.temporary.glob("tune_app-*/ray/session_latest")
+    opened = session.stat().st_mode & 0o002
+    found = open_to_strangers(place.temporary)
+    assert run.wait() == 0, run.output()
+    output = run.output()
+    for words in ("*** PHANTOM DATA", "6/6 trials done", "export sweep=once", "extend=once", "rank", "golgi_mem"):
+        assert words in output
+    return Watched(place.sweep("once"), found, bool(opened))
+
+
+def test_no_other_user_reads_or_writes_what_ray_puts_on_disk(place: Place, watched: Watched) -> None:
+    assert not list(place.temporary.glob("tune_app-*")), "nothing of Ray is left"
+    if watched.open is None:
+        pytest.skip("needs root, and setpriv of util-linux, to look as another user")
+    assert watched.opened_by_ray, "Ray has stopped opening its folder to everybody: ours around it is needless"
+    assert [path for path in watched.open if "tune_app-" in path] == []
+
+
+@pytest.mark.slow
+def test_one_slot_and_one_seed_give_one_sweep_killed_or_not(place: Place, watched: Watched) -> None:
+    """Besides, the running trial's checkpoint is cut short, as by a full disk; and the journal is gone: made anew, it
+
+    gives the sampler the same history."""
+    once, twice = watched.folder, place.sweep("twice")
+    run = place.start("run", *ONE_SLOT, "name=twice")
+    run.until(lambda: reported(twice) >= 9)
+    before = killed(run, twice)
+    assert before.files
+    (name,) = (name for name, state in before.states.items() if state == "RUNNING")
+    last = twice / "trials" / name / "last.pt"
+    if last.is_file():
+        os.truncate(last, last.stat().st_size // 2)
+    (twice / "study.journal").unlink()
+    assert "study.journal was missing: made anew" in place.run("run", "resume=latest")
+    assert histories(twice) == histories(once)
+    params = [
+        [(trial.number, trial.params, trial.state, trial.values) for trial in trials_of(sweep)]
+        for sweep in (once, twice)
+    ]
+    assert params[0] == params[1]
+    assert len({str(values) for _, values, _, _ in params[0]}) == 6
+    boards = [Sweep(sweep).leaderboard().drop(columns="minutes") for sweep in (once, twice)]
+    assert boards[0].equals(boards[1])
+    assert Sweep(twice).status == "finished"
+    assert untouched(before, twice)
+    assert exactly_once(twice)
+
+
+@pytest.mark.slow
+def test_resuming_a_finished_sweep_changes_nothing(place: Place, watched: Watched) -> None:
+    before = {path: path.read_bytes() for path in watched.folder.rglob("*") if path.is_file()}
+    assert "rank" in place.run("run", "resume=once")
+    assert {path: path.read_bytes() for path in watched.folder.rglob("*") if path.is_file()} == before

@@ -1,0 +1,1 @@
+"""Generated volumes in the same layout, for trying things out."""

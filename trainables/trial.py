@@ -1,0 +1,266 @@
+"""The Ray Tune trainable: a trial's config in, one flat row per epoch out. A thin shell around `engine.Engine`.
+
+The trial's own folder (config["run"]["dir"]) is the source of truth, not Ray's checkpoints: setup takes up whatever
+last.pt is there, and rows that Ray has not logged yet are reported without being trained again. The driver runs it with
+`reuse_actors=True`: a reused actor keeps process, data and compiled graphs, and `reset_config` re-initialises in place.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from ray._raylet import setproctitle  # type: ignore[attr-defined]
+
+from trainables import checkpoint
+from trainables.engine import Engine, Row
+from trainables.errors import CheckpointError, TrainablesError
+from trainables.prediction import PREDICTION, PredictionPictures
+from trainables.settings import TrialSettings, trial_settings
+from trainables.trial_folder import TrialFolder
+
+logger = logging.getLogger(__name__)
+
+MARKER = "trial.json"
+PICTURE_EVERY = 5
+"""Epochs between two pictures of a running trial, which are of its best epoch so far."""
+IDENTITY = ("seed", "loss", "data", "model", "trainer")
+"""What a checkpoint must share with the trial that takes it up, besides the data's fingerprint."""
+FREE_SETTINGS = ("root", "split_file", "cache_dir", "compile", "checkpoint_every")
+"""Data and trainer settings that may change between the two: they do not change what is trained."""
+
+
+class SegmentationTrial(tune.Trainable):
+    """Trains config["loss"] on config["data"] for config["trainer"]["epochs"] epochs; one `step` is one epoch."""
+
+    _engine: Engine | None = None
+    _pictures: PredictionPictures | None = None
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Build the engine for the trial of this config. Its folder is not touched before the first step."""
+        self._folder: TrialFolder | None = None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin another trial in this process. Always True: False would leave the sweep waiting for ever."""
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._time_setup = time.time()
+        self._close_folder()
+        self._trial = config
+        self._engine_for(_settings(config), config)
+
+    def _open_folder(self) -> None:
+        """Take up what the trial's folder holds.
+
+        Not in `setup`: Ray may start an actor for a trial that a reused actor has run meanwhile, and then hand the
+        newcomer another trial by `reset_config`; it must leave the first one's folder alone.
+        """
+        assert self._engine is not None
+        config, engine = self._trial, self._engine
+        self._folder = folder = TrialFolder(config["run"]["dir"])
+        folder.open_log()
+        folder.write_config(config)
+        loss, hardware = config["loss"], engine.hardware
+        how = "compiled" if engine.train_step.compiled else "not compiled"
+        logger.info(
+            "Trial %s: loss %s %s, seed %s, on %s with %s threads, %s",
+            config["run"].get("name", folder.path.name),
+            loss["name"],
+            loss["params"],
+            config["seed"],
+            hardware.device,
+            hardware.threads,
+            how,
+        )
+        self._take_up(engine, folder)
+        self._reported = folder.last_reported()
+        self._pictured = -PICTURE_EVERY
+
+    def _engine_for(self, settings: TrialSettings, config: Mapping[str, Any]) -> Engine:
+        """The engine, reset in place where it fits the settings, else built anew in this process."""
+        gpus, cpus = config["resources"]["gpus_per_trial"], config["resources"]["cpus_per_trial"]
+        share, cores = min(1.0, gpus) or 1.0, max(1, int(cpus))
+        if self._engine is not None and self._engine.fits(settings, share=share, cpus=cores):
+            self._engine.reset(config["loss"], config["seed"], settings.trainer)
+        else:
+            self._drop_engine()
+            self._engine = Engine(settings, config["loss"], config["seed"], share=share, cpus=cores)
+        return self._engine
+
+    def _drop_engine(self) -> None:
+        """Free the old engine's memory and graphs before the next one is built."""
+        if self._engine is None:
+            return
+        compiled, self._engine, self._pictures = self._engine.train_step.compiled, None, None
+        gc.collect()
+        if compiled:
+            torch.compiler.reset()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _take_up(self, engine: Engine, folder: TrialFolder) -> None:
+        """Go on from the folder's checkpoint; without a usable one start at epoch 0, and say so where one was lost."""
+        try:
+            found = checkpoint.read_latest(folder.path)
+        except CheckpointError as problem:
+            logger.error("STARTING AGAIN AT EPOCH 0: %s", problem)
+            found = None
+        if found is None:
+            folder.start([], None)
+            return
+        if found.warning:
+            logger.warning("%s", found.warning)
+        _require_same(found, identity(self._trial), engine.dataset.fingerprint)
+        engine.load_state_dict(found.state["engine"])
+        folder.start(found.state["history"], engine.validation)
+        logger.info("Going on after epoch %d, from %s", engine.epoch, found.path)
+
+    def step(self) -> Row:
+        """The next row Ray has not logged: from the history where it is there, else trained."""
+        # Ray names an actor once, for all its trials; the process can be named anew, for ps, top and the list of a
+        # node's workers in Ray's dashboard. Ray gives it the next title when this call ends.
+        setproctitle(f"ray::SegmentationTrial.train {self._trial['run'].get('name', '')}")
+        if self._folder is None:
+            self._open_folder()
+        assert self._folder is not None
+        row = next((row for row in self._folder.history if row["epoch"] > self._reported), None)
+        while row is None or row["epoch"] <= self._reported:
+            if self._finished():  # Ray asks again for a trial that had ended: repeat its last word
+                row = self._folder.history[-1]
+                break
+            row = self._train()
+        self._reported = max(self._reported, row["epoch"])
+        if self._ends(row):
+            self._leave_prediction()
+        return {**row, "training_iteration": row["epoch"], "done": self._ends(row)}
+
+    def _train(self) -> Row:
+        """One epoch, written to the folder before Ray hears of it."""
+        assert self._folder is not None
+        assert self._engine is not None
+        engine, folder = self._engine, self._folder
+        times = {"time_setup": self._time_setup, "time_started": time.time()}
+        row = engine.run_epoch(None if folder.history else folder.note_step) | times | {"time_ended": time.time()}
+        folder.append(row)
+        folder.write_validation(engine.validation)
+        if row["epoch"] == engine.kept_epoch:
+            folder.save_best(
+                {
+                    "model": engine.model.state_dict(),
+                    "epoch": row["epoch"],
+                    "mean_dice": row["mean_dice"],
+                    "classes": list(engine.classes),
+                    "inference_shift": engine.loss.inference_shift.tolist(),
+                }
+            )
+            if row["epoch"] >= self._pictured + PICTURE_EVERY and not self._ends(row):
+                self._leave_prediction()
+                self._pictured = row["epoch"]
+        if self._ends(row) or row["epoch"] % engine.settings.trainer.checkpoint_every == 0:
+            folder.save({"engine": engine.state_dict(), "identity": identity(self._trial)})
+        logger.info("%s", epoch_line(row, engine.settings.trainer.epochs))
+        return row
+
+    def _ends(self, row: Row) -> bool:
+        return bool(row["epoch"] >= self._trial["trainer"]["epochs"] or row["diagnosis"])
+
+    def _finished(self) -> bool:
+        assert self._folder is not None
+        return bool(self._folder.history) and self._ends(self._folder.history[-1])
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Leave a note of where the real checkpoint lies: Ray's copy would be a second truth."""
+        assert self._engine is not None
+        note = {"dir": self._trial["run"]["dir"], "epoch": self._engine.epoch}
+        (Path(checkpoint_dir) / MARKER).write_text(json.dumps(note))
+
+    def load_checkpoint(self, checkpoint_dir: dict[str, Any] | str | None) -> None:
+        """Nothing to do: the first step takes up the trial folder's newest checkpoint."""
+
+    def cleanup(self) -> None:
+        """Let go of the log, the graphs and the device."""
+        self._close_folder()
+        self._drop_engine()
+
+    def _close_folder(self) -> None:
+        if self._folder is not None:
+            if not self._finished():  # stopped early: what has ended by itself has left its prediction
+                self._leave_prediction()
+            self._folder.close_log()
+            self._folder = None
+
+    def _leave_prediction(self) -> None:
+        """Write prediction.npz, of the best epoch so far. No trial fails for want of a picture."""
+        engine, folder = self._engine, self._folder
+        if engine is None or folder is None or not 0 < engine.kept_epoch <= engine.epoch:
+            return
+        try:
+            if self._pictures is None or self._pictures.engine is not engine:
+                self._pictures = PredictionPictures(engine)
+            folder.write_arrays(PREDICTION, self._pictures.arrays(folder.path))
+        except (OSError, RuntimeError, TrainablesError) as problem:
+            logger.warning("no %s: %s", PREDICTION, problem)
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """One bundle: resources.cpus_per_trial CPUs and resources.gpus_per_trial GPUs (fractions share a card)."""
+        cpus, gpus = config["resources"]["cpus_per_trial"], config["resources"]["gpus_per_trial"]
+        return tune.PlacementGroupFactory([{"CPU": cpus} | ({"GPU": gpus} if gpus else {})])
+
+    def __repr__(self) -> str:
+        # Ray reads it once, when the actor starts; a reused actor would go on bearing its first trial's name.
+        return f"trial_slot_{os.getpid()}"
+
+
+def _settings(config: Mapping[str, Any]) -> TrialSettings:
+    """The typed settings; a trial that asked for no GPU stays off one that happens to be visible."""
+    settings = trial_settings(config)
+    if not config["resources"]["gpus_per_trial"] and settings.hardware.device == "auto":
+        settings.hardware = replace(settings.hardware, device="cpu")
+    return settings
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """What is trained, as text: equal for two configs whose trials are the same training."""
+    parts = {name: config[name] for name in IDENTITY}
+    for section in ("data", "trainer"):
+        parts[section] = {k: v for k, v in config[section].items() if k not in FREE_SETTINGS}
+    return json.dumps(parts, sort_keys=True, default=str)
+
+
+def _require_same(found: checkpoint.Loaded, wanted: str, fingerprint: str) -> None:
+    """CheckpointError, not a fresh start, where the checkpoint is another training's: nothing is overwritten."""
+    if found.state["identity"] != wanted:
+        saved, now = json.loads(found.state["identity"]), json.loads(wanted)
+        changed = ", ".join(f"{k} was {saved.get(k)} and is {now[k]}" for k in now if saved.get(k) != now[k])
+        raise CheckpointError(f"{found.path} belongs to another configuration: {changed}. Use another trial folder")
+    if found.state["engine"]["fingerprint"] != fingerprint:
+        raise CheckpointError(f"{found.path} was trained on other data or another split. Use another trial folder")
+
+
+def epoch_line(row: Row, epochs: int) -> str:
+    """One epoch for a reader of trial.log."""
+    classes = [name.split("/", 1)[1] for name in row if name.startswith("dice/")]
+    dice = " ".join(f"{c} {_short(row[f'dice/{c}'])}" for c in classes)
+    return (
+        f"epoch {row['epoch']}/{epochs}: mean Dice {_short(row['mean_dice'])} ({dice}), loss {row['loss']:.4f}, "
+        f"best {_short(row['best_mean_dice'])} at {row['best_epoch']}, {row['seconds_epoch']:.1f} s"
+        + (f", diagnosis {row['diagnosis']}" if row["diagnosis"] else "")
+    )
+
+
+def _short(value: float) -> str:
+    return "none" if math.isnan(value) else f"{value:.4f}"

@@ -1,0 +1,247 @@
+"""The arms of a confirmation, chosen from a sweep and written down before the first run.
+
+arms.json in the confirmation's folder: the sweep, the first seed, how many rounds (or the design of replicates=auto),
+and for every arm its loss, the trials it was chosen for, their score, what a run costs, and how simple it is. What
+goes on after a crash goes on from it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from search_spaces import ClassCounts, effective_signature, families, get_preset, loss_of, space_of
+from trainables.files import write_text
+from tune_app.errors import InputError, require_input
+from tune_app.evidence import Design, plan_stages
+from tune_app.results.baseline import NAME as BASELINE
+from tune_app.results.folders import ARMS, CONFIRMATIONS, is_confirmation, spoken
+from tune_app.results.repeats import arm_labels, is_baseline
+from tune_app.results.sweep import Sweep
+from tune_app.results.tables import to_plain
+from tune_app.results.trial import Trial, device_hours, read_json
+from tune_app.search.arms import Arm
+
+MOST_ROUNDS = 500
+"""Of a confirmation: with more, the difference that could still be told is far below any that matters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenArm:
+    """One configuration to be trained again."""
+
+    name: str
+    trials: tuple[str, ...]
+    """Trials of the sweep that are this configuration; none for a baseline that was not in the sweep."""
+    signature: str
+    """Equal for all trials of this effective loss, later ones included."""
+    family: str
+    preset: str
+    loss: Mapping[str, Any]
+    search_score: float
+    """The highest score of those trials; NaN without one."""
+    cost: float
+    """Device-hours of one run at full budget."""
+    simplicity: float
+    """Tuned numbers: 0 for the baseline, less for a published setting than for a searched one."""
+
+    def arm(self, seed: int) -> Arm:
+        return Arm(family=self.family, point={}, seed=seed, preset=self.preset, loss=self.loss, name=self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a confirmation trains."""
+
+    sweep: str
+    arms: tuple[ChosenArm, ...]
+    baseline: str
+    first_seed: int
+    """Of column 0; round n has seed first_seed + n, the same for all arms."""
+    rounds: int
+    """Runs of every arm; 0 where `design` says."""
+    device: str
+    """GPU or CPU: what hours are counted of."""
+    design: Design | None = None
+
+    def named(self, name: str) -> ChosenArm:
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def first_runs(self) -> list[Arm]:
+        """Those of a fixed number of rounds, whole rounds one after the other."""
+        return [arm.arm(self.first_seed + column) for column in range(self.rounds) for arm in self.arms]
+
+    def write(self, folder: Path) -> None:
+        write_text(folder / ARMS, json.dumps(to_plain(asdict(self)), indent=1, allow_nan=False) + "\n")
+
+
+def read_plan(folder: Path) -> Plan:
+    """arms.json of a confirmation. Raises InputError where it is missing or damaged."""
+    found = read_json(folder / ARMS)
+    try:
+        design = found["design"]
+        return Plan(
+            sweep=str(found["sweep"]),
+            baseline=str(found["baseline"]),
+            first_seed=int(found["first_seed"]),
+            rounds=int(found["rounds"]),
+            device=str(found["device"]),
+            arms=tuple(map(_arm_read, found["arms"])),
+            design=design and Design(**{**design, "costs": tuple(map(float, design["costs"]))}),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{folder / ARMS} is missing or damaged, and a confirmation cannot go on without it. Remove {folder}, and "
+            f"begin again: python -m tune_app.confirm sweep={spoken(folder.parent)}"
+        ) from None
+
+
+def _arm_read(arm: Mapping[str, Any]) -> ChosenArm:
+    numbers = {name: math.nan if arm[name] is None else float(arm[name]) for name in ("search_score", "cost")}
+    return ChosenArm(**{**arm, **numbers, "trials": tuple(arm["trials"])})
+
+
+def choose_arms(sweep: Sweep, counts: ClassCounts, window_voxels: float, top: int) -> tuple[ChosenArm, ...]:
+    """The first `top` configurations of the leaderboard and the untuned baseline, which comes last.
+
+    Runs of one configuration, whatever their names, are one arm. Raises InputError where nothing has a score.
+    """
+    board = sweep.leaderboard()
+    ranked = [sweep.trial(name) for name in board.loc[board["rank"].notna(), "name"]]
+    if not ranked:
+        raise InputError(
+            f"sweep={sweep.name}: no trial has a score, there is nothing to confirm. See python -m tune_app.summary "
+            f"sweep={spoken(sweep.folder)}"
+        )
+    by_signature: dict[str, list[Trial]] = {}
+    for trial in ranked:
+        by_signature.setdefault(trial.signature, []).append(trial)
+    labels, hours = arm_labels(sweep.trials), run_hours(sweep, ranked)
+    searched = [s for s, members in by_signature.items() if not is_baseline(members[0])]
+    chosen = [_chosen(labels[s], by_signature[s], hours) for s in searched[:top]]
+    untuned = [members for members in by_signature.values() if is_baseline(members[0])]
+    if untuned:
+        return (*chosen, _chosen(labels[untuned[0][0].signature], untuned[0], hours))
+    preset = get_preset(BASELINE)
+    loss = loss_of(preset.family, preset.point, counts)
+    signature = json.dumps(effective_signature(loss, counts, window_voxels=window_voxels))
+    added = ChosenArm(
+        name=BASELINE,
+        trials=(),
+        signature=signature,
+        family=preset.family,
+        preset=BASELINE,
+        loss=loss,
+        search_score=math.nan,
+        cost=hours,
+        simplicity=0.0,
+    )
+    return (*chosen, added)
+
+
+def _chosen(name: str, members: Sequence[Trial], hours: float) -> ChosenArm:
+    first = members[0]
+    return ChosenArm(
+        name=name,
+        trials=tuple(trial.name for trial in members),
+        signature=first.signature,
+        family=first.family,
+        preset=first.preset,
+        loss=dict(first.loss),
+        search_score=max(trial.score(first.metric) for trial in members),
+        cost=hours,
+        simplicity=simplicity(first),
+    )
+
+
+def simplicity(trial: Trial) -> float:
+    """Numbers of the loss that were chosen: none for uniform weights, and half a number more where a search chose."""
+    if is_baseline(trial):
+        return 0.0
+    known = trial.family in families()
+    numbers = len(space_of(trial.family)) if known else len(trial.loss.get("params", {}))
+    return numbers + (0.0 if trial.preset else 0.5)
+
+
+def run_hours(sweep: Sweep, trials: Iterable[Trial]) -> float:
+    """Device-hours of one run at full budget: all families train the same graph, so the mean epoch of the sweep."""
+    hours = sum(device_hours(trial) for trial in trials)
+    epochs = sum(trial.epochs for trial in trials)
+    budget = int(sweep.settings.get("trainer", {}).get("epochs") or 0)
+    return hours / epochs * budget if epochs and hours > 0 and budget else math.nan
+
+
+def fresh_seed(sweep: Sweep) -> int:
+    """The first seed that neither the sweep nor an earlier confirmation of it has used."""
+    used = [int(sweep.settings.get("seed") or 0) + int(sweep.settings.get("seeds") or 1) - 1]
+    used += [trial.seed for trial in sweep.trials if trial.seed is not None]
+    for folder in confirmations(sweep.folder):
+        used += [trial.seed for trial in Sweep(folder).trials if trial.seed is not None]
+        with suppress(InputError):
+            plan = read_plan(folder)
+            rounds = plan.design.most_rounds() if plan.design else plan.rounds
+            used.append(plan.first_seed + rounds - 1)
+    return max(used) + 1
+
+
+def confirmations(sweep: Path) -> list[Path]:
+    """The confirmations of a sweep, oldest first."""
+    found = [folder for folder in sweep.glob(f"{CONFIRMATIONS}*") if folder.is_dir() and is_confirmation(folder)]
+    return sorted(found, key=lambda folder: (len(folder.name), folder.name))
+
+
+def new_folder(sweep: Path) -> Path:
+    """Where the next confirmation goes; not made yet."""
+    number = 1
+    while (folder := sweep / (f"{CONFIRMATIONS}_{number}" if number > 1 else CONFIRMATIONS)).exists():
+        number += 1
+    return folder
+
+
+def make_plan(
+    sweep: Sweep, counts: ClassCounts, window_voxels: float, *, top: int, rounds: int, budget: float, device: str
+) -> Plan:
+    """What `confirm` is going to train; rounds = 0 is replicates=auto with a budget in device-hours."""
+    arms = _apart(choose_arms(sweep, counts, window_voxels, top), counts, window_voxels)
+    design = None
+    if not rounds:
+        costs = [arm.cost for arm in arms]
+        if not all(math.isfinite(cost) for cost in costs):
+            raise InputError(
+                f"replicates=auto: no epoch of {sweep.name} says how long it took, so a budget cannot be divided. Give "
+                "a number: replicates=5"
+            )
+        design = plan_stages(costs, budget, device=device)
+        require_input(
+            design.most_rounds() <= MOST_ROUNDS,
+            "budget_gpu_hours",
+            budget,
+            f"it buys {design.most_rounds()} rounds, and at most {MOST_ROUNDS} make sense",
+            f"Give less, {budget * MOST_ROUNDS / design.most_rounds():.2g}, or a number: replicates=20",
+        )
+    return Plan(
+        sweep=sweep.name,
+        arms=arms,
+        baseline=arms[-1].name,
+        first_seed=fresh_seed(sweep),
+        rounds=rounds,
+        device=device,
+        design=design,
+    )
+
+
+def _apart(arms: Sequence[ChosenArm], counts: ClassCounts, window_voxels: float) -> tuple[ChosenArm, ...]:
+    """The arms, without any that comes out as the baseline on these data although its trial did not say so."""
+    signatures = [effective_signature(arm.loss, counts, window_voxels=window_voxels) for arm in arms]
+    kept = [arm for arm, signature in zip(arms[:-1], signatures) if signature != signatures[-1]]
+    if not kept:
+        raise InputError(
+            "All configurations with a score are the untuned baseline, uniform weights: there is nothing to compare it "
+            "with. Search a family first: python -m tune_app.run family=seesaw"
+        )
+    return (*kept, arms[-1])

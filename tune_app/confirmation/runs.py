@@ -1,0 +1,168 @@
+"""The trials of a confirmation as the statistics want them, and the finding written where others look for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainables.files import write_text
+from tune_app.confirmation.arms import Plan, confirmations
+from tune_app.evidence import Replicates, confirm_statistics, next_replicates
+from tune_app.results.diagnosis import hopeless
+from tune_app.results.finding import CONFIRMATION, read_confirmation
+from tune_app.results.folders import is_sweep
+from tune_app.results.manifest import now
+from tune_app.results.sweep import Sweep
+from tune_app.results.tables import counted, to_plain
+from tune_app.results.trial import Trial
+from tune_app.search.arms import Arm
+
+COUNTS = ("epochs", "tp", "fp", "fn")
+NO_SCORE = "No winner: no run of the confirmation ended with a score."
+
+
+def replicates_of(plan: Plan, sweep: Sweep | None) -> Replicates:
+    """Scores, class scores and voxel counts of the runs that have ended; sweep: that of the confirmation, None before
+    it has begun."""
+    cells = cells_of(plan, sweep.trials if sweep else ())
+    classes = sweep.classes if sweep else ()
+    shape = (len(plan.arms), max([plan.rounds, 1, *(column + 1 for _, column in cells)]))
+    scores, attempted = np.full(shape, np.nan), np.zeros(shape, bool)
+    class_scores = np.full((*shape, len(classes)), np.nan)
+    for cell, trial in cells.items():
+        attempted[cell] = has_ended(trial)
+        if is_sound(trial):
+            scores[cell] = trial.score(trial.metric)
+            class_scores[cell] = [trial.score(f"dice/{name}") for name in classes]
+    return Replicates(
+        arms=[arm.name for arm in plan.arms],
+        scores=scores,
+        attempted=attempted,
+        baseline=plan.baseline,
+        classes=classes,
+        class_scores=class_scores if classes else None,
+        counts=crop_counts(cells, (*shape, len(classes))),
+        search_scores=[arm.search_score for arm in plan.arms],
+        costs=[arm.cost for arm in plan.arms],
+        simplicity=[arm.simplicity for arm in plan.arms],
+    )
+
+
+def has_ended(trial: Trial) -> bool:
+    return trial.failed or trial.status in ("finished", "stopped early")
+
+
+def is_sound(trial: Trial) -> bool:
+    """Whether a run counts: trained to the end, and hopeless neither there nor at its best epoch, where it is scored.
+
+    What it went through in between and recovered from does not matter.
+    """
+    to_best = [row for row in trial.history if row["epoch"] <= trial.best.get("epoch", 0)]
+    ends = (to_best, trial.history)
+    return trial.status == "finished" and not any(hopeless(rows, trial.judged_by) for rows in ends)
+
+
+def cells_of(plan: Plan, trials: Iterable[Trial]) -> dict[tuple[int, int], Trial]:
+    """(arm, column) → its trial."""
+    rows = {arm.name: row for row, arm in enumerate(plan.arms)}
+    return {
+        (rows[trial.label], trial.seed - plan.first_seed): trial
+        for trial in trials
+        if trial.label in rows and trial.seed is not None and trial.seed >= plan.first_seed
+    }
+
+
+def crop_counts(
+    cells: dict[tuple[int, int], Trial], shape: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """TP, FP, FN of every run at its best epoch, (arms, columns, crops, classes); None where no run has kept them."""
+    found = {cell: best_counts(trial) for cell, trial in cells.items() if is_sound(trial)}
+    sizes = {counts[0].shape for counts in found.values() if counts is not None}
+    if len(sizes) != 1 or (crops := next(iter(sizes)))[1] != shape[2]:
+        return None
+    arrays = tuple(np.full((*shape[:2], *crops), np.nan) for _ in range(3))
+    for (row, column), counts in found.items():
+        if counts is not None:
+            for array, values in zip(arrays, counts):
+                array[row, column] = values
+    return arrays[0], arrays[1], arrays[2]
+
+
+def best_counts(trial: Trial) -> tuple[np.ndarray, ...] | None:
+    """TP, FP, FN (crops, classes) of the best epoch."""
+    kept = trial.validation(COUNTS)
+    if not kept or trial.best.get("epoch") not in kept["epochs"]:
+        return None
+    at = int(np.flatnonzero(kept["epochs"] == trial.best["epoch"])[0])
+    return tuple(kept[name][at].astype(float) for name in COUNTS[1:])
+
+
+def runs_to_train(plan: Plan, sweep: Sweep | None) -> tuple[list[Arm], str]:
+    """All runs that have been asked for so far, those that were begun first; [] where nothing is left to train. And how
+    far the confirmation has come."""
+    begun = begun_runs(plan, sweep.trials if sweep else ())
+    if plan.design is None:
+        wanted, why = plan.first_runs(), f"{counted(plan.rounds, 'round')} of {counted(len(plan.arms), 'arm')}"
+        ended = sweep is not None and sum(map(has_ended, sweep.trials)) >= len(wanted)
+        return ([] if ended else wanted), why
+    proposal = next_replicates(replicates_of(plan, sweep), plan.design)
+    further = [plan.named(name).arm(plan.first_seed + column) for name, column in proposal.runs]
+    known = {(run.label, run.seed) for run in begun}
+    return (begun + [run for run in further if (run.label, run.seed) not in known] if further else []), proposal.reason
+
+
+def begun_runs(plan: Plan, trials: Iterable[Trial]) -> list[Arm]:
+    """The runs that have a trial already, in the order of their numbers."""
+    return [plan.arms[row].arm(plan.first_seed + column) for row, column in cells_of(plan, trials)]
+
+
+def conclude(plan: Plan, folder: Path) -> dict[str, Any]:
+    """The finding of a finished confirmation, returned and written into its folder; and into the sweep's, where no
+    newer one has been begun."""
+    found = read_confirmation(folder)
+    if not found:
+        sweep = Sweep(folder)
+        runs = replicates_of(plan, sweep)
+        scored = bool(np.isfinite(runs.scores).any())
+        content = confirm_statistics(runs, plan.design).to_dict() if scored else {"statement": NO_SCORE, "arms": []}
+        found = as_file(content, plan, sweep)
+        write_finding(folder, found)
+    newest = is_sweep(folder.parent) and confirmations(folder.parent)[-1:] == [folder]
+    if newest and read_confirmation(folder.parent) != found:
+        write_finding(folder.parent, found)
+    return found
+
+
+def write_finding(folder: Path, found: Mapping[str, Any]) -> None:
+    write_text(folder / CONFIRMATION, json.dumps(found, indent=2, allow_nan=False) + "\n")
+
+
+def as_file(content: dict[str, Any], plan: Plan, sweep: Sweep) -> dict[str, Any]:
+    """The finding as confirmation.json holds it: with each arm's trials in the sweep, and where its runs lie."""
+    for arm in content["arms"]:
+        chosen = plan.named(arm["name"])
+        arm |= {
+            "trials": list(chosen.trials),
+            "signature": chosen.signature,
+            "loss": chosen.loss,
+            "simplicity": chosen.simplicity,
+        }
+    source = {
+        "sweep": plan.sweep,
+        "runs": sweep.folder.name,
+        "metric": sweep.metric,
+        "device": plan.device,
+        "seeds": seeds_of(sweep.trials),
+        "concluded": now(),
+        "design": plan.design and asdict(plan.design),
+    }
+    return dict(to_plain(content | {"source": source}))
+
+
+def seeds_of(trials: Sequence[Trial]) -> list[int]:
+    return sorted({trial.seed for trial in trials if trial.seed is not None})

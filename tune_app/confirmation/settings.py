@@ -1,0 +1,81 @@
+"""What `python -m tune_app.confirm` takes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trainables.settings import PATH
+from tune_app.confirmation.arms import MOST_ROUNDS
+from tune_app.errors import require_input
+from tune_app.settings.schema import CheckpointSettings, ClusterSettings, ResourceSettings
+
+AUTO = "auto"
+
+
+@dataclass(kw_only=True)
+class DataPlace:
+    """Where the data are now, should they have moved since the sweep; that they are the same is checked."""
+
+    root: str = field(default="", metadata=PATH)
+    split_file: str = field(default="", metadata=PATH)
+    cache_dir: str = field(default="", metadata=PATH)
+
+
+@dataclass(kw_only=True)
+class ConfirmSettings:
+    """What `python -m tune_app.confirm` takes. Everything else is as the sweep was run."""
+
+    sweep: str = field(default="latest", metadata=PATH)
+    """latest, the name of a sweep in results_dir, or its folder."""
+    resume: str = field(default="", metadata=PATH)
+    """Go on with the unfinished confirmation of this sweep."""
+    results_dir: str = field(default="", metadata=PATH)
+    """Folder of the sweeps; empty: $TUNE_APP_RESULTS, the user's setting, or results."""
+    top: int = 4
+    """How many configurations, the first of the leaderboard; the untuned baseline comes besides."""
+    replicates: str = "5"
+    """Runs of each, on fresh seeds; or auto: where they decide most, within budget_gpu_hours."""
+    budget_gpu_hours: float = 0.0
+    """With replicates=auto: GPU-hours for all runs together; CPU-hours where trials have no GPU."""
+    resources: ResourceSettings = field(default_factory=ResourceSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
+    data: DataPlace = field(default_factory=DataPlace)
+    wandb_project: str = ""
+    """Weights & Biases project; empty: none."""
+    verbose: int = 0
+    """Ray Tune's own verbosity, 0 to 3."""
+
+    def __post_init__(self) -> None:
+        require_input(bool(self.sweep), "sweep", self.sweep, "a sweep is needed", "Use sweep=latest")
+        require_input(self.top >= 1, "top", self.top, "must be at least 1", "Use top=4")
+        number = self.replicates.isdecimal() and 2 <= int(self.replicates) <= MOST_ROUNDS
+        require_input(
+            number or self.is_auto,
+            "replicates",
+            self.replicates,
+            f"a number from 2 (one run tells no noise) to {MOST_ROUNDS}, or auto",
+            "Use replicates=5",
+        )
+        require_input(
+            not self.is_auto or self.budget_gpu_hours > 0,
+            "budget_gpu_hours",
+            self.budget_gpu_hours,
+            "replicates=auto needs a budget",
+            "Give budget_gpu_hours=10",
+        )
+        require_input(
+            self.is_auto or not self.budget_gpu_hours,
+            "budget_gpu_hours",
+            self.budget_gpu_hours,
+            f"replicates={self.replicates} says how many runs there are",
+            "Leave it out, or give replicates=auto",
+        )
+
+    @property
+    def is_auto(self) -> bool:
+        return self.replicates == AUTO
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,1 @@
+"""The best configurations as folders that stand on their own, and predictions with them."""

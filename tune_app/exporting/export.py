@@ -1,0 +1,400 @@
+"""python -m tune_app.export sweep=latest top=3 out=best: the best configurations as folders that stand on their own.
+
+out/1/config.yaml          complete; python -m tune_app.run trial=out/1/config.yaml trains it again. Under `thresholds`:
+                           where to cut the output of the model, and what that is worth
+out/1/metrics.json         every epoch
+out/1/model.safetensors    the weights of the best epoch, with the thresholds in its metadata
+out/1/model.pt2            the same as a program: raw grey values in, logits out; PyTorch alone runs it
+out/1/model.json           what that program takes, its classes and where to cut its logits
+out/1/README.md            what this is, and how to use it
+out/1/manifest.json        where it came from, and the sha256 of the other files
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from trainables.settings import PATH
+from tune_app.confirmation.runs import is_sound
+from tune_app.errors import InputError, require_input
+from tune_app.exporting.model_file import WEIGHTS, best_state, write_model, write_program
+from tune_app.exporting.operating_point import inference_shift, inherited_point, metadata, operating_point
+from tune_app.results.calibration import CALIBRATED
+from tune_app.results.cautions import NOT_VALIDATED, PHANTOM
+from tune_app.results.finding import confirmation_of, in_confirmed_order, read_confirmation
+from tune_app.results.folders import CONFIRMATIONS, is_sweep
+from tune_app.results.manifest import MANIFEST, file_sha256, git_revision, now, package_versions, read_manifest
+from tune_app.results.sweep import Sweep
+from tune_app.results.tables import to_plain
+from tune_app.results.trial import Trial
+from tune_app.settings.stored import TRIAL
+from tune_app.settings.user import user_setting
+
+KIND = "tune_app export"
+SECTIONS = ("loss", "data", "model", "trainer", "hardware", "resources")
+Tell = Callable[[str], None]
+USE = """With PyTorch alone, from this folder:
+
+```python
+import json
+import numpy as np
+import torch
+
+about = json.load(open("model.json"))  # classes, logit (where to cut), voxel_nm, stride
+network = torch.export.load("model.pt2").module()
+em = torch.from_numpy(np.load("em.npy"))  # uint8 (slices, height, width), sides multiples of the stride
+with torch.no_grad():
+    logits = network(em[:, None])  # (slices, classes, height, width)
+masks = logits > torch.tensor(about["logit"]).view(-1, 1, 1)
+```
+
+On a card, where `.to("cuda")` is not enough:
+
+    from torch.export.passes import move_to_device_pass
+    network = move_to_device_pass(torch.export.load("model.pt2"), "cuda").module()"""
+README = """# {title}
+
+Trial {trial} of the sweep {sweep} ({family}), weights of epoch {epoch}: {worth}.
+Classes: {classes}.
+{notice}
+{use}
+
+`config.yaml` is the whole configuration, `manifest.json` says where it came from and `metrics.json` how it was trained.
+To train it again: `python -m tune_app.run trial=config.yaml`
+"""
+
+
+@dataclass(kw_only=True)
+class ExportSettings:
+    """What `python -m tune_app.export` takes."""
+
+    sweep: str = field(default="latest", metadata=PATH)
+    """latest, the name of a sweep in results_dir, or its folder. It may still be running."""
+    results_dir: str = field(default="", metadata=PATH)
+    """Folder of the sweeps; empty: $TUNE_APP_RESULTS, the user's setting, or results."""
+    top: int = 3
+    """How many of the leaderboard's first rows to export."""
+    out: str = field(default="best", metadata=PATH)
+    """Folder to write 1/, 2/, … into. An earlier export there is replaced; anything else is left alone."""
+    overwrite: bool = False
+    """Replace an earlier export even where its files were changed or files were added to it."""
+
+    def __post_init__(self) -> None:
+        require_input(bool(self.sweep), "sweep", self.sweep, "a sweep is needed", "Use sweep=latest")
+        require_input(self.top >= 1, "top", self.top, "must be at least 1", "Use top=3")
+        require_input(bool(self.out), "out", self.out, "a folder is needed", "Use out=best")
+
+
+def to_stderr(notice: str) -> None:
+    print(f"!! {notice}", file=sys.stderr)
+
+
+def export(settings: ExportSettings, *, tell: Tell = to_stderr) -> list[Path]:
+    """Write out/1, out/2, … and return them. Each appears whole or not at all.
+
+    tell: is given every notice (fewer trials than asked for, a checkpoint that is gone, a sweep still running).
+    Raises InputError before anything is written: nothing to export, or a folder in the way that is not ours.
+    """
+    sweep = Sweep(settings.sweep, settings.results_dir or user_setting("results_dir", "results"))
+    chosen = _choose(sweep, settings.top, tell)
+    out = Path(settings.out).expanduser()
+    _clear_up(out)
+    for rank, _ in chosen:
+        _check_target(out / str(rank), settings.overwrite)
+    _tell_about(sweep, out, chosen, tell)
+    try:
+        return [_export_trial(sweep, trial, rank, out, tell) for rank, trial in chosen]
+    except OSError as error:
+        raise InputError(f"out={out}: cannot be written ({error.strerror or error}). Choose another folder.") from None
+
+
+def _choose(sweep: Sweep, top: int, tell: Tell) -> list[tuple[int, Trial]]:
+    """(position, trial) of the first `top` rows that have a rank, that is, a finite score and no failure.
+
+    What a confirmation has found comes before the search: its winner, or in a tie its default choice, then the other
+    confirmed arms by their means, each once.
+    """
+    board = sweep.leaderboard()
+    ranked, notices = in_confirmed_order(sweep, board[board["rank"].notna()])
+    ranked = ranked.head(top)
+    for notice in notices:
+        tell(notice)
+    if ranked.empty:
+        raise InputError(
+            f"sweep={sweep.name}: no trial has a finite score yet, there is nothing to export. "
+            f"See python -m tune_app.summary sweep={sweep.folder}"
+        )
+    if len(ranked) < top:
+        tell(f"only {len(ranked)} of the top={top} asked for: no other trial has a finite score")
+    chosen = list(enumerate(map(sweep.trial, ranked["name"]), start=1))
+    for rank, trial in chosen:
+        if not all(section in trial.config for section in SECTIONS[:-1]):
+            raise InputError(
+                f"rank {rank}, {trial.name}: {trial.folder}/config.json is missing or damaged, so the configuration "
+                f"cannot be exported completely. Restore the file, or export top={rank - 1}."
+            )
+    _tell_repeats(ranked, tell)
+    return chosen
+
+
+def _tell_repeats(ranked: pd.DataFrame, tell: Tell) -> None:
+    for arm, rows in ranked.assign(position=range(1, len(ranked) + 1)).groupby("arm", sort=False):
+        if len(rows) > 1:
+            tell(f"ranks {', '.join(map(str, rows['position']))} are runs of one configuration, {arm}")
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    """InputError where `target` holds anything but an export of ours, or one that was changed since."""
+    other = "Choose another folder with out=, or move it away."
+    if target.parent.exists() and not target.parent.is_dir():
+        raise InputError(f"out={target.parent}: is a file, a folder is needed. {other}")
+    if not target.exists() and not target.is_symlink():
+        return
+    manifest = read_manifest(target)
+    if target.is_symlink() or not target.is_dir() or (manifest.get("kind") != KIND and any(target.iterdir())):
+        raise InputError(f"out: {target} exists and is no export, so it is not replaced. {other}")
+    if manifest and not overwrite and not _is_unchanged(target, manifest):
+        raise InputError(f"out: {target} is an export that was changed since. {other} overwrite=true replaces it.")
+
+
+def _is_unchanged(target: Path, manifest: dict[str, Any]) -> bool:
+    digests = manifest.get("sha256", {})
+    files = {path.name: path for path in target.iterdir() if path.name != MANIFEST}
+    return set(files) == set(digests) and all(file_sha256(path) == digests[name] for name, path in files.items())
+
+
+def _tell_about(sweep: Sweep, out: Path, chosen: list[tuple[int, Trial]], tell: Tell) -> None:
+    if sweep.phantom:
+        tell(PHANTOM)
+    if not sweep.validated:
+        tell(NOT_VALIDATED)
+    if sweep.status == "running":
+        tell("the sweep is still running: a later export may choose others")
+    unfinished = [trial.name for _, trial in chosen if trial.status in ("running", "interrupted", "waiting")]
+    if unfinished:
+        tell(f"not trained to the end: {', '.join(unfinished)}; exported as of the best epoch so far")
+    written = {str(rank) for rank, _ in chosen}
+    stale = [p for p in out.glob("*") if p.name not in written and read_manifest(p).get("kind") == KIND]
+    if stale:
+        tell(f"left over from an earlier export, not of this one: {', '.join(sorted(map(str, stale)))}")
+
+
+def _export_trial(sweep: Sweep, trial: Trial, rank: int, out: Path, tell: Tell) -> Path:
+    """Build the folder beside its place, then rename it there."""
+    building = _beside(out / str(rank), "partial")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        _write_files(sweep, trial, rank, building, tell)
+        _put_in_place(building, out / str(rank))
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return out / str(rank)
+
+
+def _beside(target: Path, kind: str) -> Path:
+    """A temporary folder of this process, partial or old."""
+    return target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.{kind}")
+
+
+def _clear_up(out: Path) -> None:
+    """Remove what exports that were killed on this machine have left; one that they had moved aside comes back."""
+    name = re.compile(rf"\.(?P<rank>\d+)\.{re.escape(socket.gethostname())}\.(?P<pid>\d+)\.(?P<kind>partial|old)")
+    for folder in out.glob(".*"):
+        found = name.fullmatch(folder.name)
+        if found is None or Path("/proc", found["pid"]).exists():
+            continue
+        target = out / found["rank"]
+        with suppress(OSError):  # of somebody else, or read-only
+            if found["kind"] == "old" and not target.exists():
+                folder.rename(target)
+            else:
+                shutil.rmtree(folder)
+
+
+def _put_in_place(building: Path, target: Path) -> None:
+    """Exchange the folders; the old one comes back should the second rename fail."""
+    old = _beside(target, "old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    try:
+        building.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_files(sweep: Sweep, trial: Trial, rank: int, folder: Path, tell: Tell) -> None:
+    state, problem = best_state(trial)
+    shift = inference_shift(trial, sweep.classes, state)
+    source = {} if sweep.validated else _source_thresholds(sweep)
+    thresholds = (
+        operating_point(trial, sweep.classes, state)
+        if sweep.validated
+        else inherited_point(source, sweep.classes, shift, int(state.get("epoch") or trial.best["epoch"]))
+    )
+    mark = {} if sweep.validated else {"validated": False}
+    whole = to_plain(trial_config(trial) | {"thresholds": thresholds} | mark)
+    (folder / "config.yaml").write_text(yaml.safe_dump(whole, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    (folder / "metrics.json").write_text(_metrics(sweep, trial), encoding="utf-8")
+    if sweep.validated and trial.calibration.problem:
+        tell(f"rank {rank}, {trial.name}: thresholds kept at 0.5, {trial.calibration.problem}")
+    program_problem = problem
+    if not problem:
+        write_model(sweep, trial, state, folder / WEIGHTS, metadata(thresholds))
+        program_problem = write_program(trial, state, thresholds, shift, folder)
+        if program_problem:
+            tell(f"rank {rank}, {trial.name}: exported without model.pt2, {program_problem}")
+    else:
+        tell(
+            f"rank {rank}, {trial.name}: exported without its weights, {problem}. To train it again: "
+            f"python -m tune_app.run trial={folder.parent / str(rank)}/config.yaml"
+        )
+    (folder / "README.md").write_text(_readme(sweep, trial, thresholds, source, program_problem), encoding="utf-8")
+    digests = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+    missing = {"model_missing": problem, "program_missing": program_problem}
+    provenance = _provenance(sweep, trial, rank) | ({} if sweep.validated else _unvalidated(sweep, thresholds, source))
+    manifest = {**provenance, **missing, "sha256": digests}
+    (folder / MANIFEST).write_text(json.dumps(to_plain(manifest), indent=2) + "\n", encoding="utf-8")
+
+
+def trial_config(trial: Trial) -> dict[str, Any]:
+    """The complete configuration for `run trial=`: the trial's, without the folder it was run in."""
+    head = {"name": trial.label, "family": trial.family, "preset": trial.preset or None, "seed": trial.seed or 0}
+    body = {section: trial.config[section] for section in SECTIONS if section in trial.config}
+    rest = {k: v for k, v in trial.config.items() if k not in ("run", *head, *body)}
+    return head | body | rest
+
+
+def _source_thresholds(sweep: Sweep) -> dict[str, Any]:
+    """The section `thresholds` of the export that a final training started from; {} where it had none."""
+    with suppress(OSError, ValueError, yaml.YAMLError):
+        return dict((yaml.safe_load((sweep.folder / TRIAL).read_text(encoding="utf-8")) or {}).get("thresholds") or {})
+    return {}
+
+
+def _unvalidated(sweep: Sweep, thresholds: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest says where nothing was left to validate on: the scores of the same configuration trained
+
+    without the validation crops, and none of its own."""
+    before = {key: source.get(key) for key in ("epoch", "mean_dice", "calibrated_mean_dice")}
+    return {
+        "trained_on": "training and validation crops",
+        sweep.metric: None,
+        CALIBRATED: None,
+        "best_epoch": thresholds["epoch"],
+        "without_validation_crops": before,
+    }
+
+
+def _readme(
+    sweep: Sweep, trial: Trial, thresholds: Mapping[str, Any], source: Mapping[str, Any], program_missing: str
+) -> str:
+    """What the folder is, for somebody who has nothing else."""
+    epoch = thresholds["epoch"]
+    if sweep.validated:
+        worth = f"{sweep.metric} {trial.score(sweep.metric):.4f} on the validation crops"
+    else:
+        before = source.get("mean_dice")
+        worth = f"not validated.\n\n{NOT_VALIDATED}" + (
+            f" Trained without them, this configuration had a mean Dice of {before:.4f}." if before else ""
+        )
+        worth = worth.removesuffix(".")
+    use = f"There is no model.pt2: {program_missing}." if program_missing else USE
+    return README.format(
+        title=trial.label,
+        family=trial.family,
+        sweep=sweep.name,
+        trial=trial.name,
+        epoch=epoch,
+        worth=worth,
+        classes=", ".join(sweep.classes),
+        notice=f"\n{PHANTOM}\n" if sweep.phantom else "",
+        use=use,
+    )
+
+
+def _metrics(sweep: Sweep, trial: Trial) -> str:
+    metrics = {
+        "sweep": sweep.name,
+        "trial": trial.name,
+        "status": trial.status,
+        "classes": sweep.classes,
+        "metric": sweep.metric,
+        "validated": sweep.validated,
+        "best_epoch": trial.best["epoch"],
+        sweep.metric: trial.best[sweep.metric],
+        "history": trial.history,
+    }
+    return json.dumps(to_plain(metrics), indent=1, allow_nan=False) + "\n"
+
+
+def _provenance(sweep: Sweep, trial: Trial, rank: int) -> dict[str, Any]:
+    source, confirmed = sweep.manifest, confirmation_of(sweep, trial)
+    return {
+        "kind": KIND,
+        "rank": rank,
+        "confirmation": confirmed and confirmed | {"best_epochs": confirmed_epochs(sweep, str(confirmed["name"]))},
+        "trials_ranked": int(sweep.leaderboard()["rank"].notna().sum()),
+        "sweep": sweep.name,
+        "sweep_status": sweep.status,
+        "trial": trial.name,
+        "trial_status": trial.status,
+        "family": trial.family,
+        "preset": trial.preset or None,
+        "params": trial.params,
+        "seed": trial.seed,
+        "metric": sweep.metric,
+        "validated": sweep.validated,
+        sweep.metric: trial.best[sweep.metric],
+        CALIBRATED: trial.score(CALIBRATED),
+        "best_epoch": trial.best["epoch"],
+        "epochs": trial.epochs,
+        "classes": sweep.classes,
+        "space": source.get("space"),
+        "experiment": source.get("experiment"),
+        "data": source.get("data"),
+        "hardware": source.get("hardware"),
+        "git": source.get("git"),
+        "packages": source.get("packages"),
+        "exported": {"at": now(), "git": git_revision(), "packages": package_versions()},
+    }
+
+
+def confirmed_epochs(sweep: Sweep, arm: str) -> list[int]:
+    """The best epochs of an arm's runs in the newest confirmation of a sweep."""
+    runs = sweep.folder / str((read_confirmation(sweep.folder).get("source") or {}).get("runs") or CONFIRMATIONS)
+    trials = Sweep(runs).trials if is_sweep(runs) else ()
+    return [int(trial.best["epoch"]) for trial in trials if trial.label == arm and is_sound(trial)]
+
+
+def export_and_print(settings: ExportSettings) -> int:
+    """Export, and say where everything lies and what to type next."""
+    folders = export(settings)
+    for folder in folders:
+        manifest = read_manifest(folder)
+        metric = manifest["metric"]
+        own = manifest[CALIBRATED]
+        more = f"   {own:.4f} at thresholds of its own" if own is not None else ""
+        epoch = manifest["best_epoch"]
+        worth = f"{metric} {manifest[metric]:.4f}" if manifest["validated"] else "not validated, weights"
+        print(f"{folder}   {manifest['trial']}   {worth} at epoch {epoch}{more}")
+    print(f"train one again: python -m tune_app.run trial={shlex.quote(f'{folders[0]}/config.yaml')}")
+    return 0

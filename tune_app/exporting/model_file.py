@@ -1,0 +1,80 @@
+"""The weights of a trial's best epoch: as model.safetensors, and as model.pt2, a program that works alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tune_app.exporting.operating_point import cut_of
+from tune_app.results.sweep import Sweep
+from tune_app.results.trial import Trial
+
+WEIGHTS, PROGRAM, ABOUT = "model.safetensors", "model.pt2", "model.json"
+
+
+def best_state(trial: Trial) -> tuple[dict[str, Any], str]:
+    """The trial's best.pt and "", or {} and why it cannot be had."""
+    from trainables import checkpoint
+    from trainables.errors import CheckpointError
+
+    path = trial.folder / checkpoint.BEST
+    if not path.is_file():
+        return {}, "its checkpoint is gone (checkpoints.max_number and checkpoints.max_gb cap what a sweep keeps)"
+    try:
+        state = checkpoint.read(path)
+    except CheckpointError as error:
+        return {}, str(error)
+    return (state, "") if _tensors(state) else ({}, f"{path} holds no weights")
+
+
+def write_model(sweep: Sweep, trial: Trial, state: dict[str, Any], path: Path, thresholds: dict[str, str]) -> None:
+    """Write the weights of a best.pt; the metadata are classes, epoch, metric, sweep, trial, thresholds, as strings."""
+    from safetensors.torch import save
+
+    epoch = int(state.get("epoch", trial.best["epoch"]))
+    row = next((row for row in trial.history if row["epoch"] == epoch), {})
+    score = str(row.get(sweep.metric)) if sweep.validated else "not validated"
+    about = {"classes": json.dumps(sweep.classes), "epoch": str(epoch), sweep.metric: score}
+    about |= {"sweep": sweep.name, "trial": trial.name, "format": "pt", **thresholds}
+    path.write_bytes(save(_tensors(state), about))  # Its save_file would make a file that only its owner may read.
+
+
+def write_program(
+    trial: Trial, state: dict[str, Any], thresholds: Mapping[str, Any], shift: Mapping[str, float] | None, folder: Path
+) -> str:
+    """Write model.pt2, and what it takes and gives as model.json. Returns "", or why there is none.
+
+    thresholds: the section of config.yaml. shift: what validation added to the logits of each class; None where that
+    is not known.
+    """
+    from trainables.errors import TrainablesError
+    from trainables.inference import inference, save_program
+    from trainables.settings import trial_settings
+
+    if shift is None:
+        return "its checkpoint does not hold the logit shift of apply_at=inference"
+    try:
+        settings = trial_settings(trial.config)
+        model = inference(settings, _tensors(state), list(shift.values()))
+    except TrainablesError as error:
+        return str(error)
+    save_program(model, folder / PROGRAM)
+    about = {
+        "classes": list(shift),
+        "logit": cut_of(thresholds),
+        "voxel_nm": settings.data.voxel_nm,
+        "patch": settings.data.patch,
+        "stride": model.stride,
+    }
+    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    return ""
+
+
+def _tensors(state: dict[str, Any]) -> dict[str, Any]:
+    """The weights in a best.pt, each with storage of its own and contiguous, as safetensors wants them."""
+    sections = [state[key] for key in ("model", "state_dict", "weights") if isinstance(state.get(key), dict)]
+    weights = sections[0] if sections else state
+    named = {name.removeprefix("_orig_mod."): value for name, value in weights.items() if hasattr(value, "contiguous")}
+    return {name: value.detach().contiguous().clone() for name, value in named.items()}

@@ -1,0 +1,343 @@
+"""python -m tune_app.predict checkpoint=best/1 crop=jrc_hela-2/crop155 out=pred.zarr: an export applied to a volume.
+
+OME-Zarr 0.4 labels, one per class, at the voxel size that the network was trained at; and Dice where there is truth.
+See docs/predict.md.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+import zarr
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from trainables import metrics
+from trainables.data.cellmap.ngff import Level, choose_level, read_levels
+from trainables.data.cellmap.ngff_labels import create_labels, write_group
+from trainables.data.cellmap.reader import (
+    CropSource,
+    Grid,
+    crop_grid,
+    discover_crops,
+    mask_missing_em,
+    read_em,
+    read_labels,
+)
+from trainables.data.expand import class_masks
+from trainables.data.packed import data_root
+from trainables.inference import load_program
+from trainables.settings import PATH, DataSettings, from_mapping, require, require_choice
+from trainables.tiling import blended, span
+from tune_app.errors import InputError, require_input
+from tune_app.exporting.model_file import ABOUT, PROGRAM
+from tune_app.results.manifest import file_sha256, now, read_manifest
+from tune_app.results.trial import read_json
+
+KIND = "tune_app predict"
+BLOCK = (16, 1024, 1024)
+"""Voxels predicted at once, z y x; chunks of the output fit into it."""
+
+
+@dataclass(kw_only=True)
+class DataFolder:
+    """Where the volumes lie."""
+
+    root: str = field(default="", metadata=PATH)
+    """Folder that holds {dataset}/{dataset}.zarr; empty: where the network was trained."""
+    cache_dir: str = field(default="", metadata=PATH)
+    """Folder of the generated data, for a network trained on them; empty: $TUNE_APP_CACHE or ~/.cache/tune_app."""
+
+
+@dataclass(kw_only=True)
+class PredictSettings:
+    """What `python -m tune_app.predict` takes."""
+
+    checkpoint: str = field(default="best/1", metadata=PATH)
+    """Folder of an export."""
+    crop: str = field(default="", metadata=PATH)
+    """DATASET/CROP below data.root: predicted as far as its labels reach, and scored against them."""
+    volume: str = field(default="", metadata=PATH)
+    """Instead: a whole EM volume, the folder of its OME-Zarr multiscale, …/recon-1/em/fibsem-uint8."""
+    out: str = field(default="pred.zarr", metadata=PATH)
+    """Folder to write, whole or not at all."""
+    overwrite: bool = False
+    """Replace an earlier prediction at `out`."""
+    overlap: float = 0.5
+    """Share of a window that the next one covers again, in [0, 0.9]. Windows are as large as the training patch."""
+    batch_size: int = 8
+    """Windows at once."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu or cuda."""
+    data: DataFolder = field(default_factory=DataFolder)
+
+    def __post_init__(self) -> None:
+        require_input(bool(self.out), "out", self.out, "a folder is needed", "Use out=pred.zarr")
+        require(0 <= self.overlap <= 0.9, "overlap", self.overlap, "must lie in [0, 0.9]", "Use overlap=0.5")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "Use batch_size=8")
+        require_choice("device", self.device, ("auto", "cpu", "cuda"))
+        require(
+            self.device != "cuda" or torch.cuda.is_available(),
+            "device",
+            self.device,
+            "there is no CUDA device here",
+            "Use device=auto",
+        )
+
+    @property
+    def torch_device(self) -> torch.device:
+        wanted = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        return torch.device(wanted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """An exported network, ready to run. cut: (C,) logits above which a class is predicted. window: (H, W), voxels."""
+
+    network: Callable[[torch.Tensor], torch.Tensor]
+    classes: tuple[str, ...]
+    cut: torch.Tensor
+    window: tuple[int, int]
+    data: DataSettings
+    """Of its training."""
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What was written. dice: per class, NaN where the class is not there; {} without truth."""
+
+    out: Path
+    shape: tuple[int, int, int]
+    dice: Mapping[str, float]
+
+
+def predict(settings: PredictSettings, *, progress: Console | None = None) -> Prediction:
+    """Predict and write `settings.out`. Raises InputError or DataError before anything is written, for bad input."""
+    require_input(
+        bool(settings.crop) != bool(settings.volume),
+        "crop",
+        settings.crop or "''",
+        f"volume={settings.volume or repr('')}: one of the two says what to predict",
+        "For example crop=jrc_hela-2/crop155",
+    )
+    out = Path(settings.out).expanduser().absolute()
+    refuse_to_replace(out, overwrite=settings.overwrite)
+    model = read_model(Path(settings.checkpoint).expanduser(), settings.torch_device)
+    source, grid = find_source(settings, model)
+    if grid.lies_outside(_em_level(source, grid)):
+        raise InputError(f"crop={settings.crop}: it lies outside the EM volume {source.em}. Check both translations")
+    building = out.with_name(f".{out.name}.partial")
+    try:
+        shutil.rmtree(building, ignore_errors=True)  # of a run that was killed
+        building.parent.mkdir(parents=True, exist_ok=True)
+        arrays = create_labels(building, model.classes, grid, image=source.em, final=out)
+        counts = _predict_blocks(settings, model, source, grid, arrays, progress)
+        dice = _dice(counts, [name for name in model.classes if name in source.classes], model.classes)
+        write_group(building, {"tune_app": _provenance(settings, model, source, dice)})
+        _put_in_place(building, out)
+    except OSError as error:
+        raise InputError(
+            f"out={settings.out}: cannot be written ({error.strerror or error}). Choose another folder"
+        ) from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return Prediction(out=out, shape=grid.shape, dice=dice)
+
+
+def refuse_to_replace(out: Path, *, overwrite: bool) -> None:
+    """InputError where `out` exists and is not to be replaced, or is no prediction."""
+    if not out.exists() and not out.is_symlink():
+        return
+    ours = not out.is_symlink() and (read_json(out / ".zattrs").get("tune_app") or {}).get("kind") == KIND
+    if not ours:
+        raise InputError(f"out={out}: exists and is no prediction, so it is not replaced. Choose another folder")
+    if not overwrite:
+        raise InputError(f"out={out}: exists. Choose another folder, or overwrite=true to replace that prediction")
+
+
+def _put_in_place(building: Path, out: Path) -> None:
+    old = out.with_name(f".{out.name}.old")
+    if out.exists():
+        out.rename(old)
+    building.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_model(folder: Path, device: torch.device) -> Model:
+    """The network of an export. Raises InputError where the folder is none, or holds no program."""
+    make_one = "Make one: python -m tune_app.export sweep=latest top=1 out=best, and give checkpoint=best/1"
+    manifest = read_manifest(folder)
+    if not manifest.get("sha256"):
+        raise InputError(f"checkpoint={folder}: is not the folder of an export. {make_one}")
+    digest = manifest["sha256"].get(PROGRAM)
+    if digest is None or not (folder / PROGRAM).is_file():
+        why = manifest.get("program_missing") or "it was made by an earlier version, or the file was removed"
+        raise InputError(f"checkpoint={folder}: holds no {PROGRAM}: {why}. {make_one}")
+    if file_sha256(folder / PROGRAM) != digest or file_sha256(folder / ABOUT) != manifest["sha256"].get(ABOUT):
+        raise InputError(f"checkpoint={folder}: {PROGRAM} or {ABOUT} is damaged or was changed since. {make_one}")
+    about = read_json(folder / ABOUT)
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    network = load_program(folder / PROGRAM, device)
+    height, width = (max(side, 2 * about["stride"]) for side in about["patch"][1:])
+    return Model(
+        network=network,
+        classes=tuple(about["classes"]),
+        cut=torch.tensor(about["logit"], device=device).view(1, -1, 1, 1),
+        window=(height, width),
+        data=from_mapping(DataSettings, config["data"], "data"),
+        sha256=digest,
+    )
+
+
+def find_source(settings: PredictSettings, model: Model) -> tuple[CropSource, Grid]:
+    """What is predicted, and on which voxels. Raises InputError or DataError."""
+    voxel = model.data.voxel_nm
+    if settings.volume:
+        em = Path(settings.volume).expanduser().absolute()
+        source, (finest, *_) = CropSource(em.name, em, em, ()), read_levels(em)
+        shape = np.maximum(np.ceil((finest.end - finest.corner) / np.array(voxel) - 0.5 - 1e-6), 1).astype(int)
+        return source, Grid(finest.corner, np.array(voxel, float), (int(shape[0]), int(shape[1]), int(shape[2])))
+    place = replace(
+        model.data,
+        root=settings.data.root or model.data.root,
+        cache_dir=settings.data.cache_dir or model.data.cache_dir,
+    )
+    source = _named(discover_crops(data_root(place)), settings.crop)
+    return source, crop_grid(source, [n for n in model.classes if n in source.classes] or source.classes, voxel)
+
+
+def _named(sources: Sequence[CropSource], name: str) -> CropSource:
+    """The crop of this name; the data set may be left out where one has such a crop."""
+    found = [source for source in sources if source.name == name or source.name.endswith(f"/{name}")]
+    if len(found) == 1:
+        return found[0]
+    names = [source.name for source in found or sources]
+    close = difflib.get_close_matches(name, names, n=8, cutoff=0.3) or names[:8]
+    problem = "several data sets have one" if found else "there is no such crop"
+    raise InputError(f"crop={name}: {problem}. Choices: {', '.join(close)}{', …' * (len(names) > len(close))}")
+
+
+def _predict_blocks(
+    settings: PredictSettings,
+    model: Model,
+    source: CropSource,
+    grid: Grid,
+    arrays: Sequence[zarr.Array],
+    progress: Console | None,
+) -> NDArray[np.int64]:
+    """Predict block by block into `arrays`; TP, FP, FN of every class against the truth, (3, C)."""
+    counts = np.zeros((3, len(model.classes)), np.int64)
+    blocks = list(_blocks(grid.shape))
+    shown = progress or Console(quiet=True)
+    for start, stop in track(blocks, description="predicting", console=shown):
+        masks, truth = _predict_block(settings, model, source, grid, start, stop)
+        place = tuple(slice(a, b) for a, b in zip(start, stop))
+        for index, array in enumerate(arrays):
+            array[place] = masks[:, index]
+            if truth is not None:
+                present, known = class_masks(truth, index, len(model.classes))
+                mask = (masks[:, index] > 0) & known
+                tp = np.count_nonzero(mask & present)
+                counts[:, index] += tp, np.count_nonzero(mask) - tp, np.count_nonzero(present & known) - tp
+    return counts
+
+
+def _blocks(shape: Sequence[int]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """First and one past the last voxel of each block."""
+    for start in itertools.product(*(range(0, n, b) for n, b in zip(shape, BLOCK))):
+        yield start, tuple(min(a + b, n) for a, b, n in zip(start, BLOCK, shape))
+
+
+def _predict_block(
+    settings: PredictSettings, model: Model, source: CropSource, grid: Grid, start: Sequence[int], stop: Sequence[int]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Masks (Z, C, H, W) of one block, 0 or 1, and its packed labels where there are any.
+
+    As in validation, windows lie inside a crop that is larger than one; a smaller crop is seen in the middle of a
+    window, with the EM round it. Where there is no EM, nothing is predicted.
+    """
+    shape = [b - a for a, b in zip(start, stop)]
+    block = Grid(grid.corner + np.array(start) * grid.voxel, grid.voxel, (shape[0], shape[1], shape[2]))
+    masks = np.zeros((shape[0], len(model.classes), *shape[1:]), np.uint8)
+    if block.lies_outside(_em_level(source, grid)):
+        return masks, None
+    plane = list(zip(start[1:], stop[1:], grid.shape[1:], model.window))
+    spans = [_span(a, b, length, window, settings.overlap) for a, b, length, window in plane]
+    margin = [max(a - low, high - b) for (a, b, _, _), (low, high) in zip(plane, spans)]
+    em, box, level, taps = read_em(source, block, [0, *margin])
+    before = [a - low for (a, _, _, _), (low, _) in zip(plane, spans)]
+    context = np.zeros((shape[0], *(high - low for low, high in spans)), np.uint8)
+    _place(em, [box[0][0], *(first + b for first, b in zip(box[0][1:], before))], context)
+    y, x = (slice(b, b + n) for b, n in zip(before, shape[1:]))
+    done, device_em = 0, torch.from_numpy(context).to(model.cut.device)
+    for logits in blended(model.network, device_em, model.window, settings.overlap, settings.batch_size):
+        masks[done : done + len(logits)] = (logits[:, :, y, x] > model.cut).cpu().numpy()
+        done += len(logits)
+    mask_missing_em(masks.swapaxes(0, 1), box, level, taps)
+    if not set(source.classes) & set(model.classes):
+        return masks, None
+    labels = read_labels(source, model.classes, block, model.data.label_resampling)
+    mask_missing_em(labels, box, level, taps)
+    return masks, labels
+
+
+def _em_level(source: CropSource, grid: Grid) -> Level:
+    return choose_level(read_levels(source.em), grid.voxel.tolist())
+
+
+def _span(start: int, stop: int, length: int, window: int, overlap: float) -> tuple[int, int]:
+    """`span` of a block, in voxels of the crop; a crop smaller than a window lies in the middle of one."""
+    if length < window:
+        first = -((window - length) // 2)
+        return first, first + window
+    return span(start, stop, length, window, overlap)
+
+
+def _place(source: NDArray[np.uint8], at: Sequence[int], out: NDArray[np.uint8]) -> None:
+    """out ← source, whose first voxel is out's voxel `at`, where the two overlap."""
+    taken = tuple(slice(max(0, -a), max(0, min(n, m - a))) for a, n, m in zip(at, source.shape, out.shape))
+    placed = tuple(slice(max(0, a), max(0, min(m, a + n))) for a, n, m in zip(at, source.shape, out.shape))
+    out[placed] = source[taken]
+
+
+def _dice(counts: NDArray[np.int64], known: Sequence[str], classes: Sequence[str]) -> dict[str, float]:
+    """Dice of the classes that the crop annotates."""
+    tp, fp, fn = map(torch.from_numpy, counts)
+    return {name: value for name, value in zip(classes, metrics.dice(tp, fp, fn).tolist()) if name in known}
+
+
+def _provenance(
+    settings: PredictSettings, model: Model, source: CropSource, dice: Mapping[str, float]
+) -> dict[str, Any]:
+    return {
+        "kind": KIND,
+        "checkpoint": settings.checkpoint,
+        "model_sha256": model.sha256,
+        "em": str(source.em),
+        "crop": source.name if settings.crop else None,
+        "logit": dict(zip(model.classes, model.cut.flatten().tolist())),
+        "overlap": settings.overlap,
+        "window": list(model.window),
+        "made": now(),
+        "dice": {name: value if value == value else None for name, value in dice.items()},
+    }
+
+
+def predict_and_print(settings: PredictSettings) -> int:
+    """Predict, and say where it lies and how good it is."""
+    done = predict(settings, progress=Console(stderr=True))
+    print(f"{done.out}   {' × '.join(map(str, done.shape))} voxels (z y x)")
+    for name, value in done.dice.items():
+        print(f"  Dice {name:<14}{'not there' if value != value else f'{value:.4f}'}")
+    return 0

@@ -1,0 +1,163 @@
+"""The sweep as Prometheus gauges on Ray's metrics port, where the Ray dashboard, Prometheus and Grafana find it.
+
+Ray puts `ray_` before the names. Tags: sweep, trial (its name), params (its loss parameters); see cluster/monitoring.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from ray.tune import Callback
+from ray.util.metrics import Gauge
+
+from tune_app.results.trial import is_finite, read_history
+
+OF_TRIAL = {
+    "tune_app_mean_dice": ("mean_dice", "mean Dice of the trial's last epoch"),
+    "tune_app_trial_best_mean_dice": ("best_mean_dice", "highest mean Dice of the trial so far"),
+    "tune_app_epoch": ("epoch", "epochs finished"),
+    "tune_app_patches_per_s": ("patches_per_s", "patches trained on per second"),
+    "tune_app_gpu_memory_mb": ("gpu_memory_mb", "GPU memory reserved by PyTorch, megabytes"),
+}
+"""{gauge: (column of a row, description)}."""
+
+ENDED = {"finished": TrialState.COMPLETE, "stopped early": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+BEAT_S = 5.0
+"""Ray exports every ten seconds what was set since the last time, and forgets a gauge after twenty: what is still true
+has to be set again and again."""
+
+
+@dataclass
+class Shown:
+    """What is shown of one running trial: {gauge: value} and {class: Dice} of its last row."""
+
+    tags: dict[str, str]
+    params: str
+    values: dict[str, float] = field(default_factory=dict)
+    dice: dict[str, float] = field(default_factory=dict)
+
+
+class SweepGauges(Callback):
+    """Tune callback: sets the gauges with every row, and every BEAT_S those of the sweep and of what runs.
+
+    A trial that has ended is set no more: its curve ends there, and only as many curves are open as trials run.
+    study: the sweep's; earlier drivers' trials are in it. planned: trials of the whole sweep. gpus: cards per trial.
+    gpu_hours: spent by earlier drivers.
+    """
+
+    def __init__(self, sweep: str, study: optuna.Study, *, planned: int, gpus: float, gpu_hours: float = 0.0) -> None:
+        self._sweep, self._study, self._planned, self._gpus = {"sweep": sweep}, study, planned, gpus
+        of_trial = ("sweep", "trial", "params")
+        self._of_trial = {name: Gauge(name, text, of_trial) for name, (_, text) in OF_TRIAL.items()}
+        self._dice = Gauge("tune_app_dice", "Dice of one class, last epoch", ("sweep", "trial", "class"))
+        self._best = Gauge("tune_app_best_mean_dice", "highest mean Dice of the sweep so far", ("sweep",))
+        self._states = Gauge("tune_app_trials", "trials by state", ("sweep", "state"))
+        self._hours = Gauge("tune_app_gpu_hours", "GPU-hours spent in epochs", ("sweep",))
+        self._best_so_far = best_of(study)
+        self._spent = gpu_hours
+        self._running: dict[str, Shown] = {}
+        self._beaten = -math.inf
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
+        name = name_of(trial)
+        shown = self._running.setdefault(name, Shown({**self._sweep, "trial": name}, written(trial.config)))
+        given = {gauge: result.get(column) for gauge, (column, _) in OF_TRIAL.items()}
+        shown.values |= finite(given)
+        shown.dice |= finite({key[5:]: value for key, value in result.items() if key.startswith("dice/")})
+        self._best_so_far = max(self._best_so_far, number(result.get("mean_dice"), -math.inf))
+        self._spent += number(result.get("seconds_epoch"), 0.0) * self._gpus / 3600
+        self._show_trial(shown)
+        self._show_sweep()
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._running.pop(name_of(trial), None)
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._running.pop(name_of(trial), None)
+
+    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+        if time.monotonic() - self._beaten >= BEAT_S:
+            self._beat(trials)
+
+    def on_experiment_end(self, trials: list, **info: Any) -> None:
+        self._beat(trials)
+
+    def _beat(self, trials: list) -> None:
+        self._beaten = time.monotonic()
+        for shown in self._running.values():
+            self._show_trial(shown)
+        self._show_sweep()
+        running = sum(trial.status == "RUNNING" for trial in trials)
+        for state, number in count_states(self._study, self._planned, running).items():
+            self._states.set(number, {**self._sweep, "state": state})
+
+    def _show_trial(self, shown: Shown) -> None:
+        for name, value in shown.values.items():
+            self._of_trial[name].set(value, {**shown.tags, "params": shown.params})
+        for class_, value in shown.dice.items():
+            self._dice.set(value, {**shown.tags, "class": class_})
+
+    def _show_sweep(self) -> None:
+        if math.isfinite(self._best_so_far):
+            self._best.set(self._best_so_far, self._sweep)
+        self._hours.set(self._spent, self._sweep)
+
+
+def name_of(trial: Any) -> str:
+    return str((trial.config or {}).get("run", {}).get("name", trial))
+
+
+def best_of(study: optuna.Study) -> float:
+    """The highest finite mean Dice of any epoch recorded; -∞ before the first."""
+    recorded = (trial.intermediate_values.values() for trial in study.get_trials(deepcopy=False))
+    return max((value for values in recorded for value in values if math.isfinite(value)), default=-math.inf)
+
+
+def count_states(study: optuna.Study, planned: int, running: int) -> dict[str, int]:
+    """{state: trials}, together all of the sweep. waiting: begun, and without a slot just now.
+
+    running: those that Ray runs; the study knows only which have begun and how they ended.
+    """
+    recorded = Counter(trial.state for trial in study.get_trials(deepcopy=False))
+    ended = {name: recorded[state] for name, state in ENDED.items()}
+    begun = recorded.total() - sum(ended.values())
+    to_come = max(0, planned - recorded.total())
+    return {"to come": to_come, "waiting": max(0, begun - running), "running": min(begun, running), **ended}
+
+
+def hours_in(histories: Iterable[Path]) -> float:
+    """Hours that the epochs of these history files took."""
+    rows = (row for path in histories for row in read_history(path))
+    return sum(number(row.get("seconds_epoch"), 0.0) for row in rows) / 3600
+
+
+def written(config: Mapping[str, Any] | None) -> str:
+    """The loss of a trial in a few words: seesaw p=0.8 q=2."""
+    loss = (config or {}).get("loss", {})
+    params = [f"{key}={_short(value)}" for key, value in loss.get("params", {}).items()]
+    return " ".join([str(loss.get("name", "")), *params])
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_short, value))}]"
+    return f"{value:.4g}" if is_finite(value) else str(value)
+
+
+def finite(values: Mapping[str, Any]) -> dict[str, float]:
+    """Those that are finite numbers."""
+    return {key: float(value) for key, value in values.items() if is_finite(value)}
+
+
+def number(value: Any, otherwise: float) -> float:
+    """The value where it is a finite number."""
+    return float(value) if is_finite(value) else otherwise

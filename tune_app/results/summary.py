@@ -1,0 +1,287 @@
+"""python -m tune_app.summary sweep=latest: what a sweep has found, as a table, CSV, JSON or Markdown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from trainables.settings import PATH
+from tune_app.errors import InputError, require_input
+from tune_app.results.baseline import NOT_RUN, add_command, baseline_trials, gains, with_baseline_row
+from tune_app.results.calibration import CALIBRATED, GAP
+from tune_app.results.cautions import cautions, notices
+from tune_app.results.finding import DROPPABLE, confirmed_table, read_confirmation, what_is_confirmed
+from tune_app.results.reference import NOT_COMPARABLE, PUBLISHED_CAUTION, read_reference
+from tune_app.results.sweep import Sweep
+from tune_app.results.tables import counted, csv_text, markdown, markdown_text, records, sentences, text_pages, to_plain
+from tune_app.settings.terminal import drawing, plain
+from tune_app.settings.user import user_setting
+
+FORMATS = ("table", "csv", "json", "md")
+RANKINGS = ("dice", "calibrated")
+_DROPPABLE = (GAP, "arm", "seed", "family", "number", "minutes", "epochs", "best_epoch")
+
+
+@dataclass(kw_only=True)
+class SummarySettings:
+    """What `python -m tune_app.summary` takes."""
+
+    sweep: str = field(default="latest", metadata=PATH)
+    """latest, the name of a sweep in results_dir, or its folder. It may still be running."""
+    results_dir: str = field(default="", metadata=PATH)
+    """Folder of the sweeps; empty: $TUNE_APP_RESULTS, the user's setting, or results."""
+    format: str = "table"
+    """table, csv, json or md."""
+    reference: str = field(default="", metadata=PATH)
+    """Adds results of another pipeline, unranked: published (fifteen published results), or a JSON or CSV file."""
+    by: str = ""
+    """What ranks: empty for the sweep's metric (mean_dice), or mean_iou, a class's name, dice/<class>, iou/<class>."""
+    rank_by: str = "dice"
+    """dice: at a threshold of 0.5. calibrated: at thresholds of a trial's own per class, chosen on one half of the
+    validation crops and scored on the other."""
+
+    def __post_init__(self) -> None:
+        require_input(bool(self.sweep), "sweep", self.sweep, "a sweep is needed", "Use sweep=latest")
+        require_input(
+            self.format in FORMATS, "format", self.format, f"choose one of {', '.join(FORMATS)}", "Use format=table"
+        )
+        require_input(
+            self.rank_by in RANKINGS,
+            "rank_by",
+            self.rank_by,
+            f"choose one of {', '.join(RANKINGS)}",
+            "Use rank_by=dice",
+        )
+        require_input(
+            self.rank_by == "dice" or "iou" not in self.by,
+            "by",
+            self.by,
+            "rank_by=calibrated ranks by Dice only",
+            "Use by= with a class, or rank_by=dice",
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a summary says, before it has a form. notices: what must be known first. cautions: how far to trust it.
+
+    rank_by: the column that ranks. thresholds: those of the first row and of the baseline.
+    """
+
+    sweep: Sweep
+    notices: list[str]
+    rank_by: str
+    leaderboard: pd.DataFrame
+    reference: pd.DataFrame
+    thresholds: pd.DataFrame
+    best_per_class: pd.DataFrame
+    repeated: pd.DataFrame
+    failed: pd.DataFrame
+    diagnoses: pd.DataFrame
+    cautions: list[str]
+    confirmation: Mapping[str, Any]
+    """What `confirm` found, {} where it was not run."""
+
+    def titled_tables(self) -> list[tuple[str, pd.DataFrame]]:
+        """The tables after the leaderboard; empty ones are left out."""
+        noted = self.thresholds["note"].astype(bool).any()
+        thresholds = self.thresholds if noted else self.thresholds.drop(columns="note")
+        tables = [
+            ("Confirmed on fresh seeds", confirmed_table(self.confirmation)),
+            (f"Reference: {NOT_COMPARABLE}", _shown(self.reference)),
+            ("Best configuration per class", self.best_per_class.drop(columns=["arm"])),
+            ("Thresholds per class: the first row's and the baseline's", thresholds),
+            ("Configurations run more than once, or under several names", self.repeated),
+            ("What went wrong", self.diagnoses),
+        ]
+        return [(title, frame) for title, frame in tables if len(frame)]
+
+
+def summarise(settings: SummarySettings, *, width: int | None = None, color: bool = False) -> str:
+    """The summary of a sweep as text in the form that `settings.format` names.
+
+    width: characters per line for format=table; None leaves lines as long as they are. Raises InputError.
+    """
+    return _as_text(build_report(settings), settings.format, width, color)
+
+
+def _as_text(report: Report, form: str, width: int | None, color: bool) -> str:
+    if form == "csv":
+        return as_csv(report)
+    if form == "json":
+        return as_json(report)
+    return as_markdown(report) if form == "md" else as_table(report, width, color)
+
+
+def build_report(settings: SummarySettings) -> Report:
+    """Read the sweep and put together what there is to say."""
+    sweep = Sweep(settings.sweep, settings.results_dir or user_setting("results_dir", "results"))
+    by = _ranking(settings, sweep)
+    board = with_baseline_row(sweep.leaderboard(by), sweep)
+    arms = sweep.arms()
+    reference = read_reference(settings.reference, sweep.classes) if settings.reference else pd.DataFrame()
+    found = read_confirmation(sweep.folder)
+    first = board.loc[board["rank"].notna(), "name"].head(1)
+    confirmed = what_is_confirmed(sweep, found, sweep.trial(first.iloc[0]) if len(first) else None)
+    return Report(
+        sweep=sweep,
+        notices=notices(sweep),
+        rank_by=by or sweep.metric,
+        leaderboard=board,
+        reference=reference,
+        thresholds=_thresholds(sweep, board),
+        best_per_class=sweep.best_per_class(),
+        repeated=arms[arms["trials"] > 1][["arm", "names", "trials", "runs", "mean", "sd", "min", "max"]],
+        failed=board.loc[board["status"].astype(str).str.startswith("failed"), ["name", "status", "epochs", "reason"]],
+        diagnoses=sweep.diagnoses(),
+        confirmation=found,
+        cautions=[
+            *confirmed,
+            *cautions(sweep, board, confirmed=bool(found)),
+            *[PUBLISHED_CAUTION] * (settings.reference == "published"),
+        ],
+    )
+
+
+def _ranking(settings: SummarySettings, sweep: Sweep) -> str:
+    """The column of the leaderboard that `by` and `rank_by` mean; "" for the sweep's metric."""
+    if settings.rank_by == "dice":
+        return settings.by
+    name = settings.by.removeprefix("dice/").removeprefix("calibrated/")
+    if name in ("", sweep.metric, CALIBRATED):
+        return CALIBRATED
+    if name not in sweep.classes:
+        raise InputError(
+            f"by={settings.by} rank_by=calibrated: there is no such class. "
+            f"Choices: {', '.join(sweep.classes)}, or leave by= out."
+        )
+    return f"calibrated/{name}"
+
+
+def _thresholds(sweep: Sweep, board: pd.DataFrame) -> pd.DataFrame:
+    """name, class, dice, calibrated, gap, threshold (σ) and note of the first row and of the first baseline."""
+    ranked = board.loc[board["rank"].notna(), "name"]
+    chosen = [sweep.trial(ranked.iloc[0])] if len(ranked) else []
+    chosen += [t for t in baseline_trials(sweep)[:1] if t not in chosen]
+    columns = ["name", "class", "dice", "calibrated", "gap", "threshold", "note"]
+    rows = [
+        (trial.name, c.classes[i], c.dice[i], c.calibrated[i], c.calibrated[i] - c.dice[i], p, c.reasons[i])
+        for trial in chosen
+        for c in (trial.calibration,)
+        for i, p in enumerate(c.probabilities)
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns of a leaderboard for the eye: those that say something, the arm only where it repeats."""
+    if not len(frame):
+        return frame
+    run = tuned = frame
+    if "baseline" in frame:
+        baseline = frame["baseline"].astype(bool)
+        frame = frame.assign(
+            arm=frame["arm"].where(frame["arm_trials"] > 1, ""),
+            name=frame["name"].where(~baseline, frame["name"].astype(str) + " (baseline)"),
+        )
+        run, tuned = frame[frame["status"] != NOT_RUN], frame[~baseline]
+    unsaid = ("preset", "reason", "diagnoses", "arm_trials", "baseline", "calibration")
+    hidden = [c for c in frame.columns if c in unsaid or str(c).startswith(("param/", "threshold/", "calibrated/"))]
+    hidden += [c for c in (CALIBRATED, GAP) if c in frame and frame[c].isna().all()]
+    constant = [c for c in ("arm", "seed", "minutes") if c in run and run[c].nunique(dropna=False) <= 1]
+    constant += ["family"] if "family" in tuned and tuned["family"].nunique(dropna=False) <= 1 else []
+    return frame.drop(columns=[*hidden, *constant], errors="ignore")
+
+
+def _board(report: Report) -> pd.DataFrame:
+    """The leaderboard for the eye, with the column that ranks."""
+    shown = _shown(report.leaderboard)
+    if report.rank_by not in shown and report.rank_by in report.leaderboard:
+        shown.insert(list(shown).index(report.sweep.metric), report.rank_by, report.leaderboard[report.rank_by])
+    return shown
+
+
+def as_table(report: Report, width: int | None, color: bool) -> str:
+    """Plain or coloured tables; one that is too wide for the terminal loses columns, then is split."""
+    sweep = report.sweep
+    blocks = [plain(f"{sweep.name}   {sweep.status}, {counted(len(sweep.trials), 'trial')}   {sweep.folder}")]
+    blocks += [sentences(plain(f"!! {notice}"), width) for notice in report.notices]
+    blocks.append(text_pages(_board(report), width, _DROPPABLE, ("rank", "name"), color=color, bold_first=True))
+    for title, table in report.titled_tables():
+        shown = text_pages(table, width, ("names", *DROPPABLE), ("name", "class", "arm"), color=color)
+        blocks.append(f"{sentences(title, width)}\n{shown}")
+    return "\n\n".join([*blocks, sentences(plain("\n".join(report.cautions)), width)])
+
+
+def as_markdown(report: Report) -> str:
+    """GitHub Markdown: a heading, the notices in bold, the tables, the cautions."""
+    sweep = report.sweep
+    blocks = [f"## {markdown_text(sweep.name)}", f"{sweep.status}, {counted(len(sweep.trials), 'trial')}"]
+    blocks += [f"**{markdown_text(notice)}**" for notice in report.notices] + [markdown(_board(report))]
+    for title, frame in report.titled_tables():
+        blocks += [f"### {title}", markdown(frame)]
+    return "\n\n".join([*blocks, *map(markdown_text, report.cautions)])
+
+
+def as_csv(report: Report) -> str:
+    """One row per trial and reference, exact: floats as they were computed. `data` and `note` say what a row is."""
+    data = report.sweep.manifest.get("data", {}).get("name", "")
+    frame = report.leaderboard.assign(data=data, note="phantom data" if report.sweep.phantom else "")
+    if len(report.reference):
+        other = report.reference.assign(status="reference", data="other", note=NOT_COMPARABLE)
+        frame = frame.astype(object)
+        rows = [*frame.to_dict("records"), *other.to_dict("records")]
+        frame = pd.DataFrame(rows, columns=frame.columns, dtype=object)
+    return csv_text(frame).rstrip("\n")
+
+
+def as_json(report: Report) -> str:
+    """One object with everything the table says; scores exact, null where there is none."""
+    sweep, noise = report.sweep, report.sweep.noise()
+    found: Mapping[str, Any] = {
+        "sweep": sweep.name,
+        "folder": str(sweep.folder),
+        "status": sweep.status,
+        "phantom": sweep.phantom,
+        "metric": sweep.metric,
+        "rank_by": report.rank_by,
+        "classes": list(sweep.classes),
+        "notices": report.notices,
+        "leaderboard": records(report.leaderboard),
+        "reference": [{**row, "note": NOT_COMPARABLE} for row in records(report.reference)],
+        "best_per_class": records(report.best_per_class),
+        "baseline": {
+            "trials": [trial.name for trial in baseline_trials(sweep)],
+            "run_it": "" if baseline_trials(sweep) else add_command(sweep),
+        },
+        "gains": [asdict(gain) for gain in gains(sweep)],
+        "thresholds": records(report.thresholds),
+        "arms": records(sweep.arms()),
+        "families": records(sweep.families()),
+        "noise": noise and {"sd": noise.sd, "dof": noise.dof, "arms": noise.arms, "difference": noise.difference},
+        "failed": records(report.failed),
+        "diagnoses": records(report.diagnoses),
+        "confirmation": report.confirmation or None,
+        "cautions": report.cautions,
+    }
+    return json.dumps(to_plain(found), indent=2, allow_nan=False)
+
+
+def summarise_and_print(settings: SummarySettings) -> int:
+    """Print the summary: in a terminal as wide as it is, otherwise plain. Warnings of a CSV go to standard error."""
+    console = Console()
+    terminal = console.is_terminal
+    report = build_report(settings)
+    width = console.width if terminal else None
+    text = _as_text(report, settings.format, width, terminal and not console.no_color)
+    print(text, file=drawing(sys.stdout) if settings.format == "table" else sys.stdout)
+    if settings.format == "csv":
+        for notice in report.notices:
+            print(f"!! {notice}", file=sys.stderr)
+    return 0

@@ -1,0 +1,289 @@
+"""The one reader of a sweep folder. It works while the sweep runs, after a crash and at the end, and never writes.
+
+    from tune_app.results.sweep import Sweep
+    sweep = Sweep("latest")
+    sweep.leaderboard()          # pandas: one row per trial, best first
+    sweep.history()              # pandas: one row per trial and epoch
+
+A Sweep is what the folder held when it was opened; `refresh()` reads it again.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from optuna.trial import FrozenTrial
+
+from trainables.errors import TrainablesError
+from tune_app.errors import InputError
+from tune_app.results.calibration import CALIBRATED, GAP, score_keys
+from tune_app.results.folders import LOCK, find_sweep, lock_is_held, recorded_status
+from tune_app.results.manifest import KINDS, MANIFEST, read_known
+from tune_app.results.repeats import Noise, arm_labels, arms_frame, is_baseline, pooled_noise
+from tune_app.results.study import JOURNAL, read_study
+from tune_app.results.trial import Trial, read_trial
+from tune_app.settings.schema import DiagnosisSettings
+from tune_app.settings.user import user_setting
+
+SETTING_KINDS: dict[str, Any] = {
+    "seed": int,
+    "seeds": int,
+    "data": {"name": str, "train_on": str},
+    "search": {"num_samples": int},
+    "trainer": {"epochs": int, "pct_start": (int, float)},
+    "model": dict,
+    "hardware": dict,
+    "scheduler": dict,
+    "resources": dict,
+}
+"""Of what the rest of the program reads in sweep.yaml, to show a sweep; see `read_known`."""
+
+
+class Sweep:
+    """A sweep folder, opened by its path, its name under `results_dir`, or `latest`.
+
+    Raises InputError where there is no such sweep; the message lists those that exist.
+    """
+
+    def __init__(self, sweep: str | Path = "latest", results_dir: str | Path = "") -> None:
+        self.folder = find_sweep(sweep, results_dir or user_setting("results_dir", "results"))
+        self.refresh()
+
+    def refresh(self) -> Sweep:
+        """Read the folder again."""
+        self.manifest, manifest_whole = read_known(self.folder / MANIFEST, KINDS)
+        self.settings, settings_whole = read_known(self.folder / "sweep.yaml", SETTING_KINDS)
+        self.metric = str(self.manifest.get("metric") or "mean_dice")
+        self.mode = str(self.manifest.get("mode") or "max")
+        told = self.manifest.get("notices")
+        self.notices = [str(notice) for notice in told] if isinstance(told, list) else []
+        self._judged_by = _diagnosis_settings(self.settings.get("diagnosis"))
+        driver_runs = lock_is_held(self.folder / LOCK)
+        self.trials: tuple[Trial, ...] = self._read_trials(driver_runs)
+        for name, whole in ((MANIFEST, manifest_whole), ("sweep.yaml", settings_whole)):
+            if self.trials and not whole:
+                self.notices.append(f"{name} is missing or damaged: what it no longer says counts as unknown")
+        self.status = self._status(driver_runs)
+        """running, crashed, interrupted or finished."""
+        return self
+
+    def __repr__(self) -> str:
+        return f"Sweep({self.name!r}, {self.status}, {len(self.trials)} trials, {self.folder})"
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def phantom(self) -> bool:
+        """Whether the data were generated ones."""
+        data = self.manifest.get("data") or self.settings.get("data") or {}
+        return bool(data.get("phantom", data.get("name") == "phantom"))
+
+    @property
+    def validated(self) -> bool:
+        """False where the validation crops were trained on, too (final=): then scores are of crops already seen."""
+        return (self.settings.get("data") or {}).get("train_on") != "all"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in channel order."""
+        configs = [trial.config.get("data", {}).get("classes") for trial in self.trials]
+        known = next((c for c in (self.manifest.get("classes"), *configs) if c), None)
+        return tuple(known or dict.fromkeys(key[5:] for t in self.trials for key in t.best if key.startswith("dice/")))
+
+    def leaderboard(self, by: str = "") -> pd.DataFrame:
+        """One row per trial, best first: rank, number, name, family, preset, the metric, calibrated_mean_dice,
+        threshold_gap and dice/<class> at the best epoch, best_epoch, epochs, minutes, status, reason, diagnoses, seed,
+        arm, arm_trials, baseline, calibrated/<class>, threshold/<class>, calibration, and param/<name> of the search.
+
+        The best epoch is that of the sweep's metric whatever `by` says. `by`: the metric (default), mean_iou,
+        dice/<class>, iou/<class>, a class's name, calibrated_mean_dice or calibrated/<class>. Failed trials and those
+        without a finite score have no rank. Trials of one arm are one effective configuration, whatever their names;
+        arm_trials counts them. baseline: whether that is uniform weights. Calibrated figures are cross-fitted, see
+        `tune_app.results.calibration`; thresholds are σ(logit); calibration says which of them are missing, and why.
+        """
+        by = self._ranking_key(by)
+        shown = list(dict.fromkeys([self.metric, CALIBRATED, GAP, by, *(f"dice/{c}" for c in self.classes)]))
+        own = [key for key in score_keys(self.classes) if key not in shown]
+        labels, sizes = arm_labels(self.trials), Counter(trial.signature for trial in self.trials)
+        rows = [_leaderboard_row(t, shown, own, labels[t.signature], sizes[t.signature]) for t in self.trials]
+        frame = pd.DataFrame(rows, columns=None if rows else [*_FIRST, *shown, *_LAST, *own])
+        return _ranked(frame, by, ascending=self.mode == "min" and by == self.metric)
+
+    def history(self) -> pd.DataFrame:
+        """One row per trial and epoch: name, number, and every figure of history.jsonl. Empty before the first."""
+        rows = [{"name": t.name, "number": t.number, **row} for t in self.trials for row in t.history]
+        return pd.DataFrame(rows, columns=None if rows else ["name", "number", "epoch", self.metric])
+
+    def best_per_class(self) -> pd.DataFrame:
+        """The ranked trial with the highest Dice of each class, at that trial's best epoch: class, dice, name, arm,
+        best_epoch, rank. Classes without a finite Dice are left out."""
+        board = self.leaderboard()
+        board = board[board["rank"].notna()]
+        rows = []
+        for name in self.classes:
+            scores = board[f"dice/{name}"].astype(float)
+            if (scores > 0).any():
+                row = board.iloc[scores.fillna(-math.inf).argmax()]
+                rows.append({"class": name, "dice": scores.max(), **row[["name", "arm", "best_epoch", "rank"]]})
+        return pd.DataFrame(rows, columns=["class", "dice", "name", "arm", "best_epoch", "rank"])
+
+    def arms(self) -> pd.DataFrame:
+        """One row per effective configuration, mean and sd over its finished runs; see `tune_app.results.repeats`."""
+        return arms_frame(self.trials, self.classes, self.metric, self.mode)
+
+    def noise(self) -> Noise | None:
+        """Standard deviation between repeated runs; None where no arm has two finished runs with different seeds."""
+        return pooled_noise(self.arms())
+
+    def diagnoses(self) -> pd.DataFrame:
+        """What went wrong: one row per trial and code, name, status, code, since (epoch) and evidence."""
+        rows = [(t.name, t.status, one.code, one.epoch, one.evidence) for t in self.trials for one in t.diagnoses]
+        return pd.DataFrame(rows, columns=["name", "status", "code", "since", "evidence"])
+
+    def families(self) -> pd.DataFrame:
+        """One row per family, arms merged: family, trials, arms, runs, mean (of the arms' means), best, best_arm."""
+        rows = []
+        for family in dict.fromkeys(trial.family for trial in self.trials):
+            members = [trial for trial in self.trials if trial.family == family]
+            arms = arms_frame(members, self.classes, self.metric, self.mode)
+            first = arms.iloc[0]
+            rows.append(
+                {
+                    "family": family,
+                    "trials": len(members),
+                    "arms": len(arms),
+                    "runs": int(arms["runs"].sum()),
+                    "mean": arms["mean"].mean(),
+                    "best": first["mean"],
+                    "best_arm": first["arm"] if first["runs"] else "",
+                }
+            )
+        frame = pd.DataFrame(rows, columns=["family", "trials", "arms", "runs", "mean", "best", "best_arm"])
+        return frame.sort_values("best", ascending=self.mode == "min", kind="stable").reset_index(drop=True)
+
+    def trial(self, name: str) -> Trial:
+        """One trial by its name, its name without the number, or its number; InputError lists the names."""
+        for key in ("name", "label", "number"):
+            for trial in self.trials:
+                if str(getattr(trial, key)) == name:
+                    return trial
+        names = ", ".join(trial.name for trial in self.trials) or "none yet"
+        raise InputError(f"trial {name}: {self.name} has no such trial. Choices: {names}.")
+
+    def _ranking_key(self, by: str) -> str:
+        keys = dict.fromkeys(key for trial in self.trials for key in trial.best)
+        choices = [self.metric, "mean_iou", *(f"dice/{c}" for c in self.classes), *(k for k in keys if "iou/" in k)]
+        choices += [CALIBRATED, *(f"calibrated/{c}" for c in self.classes)]
+        key = f"dice/{by}" if by in self.classes else by or self.metric
+        if key not in choices:
+            raise InputError(f"by={by}: a leaderboard is ranked by a score. Choices: {', '.join(choices)}.")
+        return key
+
+    def _read_trials(self, driver_runs: bool) -> tuple[Trial, ...]:
+        study, intact = read_study(self.folder)
+        if not intact:
+            self.notices.append(f"{JOURNAL} is damaged: what it lost is read from the trial folders")
+        in_study = {self._trial_name(frozen): frozen for frozen in study}
+        folders = [path.name for path in (self.folder / "trials").glob("*") if path.is_dir()]
+        trials = []
+        for name in dict.fromkeys([*in_study, *sorted(folders)]):
+            frozen = in_study.get(name)
+            if not intact and frozen is not None and not frozen.state.is_finished() and name in folders:
+                frozen = None  # Its end may stand in the part that was lost.
+            trials.append(trial := self._read_trial(name, frozen, driver_runs))
+            self.notices += [f"{name}: {one}" for one in trial.damage]
+        return tuple(sorted(trials, key=lambda trial: (trial.number, trial.name)))
+
+    def _read_trial(self, name: str, frozen: FrozenTrial | None, driver_runs: bool) -> Trial:
+        prefix = re.match(r"\d+", name)
+        number = int(prefix.group()) if prefix else frozen.number if frozen else 0
+        return read_trial(
+            self.folder / "trials" / name,
+            frozen,
+            number=number,
+            metric=self.metric,
+            mode=self.mode,
+            driver_runs=driver_runs,
+            judged_by=self._judged_by,
+        )
+
+    @staticmethod
+    def _trial_name(frozen: FrozenTrial) -> str:
+        label = frozen.user_attrs.get("preset") or frozen.user_attrs.get("family") or "trial"
+        return str(frozen.user_attrs.get("name") or f"{frozen.number:04d}_{label}")
+
+    def _status(self, driver_runs: bool) -> str:
+        """Where the manifest does not say, what is missing does."""
+        planned = self.settings.get("search", {}).get("num_samples", 0)
+        unfinished = any(trial.status in ("interrupted", "waiting") for trial in self.trials)
+        guessed = "crashed" if unfinished or len(self.trials) < planned else "finished"
+        return "running" if driver_runs else recorded_status(self.folder) or guessed
+
+
+_FIRST = ("rank", "number", "name", "family", "preset")
+_LAST = (
+    "best_epoch",
+    "epochs",
+    "minutes",
+    "status",
+    "reason",
+    "diagnoses",
+    "seed",
+    "arm",
+    "arm_trials",
+    "baseline",
+    "calibration",
+)
+
+
+def _leaderboard_row(
+    trial: Trial, shown: Sequence[str], own: Sequence[str], arm: str, arm_trials: int
+) -> dict[str, Any]:
+    """shown: scores that come first. own: figures at thresholds of the trial's own, which come last."""
+    return {
+        "rank": None,
+        **{key: getattr(trial, key) for key in _FIRST[1:]},
+        **{key: trial.score(key) for key in shown},
+        "best_epoch": trial.best.get("epoch"),
+        **{key: getattr(trial, key) for key in ("epochs", "minutes", "status", "reason")},
+        "diagnoses": ", ".join(one.code for one in trial.diagnoses),
+        "seed": trial.seed,
+        "arm": arm,
+        "arm_trials": arm_trials,
+        "baseline": is_baseline(trial),
+        "calibration": trial.calibration.notes,
+        **{key: trial.score(key) for key in own},
+        **{f"param/{name}": value for name, value in trial.params.items()},
+    }
+
+
+def _ranked(frame: pd.DataFrame, by: str, *, ascending: bool) -> pd.DataFrame:
+    """Sorted by a score, equal scores in the order of their numbers; rank 1, 2, … where a trial may have one."""
+    frame = frame.assign(_failed=frame["status"].astype(str).str.startswith("failed"), _key=frame[by].astype(float))
+    frame = frame.sort_values(["_failed", "_key", "number"], ascending=[True, ascending, True], kind="stable")
+    eligible = ~frame["_failed"].astype(bool) & frame["_key"].notna()
+    frame = frame.drop(columns=["_failed", "_key"]).reset_index(drop=True)
+    ranks = eligible.cumsum().where(eligible).astype("Int64").to_numpy()
+    types = dict.fromkeys(["rank", "best_epoch", "seed", "number", "epochs", "arm_trials"], "Int64")
+    return frame.assign(rank=ranks).astype(types)
+
+
+def _diagnosis_settings(values: Any) -> DiagnosisSettings:
+    """Those of the sweep; the defaults where it has none of ours."""
+    with suppress(TypeError, ValueError, TrainablesError):
+        return DiagnosisSettings(**values)
+    return DiagnosisSettings()
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """sweep.yaml of a folder, without sections that are none; {} where it is missing or damaged."""
+    return read_known(folder / "sweep.yaml", SETTING_KINDS)[0]

@@ -1,0 +1,368 @@
+"""One trial as its folder and the study tell it: settings, history, status. Nothing here writes.
+
+Legend: E epochs, K validation crops, C classes, B histogram bins.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from types import NoneType
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+from trainables.history_line import CHECKSUM, is_intact
+from tune_app.results.calibration import ARRAYS, Calibration, calibrate
+from tune_app.results.diagnosis import HOPELESS, Diagnosis, diagnose, hopeless, of_error
+from tune_app.results.manifest import read_known
+from tune_app.settings.schema import DiagnosisSettings
+
+STATUSES = (
+    "running",
+    "finished",
+    "stopped early",
+    "failed: nan",
+    "failed: diverged",
+    "failed: collapsed",
+    "failed: error",
+    "waiting",
+    "interrupted",
+)
+"""interrupted: the trial was running when the driver ended; `run resume=` goes on from its last epoch."""
+
+GIVEN_UP = "Given up: more failures than resources.max_failures."
+"""Last line of the error.txt of a trial that is not tried again."""
+OCCURRED = re.compile(r"\(occurred at (\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)\)")
+RAY_KEYS = (
+    "training_iteration",
+    "trial_id",
+    "date",
+    "timestamp",
+    "time_this_iter_s",
+    "time_total_s",
+    "pid",
+    "hostname",
+    "node_ip",
+    "time_since_restore",
+    "iterations_since_restore",
+)
+"""What Ray adds to a reported row."""
+
+CONFIG_KINDS = {
+    "run": {"number": int, "name": str, "preset": (str, NoneType), "planned": (bool, NoneType), "params": dict},
+    "loss": {"name": str, "params": dict},
+    "seed": int,
+    "data": {"classes": list},
+    "model": dict,
+    "trainer": {"epochs": int},
+    "hardware": dict,
+    "resources": {"cpus_per_trial": (int, float), "gpus_per_trial": (int, float)},
+}
+"""Of what the rest of the program reads in a trial's config; see `read_known`."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial of a sweep. Scores are those of the best epoch, the one with the best value of `metric`."""
+
+    name: str
+    number: int
+    folder: Path
+    status: str
+    reason: str = ""
+    family: str = ""
+    preset: str = ""
+    seed: int | None = None
+    loss: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    signature: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    history: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    metric: str = "mean_dice"
+    mode: str = "max"
+    judged_by: DiagnosisSettings = field(default_factory=DiagnosisSettings, repr=False)
+    error: str = field(default="", repr=False)
+    """The text of its last error; a trial that went on after it has one too."""
+    error_epoch: int = 0
+    """Epochs finished before it."""
+    damage: tuple[str, ...] = ()
+    """What its files have lost, in a sentence each."""
+
+    @cached_property
+    def diagnoses(self) -> tuple[Diagnosis, ...]:
+        """Everything that went wrong in it, by name."""
+        epochs = int(self.config.get("trainer", {}).get("epochs") or self.epochs)
+        return tuple(
+            diagnose(self.history, self.judged_by, epochs=epochs, error=self.error, error_epoch=self.error_epoch)
+        )
+
+    @property
+    def label(self) -> str:
+        """The name without its number: seesaw_default of 0003_seesaw_default."""
+        return re.sub(r"^\d+_", "", self.name)
+
+    @property
+    def failed(self) -> bool:
+        return self.status.startswith("failed")
+
+    @property
+    def epochs(self) -> int:
+        return len(self.history)
+
+    @property
+    def minutes(self) -> float:
+        """Minutes spent in epochs, restarts included; NaN where no epoch said how long it took."""
+        seconds = [row["seconds_epoch"] for row in self.history if is_finite(row.get("seconds_epoch"))]
+        return sum(seconds) / 60 if seconds else math.nan
+
+    @cached_property
+    def best(self) -> Mapping[str, Any]:
+        """The row of the best epoch, the first of equals; {} while there is no finite score."""
+        scored = [row for row in self.history if is_finite(row.get(self.metric))]
+        sign = 1 if self.mode == "max" else -1
+        return max(scored, key=lambda row: sign * row[self.metric], default={})
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Dice at ½ and at thresholds of its own, at the best epoch; read and worked out once."""
+        if not self.best:
+            return Calibration(problem="no epoch has a finite score")
+        counted = {key[5:]: value for key, value in self.best.items() if key.startswith("dice/")}
+        return calibrate(self.validation(ARRAYS), self.best["epoch"], counted)
+
+    def score(self, key: str) -> float:
+        """A figure of the best epoch, calibrated ones included; NaN where there is none."""
+        return float(self.best[key]) if key in self.best else self.calibration.score(key)
+
+    def validation(self, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """validation.npz, or the arrays `names` of it: epochs (E,), tp, fp, fn (E, K, C), known (K, C), hist_positive,
+        hist_negative (K, C, B) of the best epoch, crops (K,), classes (C,), edges (B + 1,). {} where it is missing, cut
+        short, or lacks one of them."""
+        path = self.folder / "validation.npz"
+        with (
+            suppress(OSError, ValueError, EOFError, KeyError, BadZipFile),
+            path.open("rb") as file,  # np.load, given the path, leaves a damaged file open.
+            np.load(file, allow_pickle=False) as arrays,
+        ):
+            return {name: arrays[name] for name in (arrays.files if names is None else names)}
+        return {}
+
+
+def devices_of(trial: Trial) -> float:
+    """GPUs of a trial, or its CPUs where it has none."""
+    resources = trial.config.get("resources", {})
+    return float(resources.get("gpus_per_trial") or resources.get("cpus_per_trial") or 1)
+
+
+def device_hours(trial: Trial) -> float:
+    """Hours of training and validation times the trial's devices; 0 where no epoch said how long it took."""
+    return (trial.minutes if math.isfinite(trial.minutes) else 0.0) / 60 * devices_of(trial)
+
+
+def is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; {} where it is missing, cut short or something else."""
+    return read_known(path, {})[0]
+
+
+def read_config(folder: Path) -> tuple[dict[str, Any], bool]:
+    """(the config of a trial, without values of a wrong kind; whether that is all); of Ray's copy where it is lost."""
+    config, whole = read_known(folder / "config.json", CONFIG_KINDS)
+    return (config, whole) if config else read_known(folder / "params.json", CONFIG_KINDS)
+
+
+def read_history(path: Path) -> tuple[dict[str, Any], ...]:
+    """The rows of history.jsonl by epoch; the later of two rows of one epoch counts, null is NaN."""
+    return read_rows(path)[0]
+
+
+def read_rows(path: Path) -> tuple[tuple[dict[str, Any], ...], int]:
+    """(the rows as `read_history` gives them, how many lines are damaged and left out).
+
+    A last line without its end is no damage: the file of a running trial may end anywhere. A line without a checksum is
+    damaged where others have one; the histories of earlier versions have none.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    with suppress(OSError):
+        *lines, last = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        intact = [is_intact(line) for line in [*lines, last]]
+        sealed = any(known is not None for known in intact)
+        found = [_history_row(line) if known or not sealed else None for line, known in zip([*lines, last], intact)]
+        rows = {row["epoch"]: row for row in found if row is not None}
+        return tuple(rows[epoch] for epoch in sorted(rows)), found[:-1].count(None)
+    return (), 0
+
+
+def _history_row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if not (isinstance(row, dict) and is_finite(row.get("epoch"))):
+        return None
+    ours = {k: v for k, v in row.items() if k not in (CHECKSUM, *RAY_KEYS) and not isinstance(v, dict | list)}
+    return {k: math.nan if v is None else v for k, v in ours.items()} | {"epoch": int(row["epoch"])}
+
+
+def read_trial(
+    folder: Path,
+    frozen: FrozenTrial | None,
+    *,
+    number: int,
+    metric: str,
+    mode: str,
+    driver_runs: bool,
+    judged_by: DiagnosisSettings | None = None,
+) -> Trial:
+    """One trial from its folder (which may not exist yet) and its record in the study (which may be lost)."""
+    judged_by = judged_by or DiagnosisSettings()
+    error = _read_text(folder / "error.txt").rstrip().removesuffix(GIVEN_UP)
+    config, config_whole = read_config(folder)
+    attrs = frozen.user_attrs if frozen else config.get("run") or {}
+    told = set(frozen.intermediate_values) if frozen and frozen.state.is_finished() else set()
+    history, lost_rows = _recorded(folder, told)
+    history = history or _study_curve(frozen, metric)
+    loss = attrs.get("loss") or config.get("loss") or {}
+    status = _study_status(frozen, attrs) if frozen else _folder_status(folder, config, history)
+    if status == "running" and not driver_runs:
+        status = "interrupted"
+    ended = hopeless(history, judged_by) if status == "stopped early" and judged_by.stop_hopeless else None
+    if ended:
+        status = f"failed: {ended.code}"
+    return Trial(
+        name=folder.name,
+        number=number,
+        folder=folder,
+        status=status,
+        reason=_reason(status, error, attrs, history, judged_by),
+        family=str(attrs.get("family") or loss.get("name") or ""),
+        preset=str(attrs.get("preset") or ""),
+        seed=attrs.get("seed", config.get("seed")),
+        loss=loss,
+        params=frozen.params if frozen else attrs.get("params") or {},
+        signature=_signature(attrs, loss, folder.name),
+        config=config,
+        history=history,
+        metric=metric,
+        mode=mode,
+        judged_by=judged_by,
+        error=error,
+        error_epoch=_epochs_before(error, history),
+        damage=tuple(_damage(folder, history, config_whole=config_whole, lost_rows=lost_rows)),
+    )
+
+
+def _recorded(folder: Path, told: Set[int]) -> tuple[tuple[dict[str, Any], ...], int]:
+    """(history.jsonl, how many of its lines are damaged or gone); an epoch that it lost is that of Ray's log.
+
+    told: epochs that the study has of a trial that has ended.
+    """
+    history, damaged = read_rows(folder / "history.jsonl")
+    lost = told - {row["epoch"] for row in history} if history else set()
+    if history and not damaged and not lost:
+        return history, 0
+    rows = {row["epoch"]: row for row in (*read_history(folder / "result.json"), *history)}
+    return tuple(rows[epoch] for epoch in sorted(rows)), max(damaged, len(lost))
+
+
+def _damage(folder: Path, history: Sequence[object], *, config_whole: bool, lost_rows: int) -> Iterator[str]:
+    """Of a trial that has begun; one that has not may still lack its files."""
+    if history and not folder.is_dir():
+        yield "its folder is gone: only what the study has of it is known"
+    elif history and not config_whole:
+        yield "config.json is missing or damaged: what it no longer says counts as unknown"
+    if lost_rows:
+        yield f"history.jsonl is damaged; epochs that it lost ({lost_rows} at most) are read from result.json"
+
+
+def _study_curve(frozen: FrozenTrial | None, metric: str) -> tuple[dict[str, Any], ...]:
+    """What the study knows of a trial whose folder is gone: its intermediate values, else its final one."""
+    if frozen is None:
+        return ()
+    values = frozen.intermediate_values
+    return tuple({"epoch": epoch, metric: values[epoch]} for epoch in sorted(values))
+
+
+def _study_status(frozen: FrozenTrial, attrs: Mapping[str, Any]) -> str:
+    if frozen.state == TrialState.FAIL:
+        return "failed: nan" if attrs.get("reason") == "nan" else "failed: error"
+    return {
+        TrialState.COMPLETE: "finished",
+        TrialState.PRUNED: "stopped early",
+        TrialState.RUNNING: "running",
+        TrialState.WAITING: "waiting",
+    }[frozen.state]
+
+
+def _folder_status(folder: Path, config: Mapping[str, Any], history: Iterable[Mapping[str, Any]]) -> str:
+    """The status of a trial the study does not know: what its last row and Ray's error file say."""
+    last = max(history, key=lambda row: row["epoch"], default=None)
+    if last is not None and last.get("diagnosis") == "nan":
+        return "failed: nan"
+    if last is not None and (last.get("done") is True or last["epoch"] == config.get("trainer", {}).get("epochs")):
+        return "finished"
+    if was_given_up(folder):
+        return "failed: error"
+    return "waiting" if last is None and not config else "running"
+
+
+def _reason(
+    status: str,
+    error: str,
+    attrs: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    judged_by: DiagnosisSettings,
+) -> str:
+    """Why a trial failed, in one line; "" for any other.
+
+    Ray's error.txt outlives a recovery, so status decides.
+    """
+    if not status.startswith("failed"):
+        return ""
+    found = hopeless(history, judged_by) if status.removeprefix("failed: ") in HOPELESS else None
+    if found:
+        return str(found)
+    if status == "failed: nan":
+        named = diagnose(history[-1:], judged_by, epochs=len(history))
+        return str(named[0]) if named else "nan: the loss was no number"
+    return str(of_error(error, 0)) if error.strip() else str(attrs.get("reason") or "error")
+
+
+def was_given_up(folder: Path) -> bool:
+    """Whether the last error of a trial was one too many; after any other it went on, or goes on when resumed."""
+    return _read_text(folder / "error.txt").rstrip().endswith(GIVEN_UP)
+
+
+def _epochs_before(error: str, history: Sequence[Mapping[str, Any]]) -> int:
+    """Epochs that had ended at the last of Ray's errors, by the time, to the second, that Ray wrote above it."""
+    times = OCCURRED.findall(error)
+    if not times:
+        return 0
+    after = datetime.strptime(times[-1], "%Y-%m-%d_%H-%M-%S").timestamp() + 1
+    return sum(not row.get("time_ended", 0.0) > after for row in history)
+
+
+def _read_text(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""
+
+
+def _signature(attrs: Mapping[str, Any], loss: Mapping[str, Any], name: str) -> str:
+    """Equal for trials of one effective loss; a trial that says nothing of its loss is alone."""
+    if attrs.get("signature"):
+        return json.dumps(attrs["signature"], sort_keys=True, default=str)
+    return json.dumps(loss, sort_keys=True, default=str) if loss else name

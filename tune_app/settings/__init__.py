@@ -1,0 +1,1 @@
+"""The settings of a sweep: their schema, and how they come from conf/, files, environment and command line."""

@@ -1,0 +1,316 @@
+"""The settings of a sweep: one dataclass schema, filled by Hydra from conf/ and the command line.
+
+`Settings` is the schema; conf/ holds one YAML file per choice (data=, model=, trainer=, hardware=, search=,
+experiment=). Sources, weakest first: dataclass defaults, conf/, the user's settings file and environment (see
+`tune_app.settings.user`), `key=value` on the command line.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from search_spaces import flatten
+from trainables.settings import (
+    MOST_SEED,
+    PATH,
+    DataSettings,
+    HardwareSettings,
+    ModelSettings,
+    TrainerSettings,
+    require,
+    require_choice,
+)
+
+MOST_TRIALS = 100_000
+"""Of one sweep: beyond any that ends, and what its driver has been tried with."""
+MOST_SEEDS = 1000
+
+
+@dataclass(kw_only=True)
+class SearchSettings:
+    """What is tried."""
+
+    name: str = "optuna"
+    """optuna (TPE), random or grid."""
+    num_samples: int = 16
+    """Trials of the sweep, the family's published configurations included; with extend=, the number of further ones."""
+    grid_points: int = 4
+    """Points per axis of the grid searcher (logarithmic where the axis is)."""
+    presets_first: bool = True
+    """Begin with the published configurations of the family."""
+    startup_trials: int = 8
+    """Trials before TPE leaves random sampling."""
+    baseline: bool | None = None
+    """Begin with the untuned baseline (uniform weights), as one of the trials; ASHA never stops it. Empty: in
+    every search of two trials or more, not beside preset= and trial=. With extend=, true adds it to a sweep without."""
+
+    def __post_init__(self) -> None:
+        require_choice("search.name", self.name, ("optuna", "random", "grid"))
+        require(
+            1 <= self.num_samples <= MOST_TRIALS,
+            "search.num_samples",
+            self.num_samples,
+            f"must lie in [1, {MOST_TRIALS}]",
+            "Use 16",
+        )
+        require(1 <= self.grid_points <= 1000, "search.grid_points", self.grid_points, "must lie in [1, 1000]", "Use 4")
+        require(self.startup_trials >= 1, "search.startup_trials", self.startup_trials, "must be at least 1", "Use 8")
+
+
+@dataclass(kw_only=True)
+class SchedulerSettings:
+    """When a trial is stopped early: asynchronous successive halving (ASHA, arXiv:1810.05934) on mean_dice."""
+
+    name: str = "auto"
+    """asha, none, or auto: asha for a search; none for family=compare, preset= and trial=."""
+    grace_period: int = 0
+    """Epochs before a trial may be stopped; 0: until the learning rate has risen (trainer.pct_start), at least 1."""
+    reduction_factor: float = 4.0
+    """η: at each rung the best 1/η go on."""
+
+    def __post_init__(self) -> None:
+        require_choice("scheduler.name", self.name, ("auto", "asha", "none"))
+        require(self.grace_period >= 0, "scheduler.grace_period", self.grace_period, "must not be negative", "Use 0")
+        require(
+            self.reduction_factor > 1,
+            "scheduler.reduction_factor",
+            self.reduction_factor,
+            "must be greater than 1",
+            "Use 4",
+        )
+
+
+def grace_period(given: int, epochs: int, pct_start: float) -> int:
+    """Epochs before ASHA may stop a trial; given = 0: until the learning rate has risen."""
+    return min(epochs, given or max(1, math.ceil(pct_start * epochs)))
+
+
+@dataclass(kw_only=True)
+class ResourceSettings:
+    """What one trial takes, and what a machine started by us offers."""
+
+    cpus_per_trial: float | None = None
+    """CPUs per trial; empty: 1 without GPUs, else up to 4."""
+    gpus_per_trial: float | None = None
+    """GPUs per trial, a fraction up to 1 shares a card; empty: 0.5 where the cluster has GPUs, else 0."""
+    max_concurrent: int = 0
+    """Trials at once at most; 0: as many as fit."""
+    max_failures: int = 2
+    """Restarts of a trial whose worker died, each from its last epoch. The loss of a node does not count."""
+    num_cpus: int = 0
+    """CPUs of the Ray we start; 0: those this process may use."""
+    num_gpus: int = -1
+    """GPUs of the Ray we start; -1: those CUDA sees."""
+
+    def __post_init__(self) -> None:
+        cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
+        require(cpus is None or cpus > 0, "resources.cpus_per_trial", cpus, "must be positive", "Use 1")
+        require(
+            gpus is None or 0 <= gpus <= 1 or (gpus > 1 and gpus % 1 == 0),
+            "resources.gpus_per_trial",
+            gpus,
+            "a fraction in [0, 1] or a whole number",
+            "Use 0.5",
+        )
+        require(
+            gpus is None or gpus <= 1,
+            "resources.gpus_per_trial",
+            gpus,
+            "one trial trains on one card at most in this version",
+            "Use 0.5 or 1",
+        )
+        require(self.num_cpus >= 0, "resources.num_cpus", self.num_cpus, "must be ≥ 0", "Use 0")
+        require(self.num_gpus >= -1, "resources.num_gpus", self.num_gpus, "must be ≥ -1", "Use -1")
+        require(self.max_concurrent >= 0, "resources.max_concurrent", self.max_concurrent, "must be ≥ 0", "Use 0")
+        require(self.max_failures >= 0, "resources.max_failures", self.max_failures, "must be ≥ 0", "Use 2")
+
+
+@dataclass(kw_only=True)
+class ClusterSettings:
+    """Which Ray the sweep runs on."""
+
+    name: str = "local"
+    """local: a Ray of its own on this machine, ended with the sweep. Else the user's running cluster of that name, see
+    docs/longleaf.md; cluster=longleaf sets it."""
+    address: str = ""
+    """Address (host:port) of the head of a Ray cluster that somebody else started."""
+    token_path: str = field(default="", metadata=PATH)
+    """File with its token; empty: that of the named cluster, else $RAY_AUTH_TOKEN_PATH, else Ray's own."""
+    dashboard: bool = True
+    """Serve the Ray dashboard on loopback, behind a token."""
+    dashboard_port: int = 0
+    """Its port; 0: a free one."""
+    temp_dir: str = field(default="", metadata=PATH)
+    """Folder for Ray's session (in ray/ of it), a short path on local disk that nobody else can enter, made when
+    absent; empty: a new one in the system's temporary folder."""
+    standstill_s: float = 60.0
+    """Seconds without a running trial after which the sweep ends, where no node lives or Ray's workers keep dying."""
+
+    def __post_init__(self) -> None:
+        require(self.standstill_s > 0, "cluster.standstill_s", self.standstill_s, "must be positive", "Use 60")
+        require(0 <= self.dashboard_port < 65536, "cluster.dashboard_port", self.dashboard_port, "0 … 65535", "Use 0")
+
+    @property
+    def remote(self) -> bool:
+        """True where the sweep runs on a cluster that was there before it."""
+        return bool(self.address) or self.name != "local"
+
+
+@dataclass(kw_only=True)
+class CheckpointSettings:
+    """What a sweep may keep on disk. A running trial keeps its last two epochs besides; that is not counted."""
+
+    max_number: int = 20
+    """Best checkpoints kept of finished trials, by score."""
+    max_gb: float = 20.0
+    """Their total size, gigabytes."""
+
+    def __post_init__(self) -> None:
+        require(self.max_number >= 1, "checkpoints.max_number", self.max_number, "must be at least 1", "Use 20")
+        require(self.max_gb > 0, "checkpoints.max_gb", self.max_gb, "must be positive", "Use 20")
+
+
+@dataclass(kw_only=True)
+class DiagnosisSettings:
+    """When something has gone wrong in a trial, see `tune_app.results.diagnosis` and docs/diagnoses.md."""
+
+    stop_hopeless: bool = True
+    """End trials that have diverged or collapsed: nothing better is to come."""
+    diverged_growth: float = 100.0
+    """diverged: the norm of all weights is this many times that before the first step, …"""
+    diverged_loss: float = 0.05
+    """… or no class's training loss, without its weight in [0, 1], is below that of epoch 1 for two epochs, although
+    one has been below it by this much. Above 1: never."""
+    collapsed_sd: float = 1e-4
+    """collapsed: σ(logit) varies by less than this (standard deviation over voxels) in every class, …"""
+    collapsed_band: float = 100.0
+    """… or no class has between 1/100 and 100 times its true foreground; …"""
+    collapsed_epochs: int = 3
+    """… for so many epochs."""
+    overflow_share: float = 0.1
+    """amp_overflow: more than this share of the steps was skipped in each of two epochs after the first."""
+    dead_epochs: int = 5
+    """dead_class: no voxel of a class that is there was predicted for so many epochs."""
+    degraded_epochs: int = 5
+    """late_degradation: the best epoch is so many epochs past, …"""
+    degraded_dice: float = 0.1
+    """… and its mean Dice is above that of so many last epochs by this much."""
+    plateau_epochs: int = 10
+    """plateau: in so many epochs, at more than a tenth of the highest learning rate, …"""
+    plateau_dice: float = 0.002
+    """… mean Dice has gained less than this."""
+
+    def __post_init__(self) -> None:
+        for name in ("collapsed_epochs", "dead_epochs", "degraded_epochs", "plateau_epochs"):
+            require(getattr(self, name) >= 1, f"diagnosis.{name}", getattr(self, name), "must be at least 1", "Use 5")
+        for name in ("diverged_growth", "collapsed_band"):
+            require(getattr(self, name) > 1, f"diagnosis.{name}", getattr(self, name), "must be above 1", "Use 100")
+        for name in ("diverged_loss", "collapsed_sd", "degraded_dice", "plateau_dice"):
+            require(getattr(self, name) >= 0, f"diagnosis.{name}", getattr(self, name), "must be ≥ 0", "Use 0.01")
+        share = self.overflow_share
+        require(0 <= share < 1, "diagnosis.overflow_share", share, "must lie in [0, 1)", "Use 0.1")
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """Everything `python -m tune_app.run` takes."""
+
+    family: str = "seesaw"
+    """A file of search_spaces/, or all (conditional search over the families), or compare (the 15 published ones)."""
+    preset: str = ""
+    """Train this one named configuration at full budget instead of searching."""
+    trial: str = field(default="", metadata=PATH)
+    """Train the configuration of this exported config.yaml instead of searching."""
+    final: str = field(default="", metadata=PATH)
+    """Train the configuration of this export (best/1) once more, on training and validation crops together, and export
+    it from the sweep's folder; nothing is left to validate it on."""
+    resume: str = field(default="", metadata=PATH)
+    """Go on with this sweep: latest, a name, or a folder."""
+    extend: str = field(default="", metadata=PATH)
+    """Add search.num_samples trials to this finished sweep: latest, a name, or a folder."""
+    experiment_name: str = ""
+    """Set by experiment=; recorded in the manifest."""
+    space: dict[str, Any] = field(default_factory=dict)
+    """Narrow the family's space: space.p=0.8 fixes, space.p=[0.5,1.2] narrows."""
+    frequencies: str = field(default="sampled", metadata=PATH)
+    """Class counts behind derived static weights: sampled (voxels as training patches show them), data (every voxel of
+    the training crops once), published, or a JSON file."""
+    seed: int = 0
+    """Seed of the search and of every trial (initial weights, patch order); not given, with trial= the exported one."""
+    seeds: int = 1
+    """Repeats of each arm of compare, preset= and trial=, with seeds seed, seed + 1, …"""
+    results_dir: str = field(default="results", metadata=PATH)
+    """Folder that holds one folder per sweep."""
+    name: str = ""
+    """Name of the sweep folder; empty: date, time and family."""
+    verbose: int = 0
+    """0: our table only; 1 and 2: Ray's own messages too."""
+    wandb_project: str = ""
+    """Log to this Weights & Biases project through Ray's callback; empty: off."""
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    hardware: HardwareSettings = field(default_factory=HardwareSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
+    resources: ResourceSettings = field(default_factory=ResourceSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
+    diagnosis: DiagnosisSettings = field(default_factory=DiagnosisSettings)
+
+    def __post_init__(self) -> None:
+        for key, value in flatten(asdict(self)).items():
+            numbers = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, float)]
+            require(
+                all(map(math.isfinite, numbers)), key, value, "must be a finite number", "Leave it out for its default"
+            )
+        require(0 <= self.seed <= MOST_SEED, "seed", self.seed, f"must lie in [0, {MOST_SEED}]", "Use 0")
+        require(
+            1 <= self.seeds <= MOST_SEEDS,
+            "seeds",
+            self.seeds,
+            f"must lie in [1, {MOST_SEEDS}]",
+            "Use seeds=3 to repeat each arm",
+        )
+        require(self.verbose in (0, 1, 2), "verbose", self.verbose, "0, 1 or 2", "Use 0")
+        chosen = [name for name in ("resume", "extend", "trial", "preset", "final") if getattr(self, name)]
+        both = " ".join(f"{name}={getattr(self, name)}" for name in chosen)
+        require(len(chosen) < 2, *both.rpartition("=")[::2], "only one of them may be given", "Drop the others")
+        require(not self.final or self.seeds == 1, "seeds", self.seeds, "final= trains one network", "Leave it out")
+        side = 2**self.model.depth
+        require(
+            all(size % side == 0 for size in self.data.patch[1:]),
+            "data.patch",
+            self.data.patch,
+            f"y and x must be divisible by 2**model.depth = {side}",
+            f"For example data.patch=[1,{4 * side},{4 * side}]",
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain nested dict, ready for YAML or JSON."""
+        return asdict(self)
+
+    @property
+    def single_arms(self) -> bool:
+        """True where the arms are listed beforehand (compare, preset=, trial=) and nothing is searched."""
+        return bool(self.family == "compare" or self.preset or self.trial)
+
+    @property
+    def early_stopping(self) -> bool:
+        return self.scheduler.name == "asha" or (self.scheduler.name == "auto" and not self.single_arms)
+
+    @property
+    def listed(self) -> bool:
+        """True where all trials are known beforehand: single arms, or a grid."""
+        return self.single_arms or self.search.name == "grid"
+
+    @property
+    def grace_period(self) -> int:
+        """Epochs before ASHA may stop a trial."""
+        return grace_period(self.scheduler.grace_period, self.trainer.epochs, self.trainer.pct_start)
+
+
+POPULATIONS = ("sampled", "data")
+"""Voxels that can be counted: as patches show them, or each voxel of the crops once."""

@@ -1,0 +1,148 @@
+"""What `run` prints before the first trial and after the last."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterable
+
+from search_spaces import ClassCounts
+from trainables.data.cellmap.datasplit import moved
+from trainables.files import write_text
+from trainables.hardware import compiler_problem
+from tune_app.planning.forecast import PLAN, make_plan
+from tune_app.planning.pace import earlier_pace
+from tune_app.ray_adapters.session import RaySession, TrialResources, dashboard_hint
+from tune_app.results.cautions import NOT_VALIDATED
+from tune_app.results.sweep import Sweep
+from tune_app.results.tables import counted, sentences
+from tune_app.search.arms import BASELINE, left_out, planned_arms, same_arms
+from tune_app.settings.terminal import columns
+from tune_app.sweep.prepare import Prepared
+
+RARE = 0.01
+"""Share of its annotated voxels below which a class is called rare."""
+TO_COPY = ("sweep  ", "dashboard  ", "tensorboard ", "optuna-dashboard ")
+"""Beginnings of lines that are not wrapped."""
+INTERRUPTED = 130
+"""Exit code of a run that a person ended."""
+
+
+def tell(line: str) -> None:
+    """Print a line; in a terminal wrapped between words, unless it is there to be copied."""
+    print(line if line.startswith(TO_COPY) else sentences(line, columns(), " " * 11))
+
+
+def announce(prepared: Prepared, session: RaySession, resources: TrialResources) -> None:
+    """What a person wants to know before the first trial."""
+    settings = prepared.settings
+    if prepared.phantom:
+        tell("*** PHANTOM DATA: generated volumes, for trying things out. Real data: data=cellmap data.root=PATH ***")
+    elif settings.experiment_name == "" and settings.trainer.epochs < 20:
+        tell("note: the quick budget on real data; experiment=class_weighting is the published set-up")
+    what = settings.preset or settings.trial or f"family={settings.family}"
+    searcher = f" ({settings.search.name})" if prepared.space else ""
+    stopping = (
+        f"ASHA from epoch {settings.grace_period}, η = {settings.scheduler.reduction_factor:g}"
+        if settings.early_stopping
+        else "no early stopping"
+    )
+    if settings.data.train_on == "all":
+        tell(f"!! {NOT_VALIDATED} The weights of epoch {settings.trainer.keep_epoch} are kept")
+    tell(f"sweep      {prepared.folder}")
+    trainer = settings.trainer
+    tell(
+        f"search     {what}{searcher}, {counted(prepared.num_trials, 'trial')} of up to {trainer.epochs} × "
+        f"{counted(trainer.iterations_per_epoch, 'iteration')}, batch {trainer.batch_size}; {stopping}"
+    )
+    if prepared.baseline:
+        tell(f"baseline   {_baseline_line(prepared)}")
+    tell(f"classes    {classes_line(prepared.counts)}")
+    for line in [*announcement(prepared, session, resources), *_warnings(prepared)]:
+        tell(line)
+    sys.stdout.flush()
+
+
+def announcement(prepared: Prepared, session: RaySession, resources: TrialResources) -> list[str]:
+    """What it will take, and where to watch it."""
+    settings = prepared.settings
+    at_once = counted(resources.slots, "trial")
+    problem = compiler_problem() if settings.trainer.compile and not settings.cluster.remote else ""
+    return [
+        f"plan       {record_plan(prepared, resources)}",
+        f"resources  {at_once} at once, each {resources.cpus:g} CPU and {resources.gpus:g} GPU",
+        f"dashboard  {dashboard_hint(session)}",
+        f"tensorboard --logdir {shlex.quote(str(prepared.folder / 'trials'))}",
+        f"optuna-dashboard {shlex.quote(str(prepared.folder / 'study.journal'))}",
+        *([f"warning: training runs uncompiled, and slower: {problem}"] if problem else []),
+    ]
+
+
+def classes_line(counts: ClassCounts) -> str:
+    """The share of its annotated voxels that each class fills, and which classes are rare."""
+    shares = {name: n / known for name, n, known in zip(counts.classes, counts.positive, counts.known) if known}
+    rare = [name for name, share in shares.items() if share < RARE]
+    told = ", ".join(f"{name} {100 * share:.2g} %" for name, share in shares.items())
+    return told + (f"; rare: {', '.join(rare)}" if rare else "")
+
+
+def _baseline_line(prepared: Prepared) -> str:
+    """Which arm the baseline is."""
+    name = prepared.baseline if prepared.baseline == BASELINE else f"{prepared.baseline}, which is uniform weights"
+    return f"{name}; ASHA does not stop it" if prepared.settings.early_stopping else name
+
+
+def _warnings(prepared: Prepared) -> Iterable[str]:
+    settings = prepared.settings
+    yield from (f"warning: {notice}" for notice in prepared.notices)
+    if elsewhere := moved(prepared.dataset.sources):
+        yield f"note: {elsewhere}"
+    for names in same_arms(planned_arms(settings, prepared.space), prepared.counts, prepared.window_voxels):
+        once = "one arm, compared as one" if settings.listed else "only the first is tried"
+        yield f"note: {', '.join(names)} come out as the same effective weights: {once}"
+    for name in left_out(settings):
+        yield f"note: {name} is left out: it has weights for other classes than {', '.join(settings.data.classes)}"
+    if prepared.space and prepared.num_trials < settings.search.num_samples and not settings.listed:
+        yield f"note: the space holds {prepared.num_trials} different configurations, so no more are tried"
+    for name in classes_without_annotation(prepared):
+        yield f"warning: class {name} is annotated in no training crop: its channel learns nothing and has no Dice"
+
+
+def classes_without_annotation(prepared: Prepared) -> list[str]:
+    """Classes whose every training voxel is unknown."""
+    counts = prepared.dataset.counts("train")
+    return [name for name, known in zip(counts["classes"], counts["known"]) if not known]
+
+
+def best_line(sweep: Sweep, name: str) -> str:
+    """The configuration of the trial `name` in full."""
+    best = sweep.trial(name)
+    params = "  ".join(f"{key}={value}" for key, value in best.loss.get("params", {}).items())
+    return f"best           {best.name}: {best.family}  {params}  seed={best.seed}, epoch {best.best['epoch']}"
+
+
+def next_steps(name: str, more: bool) -> list[str]:
+    """Commands worth typing after a sweep; more: further trials can be added to it."""
+    steps = [
+        f"python -m tune_app.confirm sweep={name} top=4 replicates=5",
+        f"python -m tune_app.export sweep={name} top=3 out=best/",
+        f"python -m tune_app.report sweep={name}",
+        f"python -m tune_app.summary sweep={name} reference=published",
+    ]
+    return [*steps, f"python -m tune_app.run extend={name} search.num_samples=20"] if more else steps
+
+
+def record_plan(prepared: Prepared, resources: TrialResources) -> str:
+    """Write plan.json into the sweep's folder and return the plan in one line.
+
+    A sweep that goes on keeps its first plan; one that is extended gets another, of all its trials.
+    """
+    settings = prepared.settings
+    exempt = int(bool(prepared.baseline) and settings.early_stopping)
+    pace = earlier_pace(settings, resources)
+    plan = make_plan(settings, resources, trials=prepared.num_trials, exempt=exempt, pace=pace)
+    path = prepared.folder / PLAN
+    if not path.exists() or prepared.extended:
+        write_text(path, json.dumps(plan.as_dict(), indent=1) + "\n")
+    return plan.line()

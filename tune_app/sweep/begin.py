@@ -1,0 +1,117 @@
+"""The settings of a sweep that begins: searched, of a preset, of an exported trial, or of a final training."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from search_spaces import get_preset
+from tune_app.errors import InputError
+from tune_app.ray_adapters.remote import refuse_in_memory
+from tune_app.results.folders import find_sweep
+from tune_app.results.manifest import read_manifest
+from tune_app.search.arms import planned_arms, read_exported, searched_space
+from tune_app.settings.command_line import Composed
+from tune_app.settings.schema import ClusterSettings, Settings
+from tune_app.settings.stored import located, merged, stored_settings
+from tune_app.sweep.folder import new_folder
+from tune_app.sweep.resume import going_on, with_allowed
+
+EXPORTED_SECTIONS = ("data", "model", "trainer", "hardware")
+
+
+def refuse_elsewhere(composed: Composed[Settings]) -> None:
+    """Raise, before a job is sent, what the job would be refused for: all that is known without data and cards."""
+    if composed.settings.resume or composed.settings.extend:
+        going_on(composed)
+        return
+    settings = planned(composed)
+    planned_arms(settings, searched_space(settings))
+    refuse_in_memory(new_folder(settings))
+
+
+def wanted_cluster(composed: Composed[Settings]) -> ClusterSettings:
+    """Where the sweep is to run: as asked, and for one that goes on, else where it ran before."""
+    asked = composed.settings
+    if not (asked.resume or asked.extend):
+        return asked.cluster
+    folder = find_sweep(asked.resume or asked.extend, asked.results_dir, key="resume" if asked.resume else "extend")
+    return with_allowed(stored_settings(folder), composed).cluster
+
+
+def planned(composed: Composed[Settings]) -> Settings:
+    """The settings of a sweep that begins. Raises InputError."""
+    if composed.settings.final:
+        return located(of_final(composed))
+    return located(with_exported(composed) if composed.settings.trial else checked_preset(composed))
+
+
+def checked_preset(composed: Composed[Settings]) -> Settings:
+    """The settings with the family that a preset belongs to. Raises InputError where another was asked for."""
+    settings = composed.settings
+    if not settings.preset:
+        return settings
+    family = get_preset(settings.preset).family
+    if "family" in composed.given_keys and settings.family not in (family, "all"):
+        raise InputError(
+            f"family={settings.family} preset={settings.preset}: this is a preset of {family}. Leave family= out"
+        )
+    return dataclasses.replace(settings, family=family)
+
+
+def with_exported(composed: Composed[Settings], fixed: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+    """The settings of trial=: data, model, trainer, hardware and seed as exported, under what the command line gives,
+    under what is `fixed` ({"data.train_on": "all"})."""
+    exported = read_exported(Path(composed.settings.trial))
+    wanted = [name for name in EXPORTED_SECTIONS if name in exported and name not in composed.given_keys]
+    sections = {name: exported[name] for name in wanted}
+    typed = OmegaConf.create(composed.settings.as_dict())
+    keys = [key for key in composed.given_keys if "." in key and key.split(".")[0] in sections]
+    family = str(exported.get("family") or exported["loss"]["name"])
+    base = composed.settings.as_dict() | {"family": family}
+    if "seed" not in composed.given_keys:
+        base["seed"] = exported.get("seed") or 0
+    over = {key: OmegaConf.select(typed, key) for key in keys} | dict(fixed)
+    return merged(base, sections, over, source=composed.settings.trial)
+
+
+def of_final(composed: Composed[Settings]) -> Settings:
+    """The settings of final=: those of trial=, trained on the validation crops, too, and kept at the epoch that
+
+    validation had chosen: the median over the runs of a confirmation, or that of the one run there was.
+    """
+    given = composed.settings.final
+    folder = Path(given).expanduser()
+    path = folder / "config.yaml" if folder.is_dir() else folder
+    if not path.is_file():
+        raise InputError(
+            f"final={given}: is not the folder of an export. Make one: python -m tune_app.export sweep=latest top=1 "
+            "out=best, and give final=best/1"
+        )
+    exported, manifest = read_exported(path), read_manifest(path.parent)
+    if exported.get("validated") is False:
+        raise InputError(f"final={given}: was itself trained on the validation crops. Give the export it was made from")
+    epochs = (manifest.get("confirmation") or {}).get("best_epochs") or [
+        manifest.get("best_epoch") or (exported.get("thresholds") or {}).get("epoch")
+    ]
+    if None in epochs:
+        raise InputError(f"final={given}: does not say which epoch was the best. Export it again")
+    fixed = {"data.train_on": "all", "trainer.keep_epoch": round(statistics.median(epochs))}
+    settings = dataclasses.replace(composed.settings, trial=str(path), final="")
+    return with_exported(dataclasses.replace(composed, settings=settings), fixed)
+
+
+def require_wandb(project: str) -> None:
+    """Raise InputError where Weights & Biases is asked for and not installed."""
+    if project and importlib.util.find_spec("wandb") is None:
+        raise InputError(
+            f"wandb_project={project}: the package wandb is not installed. "
+            "Install it with: pip install -e .[wandb], or leave wandb_project out"
+        )

@@ -1,0 +1,96 @@
+"""Everything about a sweep that is known before Ray starts: its data, class counts, arms and space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from search_spaces import ClassCounts, Space
+from trainables.data import PackedDataset, open_packed
+from trainables.data.phantom.generate import is_phantom
+from trainables.models import build as build_model
+from tune_app.ray_adapters.session import RaySession, TrialResources
+from tune_app.search.arms import Arm, num_trials, planned_arms, searched_space, with_baseline
+from tune_app.settings.schema import Settings
+from tune_app.settings.stored import FREQUENCIES
+from tune_app.sweep.counts import class_counts, count_window_voxels
+
+METRIC = "mean_dice"
+
+
+SweepListener = Callable[["Prepared", RaySession, TrialResources], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Everything about a sweep that is known before Ray starts."""
+
+    settings: Settings
+    folder: Path
+    dataset: PackedDataset
+    counts: ClassCounts
+    window_voxels: float
+    """Annotated voxels per class in one count window: what decides whether count-based weights have saturated."""
+    arms: list[Arm]
+    space: Space
+    baseline: str = ""
+    """Label of the arm that is the untuned baseline; empty where none is planned."""
+    resumed: bool = False
+    extended: bool = False
+    """resumed with more trials than sweep.yaml says."""
+
+    @property
+    def phantom(self) -> bool:
+        """Whether the volumes were generated, whatever `data=` calls them."""
+        return is_phantom(Path(self.dataset.root))
+
+    @property
+    def notices(self) -> list[str]:
+        """What must be known of the data before any score is read."""
+        return [self.dataset.leak] if self.dataset.leak else []
+
+    @property
+    def num_trials(self) -> int:
+        """Trials of the whole sweep, planned arms included."""
+        return num_trials(self.settings, self.arms, self.space, self.counts, self.window_voxels)
+
+
+def prepare(
+    settings: Settings,
+    folder: Path,
+    *,
+    resumed: bool = False,
+    extended: bool = False,
+    chosen: Sequence[Arm] | None = None,
+) -> Prepared:
+    """Open the data, count the classes, lay out the arms. Writes nothing into the sweep folder.
+
+    chosen: the arms, where the settings do not say which (a confirmation). Raises SettingsError, DataError,
+    SearchSpaceError or InputError for anything that a person can mend.
+    """
+    space = searched_space(settings)
+    arms = planned_arms(settings, space) if chosen is None else list(chosen)
+    with torch.device("meta"):  # nothing is allocated: is there such a model, and does it take the patch
+        build_model(settings.model, in_channels=1, num_classes=len(settings.data.classes), patch=settings.data.patch)
+    dataset = open_packed(settings.data)
+    kept = folder / FREQUENCIES
+    counts = ClassCounts.from_json(kept) if resumed and kept.is_file() else class_counts(settings, dataset)
+    window_voxels = count_window_voxels(settings, dataset)
+    arms, baseline = with_baseline(settings, arms, space, counts, window_voxels)
+    for arm in arms:
+        arm.loss_config(counts)  # a preset that does not fit the classes is refused before anything starts
+    return Prepared(
+        settings=settings,
+        folder=folder,
+        dataset=dataset,
+        counts=counts,
+        arms=arms,
+        space=space,
+        window_voxels=window_voxels,
+        baseline=baseline,
+        resumed=resumed,
+        extended=extended,
+    )

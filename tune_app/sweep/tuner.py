@@ -1,0 +1,153 @@
+"""The one place where a Ray Tune `Tuner` is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from ray import tune
+from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig
+from ray.tune.schedulers import TrialScheduler
+
+from trainables.trial import SegmentationTrial
+from tune_app.ray_adapters.checkpoint_cap import CheckpointKeeper
+from tune_app.ray_adapters.gauges import SweepGauges, hours_in
+from tune_app.ray_adapters.loggers import ForgetEnded, NoProgress, in_place_loggers
+from tune_app.ray_adapters.session import TrialResources
+from tune_app.results.folders import is_confirmation
+from tune_app.search.early_failure import Watch
+from tune_app.search.recovery import recorded_curves
+from tune_app.search.scheduler import ResumableAsha, RunToTheEnd, trial_name
+from tune_app.search.searcher import Budget, StudySearcher
+from tune_app.settings.schema import Settings
+from tune_app.sweep.prepare import METRIC, Prepared
+from tune_app.sweep.progress import Display
+from tune_app.sweep.standstill import Standstill, Waiting
+
+
+def build_tuner(
+    prepared: Prepared,
+    resources: TrialResources,
+    study: optuna.Study,
+    display: Display,
+    trainable: type[tune.Trainable] = SegmentationTrial,
+) -> tune.Tuner:
+    """A Tuner that goes on from what the study and the sweep folder hold.
+
+    trainable: what trains; another than ours only where the rest is measured.
+    """
+    settings = prepared.settings
+    return tune.Tuner(
+        trainable,
+        tune_config=TuneConfig(
+            search_alg=build_searcher(prepared, resources, study),
+            scheduler=build_scheduler(prepared, study, display.watch),
+            num_samples=-1,  # the searcher knows when it is finished
+            max_concurrent_trials=_concurrent(settings, resources),
+            reuse_actors=True,
+            trial_name_creator=trial_name,
+            trial_dirname_creator=trial_name,
+        ),
+        run_config=RunConfig(
+            name="trials",
+            storage_path=str(prepared.folder),
+            callbacks=_callbacks(prepared, resources, study, display),
+            failure_config=FailureConfig(max_failures=settings.resources.max_failures),
+            checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            verbose=settings.verbose,
+            log_to_file=False,
+        ),
+    )
+
+
+def _concurrent(settings: Settings, resources: TrialResources) -> int | None:
+    """Trials at once: all slots of a Ray that we started, so that all actors start together.
+
+    Left alone, Tune starts them one by one, and a trial that ends hands its actor to the next one, whose own starting
+    actor is then thrown away: while trials are shorter than the start of a worker, the second slot is never filled. All
+    slots, too, where an autoscaler says how many there may be: it brings nodes for trials that wait. On another cluster
+    that was there before us nodes may come, so there is no limit but the person's own.
+    """
+    if settings.cluster.remote and not resources.promised:
+        return settings.resources.max_concurrent or None
+    return resources.slots
+
+
+def build_searcher(prepared: Prepared, resources: TrialResources, study: optuna.Study) -> StudySearcher:
+    settings = prepared.settings
+    sections = {name: asdict(getattr(settings, name)) for name in ("data", "model", "trainer", "hardware")}
+
+    def configure(run: Mapping[str, Any], loss: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        run = {**run, "dir": str(prepared.folder / "trials" / run["name"])}
+        return {"run": run, "loss": dict(loss), "seed": seed, "resources": resources.as_dict(), **sections}
+
+    return StudySearcher(
+        study=study,
+        arms=prepared.arms,
+        space=prepared.space,
+        family=settings.family,
+        kind=settings.search.name,
+        seed=settings.seed,
+        startup_trials=settings.search.startup_trials,
+        budget=Budget(num_trials=prepared.num_trials, epochs=settings.trainer.epochs),
+        counts=prepared.counts,
+        window_voxels=prepared.window_voxels,
+        configure=configure,
+        metric=METRIC,
+    )
+
+
+def build_scheduler(prepared: Prepared, study: optuna.Study, watch: Watch | None = None) -> TrialScheduler:
+    """ASHA with the rungs of the sweep so far, or none."""
+    settings = prepared.settings
+    if not settings.early_stopping:
+        return RunToTheEnd(metric=METRIC, watch=watch)
+    return ResumableAsha(
+        metric=METRIC,
+        max_epochs=settings.trainer.epochs,
+        grace_period=settings.grace_period,
+        reduction_factor=settings.scheduler.reduction_factor,
+        curves=recorded_curves(study),
+        baseline=prepared.baseline,
+        watch=watch,
+    )
+
+
+def _callbacks(prepared: Prepared, resources: TrialResources, study: optuna.Study, display: Display) -> list[Callback]:
+    """In the order in which they hear of a result; whoever asks Ray for its tables needs what Ray remembers."""
+    settings = prepared.settings
+    callbacks = [*in_place_loggers(study), _keeper(prepared, study), display, *_wandb(settings.wandb_project)]
+    callbacks.append(Standstill(prepared.folder, settings.cluster.standstill_s))
+    callbacks += [Waiting(display.progress)] if settings.cluster.remote else []
+    if settings.cluster.remote or settings.cluster.dashboard:
+        callbacks.append(_gauges(prepared, resources, study))
+    return callbacks if settings.verbose else [*callbacks, NoProgress(), ForgetEnded()]
+
+
+def _gauges(prepared: Prepared, resources: TrialResources, study: optuna.Study) -> SweepGauges:
+    """The gauges, with what earlier drivers spent. A confirmation's name is that of its sweep and its own."""
+    folder, gpus = prepared.folder, resources.gpus
+    name = f"{folder.parent.name}/{folder.name}" if is_confirmation(folder) else folder.name
+    before = hours_in(folder.glob("trials/*/history*.jsonl")) * gpus if gpus else 0.0
+    return SweepGauges(name, study, planned=prepared.num_trials, gpus=gpus, gpu_hours=before)
+
+
+def _keeper(prepared: Prepared, study: optuna.Study) -> CheckpointKeeper:
+    scores = {
+        prepared.folder / "trials" / trial.user_attrs["name"]: max(trial.intermediate_values.values(), default=0.0)
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    }
+    caps = prepared.settings.checkpoints
+    return CheckpointKeeper(caps.max_number, caps.max_gb, scores)
+
+
+def _wandb(project: str) -> list[Any]:
+    """Weights & Biases through Ray's own callback, where a project is named."""
+    if not project:
+        return []
+    from ray.air.integrations.wandb import WandbLoggerCallback
+
+    return [WandbLoggerCallback(project=project)]
