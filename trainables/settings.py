@@ -33,6 +33,14 @@ PATH = {"path": True}
 
 
 @dataclass(kw_only=True)
+class TaskSettings:
+    """What is learnt."""
+
+    name: str = "multilabel"
+    """A file of trainables/tasks. multilabel: several classes, each there or not in every voxel."""
+
+
+@dataclass(kw_only=True)
 class DataSettings:
     """Where the volumes lie and what a patch is."""
 

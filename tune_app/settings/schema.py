@@ -18,6 +18,7 @@ from trainables.settings import (
     DataSettings,
     HardwareSettings,
     ModelSettings,
+    TaskSettings,
     TrainerSettings,
     require,
     require_choice,
@@ -250,6 +251,7 @@ class Settings:
     wandb_project: str = ""
     """Log to this Weights & Biases project through Ray's callback; empty: off."""
     data: DataSettings = field(default_factory=DataSettings)
+    task: TaskSettings = field(default_factory=TaskSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     hardware: HardwareSettings = field(default_factory=HardwareSettings)
