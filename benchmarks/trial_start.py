@@ -104,17 +104,17 @@ def sweep_of(settings: Settings, resources: Any, *, reuse: bool) -> Path:
     from ray.tune import TuneConfig
 
     from benchmarks.timed_trial import TimedTrial
+    from tune_app.ray_adapters.patches import quiet
     from tune_app.search.study import open_study
     from tune_app.sweep.prepare import prepare
     from tune_app.sweep.progress import Display, Progress
-    from tune_app.sweep.runner import _quiet
     from tune_app.sweep.tuner import build_tuner
 
     folder = Path(settings.results_dir) / settings.name
     folder.mkdir(parents=True)
     prepared = prepare(settings, folder)
     progress = Progress(prepared.num_trials, settings.trainer.epochs, settings.data.classes, resources.slots)
-    with mock.patch("tune_app.sweep.tuner.TuneConfig", with_actors(TuneConfig, reuse)), _quiet(0):
+    with mock.patch("tune_app.sweep.tuner.TuneConfig", with_actors(TuneConfig, reuse)), quiet(0):
         display = Display(progress, io.StringIO())
         build_tuner(prepared, resources, open_study(folder, settings.name), display, TimedTrial).fit()
     return folder

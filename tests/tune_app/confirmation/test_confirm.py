@@ -72,7 +72,7 @@ def swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
     """Makes the sweep results/mine with these trials, all of one class."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TUNE_APP_RESULTS", raising=False)
-    monkeypatch.setattr("tune_app.sweep.runner.open_packed", dataset_in_memory)
+    monkeypatch.setattr("tune_app.sweep.prepare.open_packed", dataset_in_memory)
 
     def sweep(*trials: WrittenTrial, status: str = "finished", words: tuple[str, ...] = ()) -> Path:
         chosen = trials or (SECOND, BEST, TWIN, STOPPED, BASELINE, BROKEN)

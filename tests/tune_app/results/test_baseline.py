@@ -16,9 +16,10 @@ from tune_app.errors import InputError
 from tune_app.results.baseline import NAME, add_command, baseline_trials, calibrated_noise, gains, sentence, verdicts
 from tune_app.results.repeats import UNIFORM as PATTERN
 from tune_app.results.repeats import Noise, t_quantile
+from tune_app.results.summary import FORMATS, SummarySettings, summarise
 from tune_app.results.sweep import Sweep
 from tune_app.search.arms import BASELINE as BASELINE_ARM
-from tune_app.summary import FORMATS, SummarySettings, main, summarise
+from tune_app.summary import main
 
 BASELINE = WrittenTrial(
     label="weight_uniform",

@@ -15,7 +15,7 @@ from sweep_folder import WrittenTrial, add_to_study, history_row, open_study, wr
 
 from trainables.history_line import json_line
 from tune_app.errors import InputError, RunFailed, TuneAppError
-from tune_app.results.folders import is_half_made, locked, sweep_folders
+from tune_app.results.folders import is_half_made, sweep_folders
 from tune_app.results.manifest import (
     build_manifest,
     git_revision,
@@ -27,6 +27,7 @@ from tune_app.results.manifest import (
 from tune_app.results.repeats import t_quantile
 from tune_app.results.sweep import Sweep
 from tune_app.results.trial import read_rows
+from tune_app.sweep.folder import locked
 
 NAN = math.nan
 GOOD = WrittenTrial(label="seesaw_default", preset="seesaw_default", dice=[(0.5, 0.5), (0.8, 0.6), (0.7, 0.5)])

@@ -21,6 +21,7 @@ from tune_app.results.summary import SummarySettings
 from tune_app.settings.command_line import compose, exit_code
 from tune_app.settings.schema import Settings
 from tune_app.settings.stored import located
+from tune_app.sweep.begin import with_exported
 
 
 @pytest.fixture
@@ -275,7 +276,7 @@ def test_an_exported_trial_lies_under_what_is_typed(tmp_path, monkeypatch):
     Path("trial.yaml").write_text(EXPORTED)
     words = ["trial=trial.yaml", "trainer.lr=0.5", "trainer.epochs=5", "data.root=it's (here), ü"]
     composed = compose("run", Settings, words)
-    settings = located(run_module.with_exported(composed))
+    settings = located(with_exported(composed))
     assert (settings.family, settings.trainer.epochs, settings.trainer.lr) == ("tversky", 5, 0.5)
     assert (settings.model.width, settings.data.patch) == (4, [1, 32, 32])
     assert settings.data.root == str(tmp_path / "it's (here), ü")
@@ -286,7 +287,7 @@ def test_an_exported_trial_lies_under_what_is_typed(tmp_path, monkeypatch):
 def test_the_seed_of_an_exported_trial_is_the_exported_one_unless_another_is_typed(tmp_path, words, seed):
     (tmp_path / "trial.yaml").write_text(EXPORTED)
     composed = compose("run", Settings, [f"trial={tmp_path}/trial.yaml", *words])
-    assert run_module.with_exported(composed).seed == seed
+    assert with_exported(composed).seed == seed
 
 
 def test_a_trainer_sets_its_own_section_only():
@@ -297,7 +298,7 @@ def test_a_trainer_sets_its_own_section_only():
 def test_a_group_that_is_typed_replaces_the_exported_one(tmp_path):
     (tmp_path / "trial.yaml").write_text(EXPORTED)
     composed = compose("run", Settings, [f"trial={tmp_path}/trial.yaml", "trainer=published"])
-    settings = run_module.with_exported(composed)
+    settings = with_exported(composed)
     assert (settings.trainer.epochs, settings.model.width) == (60, 4)
 
 
@@ -355,7 +356,7 @@ def test_a_path_in_quotes_for_hydra_an_interpolation_and_none_are_left_alone(mon
 
 
 def test_counts_that_cannot_be_read(type_run, monkeypatch):
-    monkeypatch.setattr("tune_app.sweep.runner.open_packed", planned.dataset_in_memory)
+    monkeypatch.setattr("tune_app.sweep.prepare.open_packed", planned.dataset_in_memory)
     code, _, err, left = type_run("family=static", "frequencies=bogus.json")
     assert (code, left) == (2, [])
     assert "bogus.json" in err
@@ -363,7 +364,7 @@ def test_counts_that_cannot_be_read(type_run, monkeypatch):
 
 
 def test_published_counts_without_a_class(type_run, monkeypatch):
-    monkeypatch.setattr("tune_app.sweep.runner.open_packed", planned.dataset_in_memory)
+    monkeypatch.setattr("tune_app.sweep.prepare.open_packed", planned.dataset_in_memory)
     code, _, err, left = type_run("family=static", "frequencies=published", "data.classes=[nuc,lyso]")
     assert (code, left) == (2, [])
     assert "lyso" in err
@@ -439,7 +440,7 @@ def test_the_program_lists_its_verbs(monkeypatch, capsys):
 
 
 def test_weights_and_biases_not_installed(type_run, monkeypatch):
-    monkeypatch.setattr("tune_app.run.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("tune_app.sweep.begin.importlib.util.find_spec", lambda name: None)
     code, _, err, left = type_run("wandb_project=mine")
     assert (code, left) == (2, [])
     assert "wandb_project=mine" in err

@@ -15,7 +15,6 @@ from sweep_folder import WrittenTrial, write_sweep
 
 from search_spaces import ClassCounts
 from trainables.data.cellmap.reader import discover_crops
-from tune_app import run as run_module
 from tune_app.errors import InputError, RunFailed
 from tune_app.ray_adapters.session import RaySession, TrialResources
 from tune_app.results.cautions import notices
@@ -25,6 +24,7 @@ from tune_app.settings.command_line import Composed
 from tune_app.settings.stored import FREQUENCIES, TRIAL
 from tune_app.sweep import runner as sweep_module
 from tune_app.sweep.announce import _baseline_line, _warnings, announce, classes_line
+from tune_app.sweep.begin import checked_preset
 from tune_app.sweep.folder import locked, new_folder
 from tune_app.sweep.prepare import Prepared, prepare
 from tune_app.sweep.progress import Progress
@@ -38,7 +38,7 @@ STARTED_WITH = ("family=seesaw", "trainer.epochs=4", "space.p=[0.5,1.2]", "resou
 def started(tmp_path, monkeypatch):
     """Makes a sweep folder results/mine with the settings that these words give."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tune_app.sweep.runner.open_packed", dataset_in_memory)
+    monkeypatch.setattr("tune_app.sweep.prepare.open_packed", dataset_in_memory)
 
     def start(*words: str, status: str = "finished", trials: int = 3) -> Path:
         folder = write_sweep(
@@ -214,13 +214,13 @@ def test_the_baseline_and_further_trials_can_be_added_together(started):
     ],
 )
 def test_what_is_said_of_the_baseline_beforehand(monkeypatch, tmp_path, words, line):
-    monkeypatch.setattr("tune_app.sweep.runner.open_packed", dataset_in_memory)
+    monkeypatch.setattr("tune_app.sweep.prepare.open_packed", dataset_in_memory)
     assert _baseline_line(prepare(settings_of(*words.split()), tmp_path / "new")) == line
 
 
 def announced(monkeypatch, capsys, folder, *words):
     """What is printed before the first trial of a sweep."""
-    monkeypatch.setattr("tune_app.sweep.runner.open_packed", dataset_in_memory)
+    monkeypatch.setattr("tune_app.sweep.prepare.open_packed", dataset_in_memory)
     monkeypatch.setattr("tune_app.sweep.announce.record_plan", lambda prepared, resources: "none")
     announce(prepare(settings_of(*words), folder), RaySession("", "", True), TrialResources(cpus=1, gpus=0, slots=1))
     return capsys.readouterr().out
@@ -258,7 +258,7 @@ def test_a_leaking_split_is_warned_of_and_stays_beside_the_leaderboard(monkeypat
     def leaking(settings):
         return dataclasses.replace(dataset_in_memory(settings), sources=tuple(sides))
 
-    monkeypatch.setattr("tune_app.sweep.runner.open_packed", leaking)
+    monkeypatch.setattr("tune_app.sweep.prepare.open_packed", leaking)
     prepared = prepare(settings_of("family=seesaw"), tmp_path / "new")
     (told,) = [line for line in _warnings(prepared) if "LEAK" in line]
     assert told.startswith("warning: LEAK: 100 % of the validation volume is training volume too (6 of 6 ")
@@ -310,7 +310,7 @@ def test_a_sweep_keeps_what_it_was_started_with(started, tmp_path):
 
 
 def test_a_preset_brings_its_family():
-    assert run_module.checked_preset(composed_of("preset=balanced_softmax_tau_1.0")).family == "balanced_softmax"
+    assert checked_preset(composed_of("preset=balanced_softmax_tau_1.0")).family == "balanced_softmax"
     settings = settings_of("preset=balanced_softmax_tau_1.0")
     assert not settings.early_stopping
     assert settings_of("preset=balanced_softmax_tau_1.0", "scheduler.name=asha").early_stopping
@@ -335,7 +335,7 @@ def test_a_preset_brings_its_family():
     ],
 )
 def test_number_of_trials_and_grace_period(monkeypatch, tmp_path, words, trials, grace):
-    monkeypatch.setattr("tune_app.sweep.runner.open_packed", dataset_in_memory)
+    monkeypatch.setattr("tune_app.sweep.prepare.open_packed", dataset_in_memory)
     prepared = prepare(settings_of(*words), tmp_path / "new")
     assert prepared.num_trials == trials
     assert prepared.settings.grace_period == grace
@@ -344,7 +344,7 @@ def test_number_of_trials_and_grace_period(monkeypatch, tmp_path, words, trials,
 
 def test_a_count_window_holds_the_annotated_voxels_of_its_patches(monkeypatch, tmp_path):
     """One crop of 1 × 64 × 64 voxels, 4000 of them annotated, fills a patch; batches of 16, windows of 10."""
-    monkeypatch.setattr("tune_app.sweep.runner.open_packed", dataset_in_memory)
+    monkeypatch.setattr("tune_app.sweep.prepare.open_packed", dataset_in_memory)
     assert prepare(settings_of(), tmp_path / "new").window_voxels == pytest.approx(4000 * 16 * 10)
     whole = prepare(settings_of("trainer.count_window=all"), tmp_path / "new")
     assert whole.window_voxels == pytest.approx(4000 * 16 * 9 * 20)
@@ -356,7 +356,7 @@ def test_given_keys_lose_their_prefixes():
 
 
 def test_a_full_disk_is_one_sentence_that_says_how_to_go_on(monkeypatch, tmp_path):
-    monkeypatch.setattr("tune_app.sweep.runner.open_packed", dataset_in_memory)
+    monkeypatch.setattr("tune_app.sweep.prepare.open_packed", dataset_in_memory)
     prepared = prepare(settings_of(), tmp_path / "new")
 
     def full(*_):

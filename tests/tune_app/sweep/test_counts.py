@@ -50,7 +50,7 @@ def test_the_population_is_a_setting_and_stands_in_the_manifest(uneven, monkeypa
     words = ["family=seesaw", "data.classes=[nuc,pm]"]
     assert class_counts(settings_of(*words), uneven) == count(uneven, "sampled")
     assert class_counts(settings_of(*words, "frequencies=data"), uneven) == count(uneven, "data")
-    monkeypatch.setattr("tune_app.sweep.runner.open_packed", lambda settings: uneven)
+    monkeypatch.setattr("tune_app.sweep.prepare.open_packed", lambda settings: uneven)
     _write_folder(prepare(settings_of(*words), tmp_path))
     assert read_manifest(tmp_path)["class_counts"] == (
         "voxels of the train crops as patches of [1, 64, 64] show them, data.sampling=crop"
