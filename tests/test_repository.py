@@ -161,8 +161,8 @@ def test_every_setting_that_holds_a_path_says_so(schema: type) -> None:
     assert found == set(command_line.path_keys(schema))
 
 
-def test_files_named_in_the_readme_tree_exist() -> None:
-    tree = re.search(r"```text\n(.*?)```", README, re.DOTALL)
+def test_files_named_in_the_tree_exist() -> None:
+    tree = re.search(r"```text\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
     assert tree
     folder, missing = "", []
     for line in tree[1].splitlines():
