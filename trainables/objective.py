@@ -1,0 +1,95 @@
+"""What is best: a total order over the rows of trials. Rows that keep every bound come first, then the score decides.
+
+    objective = Objective.from_config({"metric": "f1", "at_least": {"precision": 0.65}}, task)
+    best = max(rows, key=objective.key)
+
+A figure is a name as in the rows, such as `val_loss` or `precision/nuc`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from trainables.settings import require, require_choice
+
+Row = Mapping[str, Any]
+MODES = ("max", "min")
+
+
+class Default(Protocol):
+    """What is best where nobody says otherwise: a task has both."""
+
+    @property
+    def metric(self) -> str: ...
+
+    @property
+    def mode(self) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """A metric, its direction, and bounds on other figures, checked when made. Raises SettingsError."""
+
+    metric: str
+    mode: str = "max"
+    at_least: Mapping[str, float] = field(default_factory=dict)
+    at_most: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        name_it = "Write for example objective.metric=val_loss objective.mode=min"
+        require(bool(self.metric), "objective.metric", self.metric, "a figure of the rows is needed", name_it)
+        require_choice("objective.mode", self.mode, MODES)
+        for side in ("at_least", "at_most"):
+            for name, bound in getattr(self, side).items():
+                is_number = isinstance(bound, int | float) and not isinstance(bound, bool) and math.isfinite(bound)
+                fix = f"Write for example objective.{side}.{name}=0.65"
+                require(is_number, f"objective.{side}.{name}", bound, "a bound is a finite number", fix)
+
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any] | None, task: Default) -> Objective:
+        """The objective of a config's section: metric, mode, at_least, at_most, each of which may be absent.
+
+        Without a metric it is the task's, in the task's direction; a metric of one's own is maximised unless `mode`
+        says min. Raises SettingsError for a key that is none of these.
+        """
+        section = section or {}
+        for key in section:
+            require_choice("objective", key, ("metric", "mode", "at_least", "at_most"))
+        metric = section.get("metric") or task.metric
+        default = task.mode if metric == task.metric else "max"
+        bounds = {side: dict(section.get(side) or {}) for side in ("at_least", "at_most")}
+        return cls(metric=metric, mode=section.get("mode") or default, **bounds)
+
+    def violation(self, row: Row) -> float:
+        """Σ of what each bound is missed by, as a share of the bound (of 1 where the bound is 0); 0 where all are kept.
+
+        A figure that is absent or NaN misses its bound infinitely.
+        """
+        misses = [(bound - number(row, name), bound) for name, bound in self.at_least.items()]
+        misses += [(number(row, name) - bound, bound) for name, bound in self.at_most.items()]
+        return sum(math.inf if math.isnan(miss) else max(0.0, miss / (abs(bound) or 1.0)) for miss, bound in misses)
+
+    def is_feasible(self, row: Row) -> bool:
+        """Whether a row keeps every bound."""
+        return self.violation(row) == 0
+
+    def key(self, row: Row) -> tuple[bool, float, float]:
+        """What to compare rows by; larger is better. A row without the metric, or with NaN for it, comes last."""
+        score = number(row, self.metric) * (1 if self.mode == "max" else -1)
+        if math.isnan(score):
+            return False, -math.inf, -math.inf
+        return True, -self.violation(row), score
+
+    def better(self, row: Row, best: Row | None) -> bool:
+        """Whether `row` takes the place of `best`, the best one so far (None: there is none). NaN and ties do not."""
+        key = self.key(row)
+        return key[0] and (best is None or key > self.key(best))
+
+
+def number(row: Row, name: str) -> float:
+    """A figure of a row; NaN where it is absent, null or not a number."""
+    value = row.get(name)
+    return float(value) if isinstance(value, int | float) else math.nan
