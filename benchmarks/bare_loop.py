@@ -50,6 +50,7 @@ def work(waiting: Any, done: Any) -> None:
     """Train configurations until none is left."""
     from trainables.engine import Engine  # also what torch needs: the clock starts when it is loaded
     from trainables.settings import trial_settings
+    from trainables.tasks.multilabel import TASK
 
     engine, curves, first_setup = None, {}, time.time()
     while (config := waiting.get()) is not None:
@@ -58,7 +59,7 @@ def work(waiting: Any, done: Any) -> None:
             engine = Engine(settings, config["loss"], config["seed"], cpus=cpus)
         else:
             engine.reset(config["loss"], config["seed"], settings.trainer)
-        curves[config["run"]["name"]] = [engine.run_epoch()["mean_dice"] for _ in range(settings.trainer.epochs)]
+        curves[config["run"]["name"]] = [engine.run_epoch()[TASK.metric] for _ in range(settings.trainer.epochs)]
     done.put({"first_setup": first_setup, "last_result": time.time(), "curves": curves})
 
 

@@ -26,6 +26,7 @@ from trainables.data import PackedCrop, PackedDataset, open_packed
 from trainables.data.expand import pack_class, packed_bytes
 from trainables.engine import Engine
 from trainables.settings import FIVE_CLASSES, DataSettings, ModelSettings, TrainerSettings, TrialSettings
+from trainables.tasks.multilabel import TASK
 from tune_app.results.diagnosis import diagnose, hopeless
 from tune_app.search.arms import planned_arms
 from tune_app.settings.schema import DiagnosisSettings, SearchSettings, Settings
@@ -139,7 +140,7 @@ def summary(name: str, runs: list[tuple[Training, list[Row]]]) -> Iterator[list[
         stops = [stopped_at(rows) - t.after for t, rows in chosen if stopped_at(rows)]
         codes = {one.code for _, rows in chosen for one in diagnose(rows, DiagnosisSettings(), epochs=len(rows))}
         growth = [max(row["weight_growth"] for row in rows) for _, rows in chosen]
-        best = [max(row["mean_dice"] for row in rows) for _, rows in chosen]
+        best = [max(row[TASK.metric] for row in rows) for _, rows in chosen]
         yield [
             name,
             f"× {factor:g}",

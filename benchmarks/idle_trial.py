@@ -7,6 +7,8 @@ from typing import Any
 
 from ray import tune
 
+from trainables.tasks.multilabel import TASK
+
 CLASSES = ("nuc", "mito_mem", "er_mem", "pm", "golgi_mem")
 PER_CLASS = (
     "dice/{}",
@@ -83,5 +85,5 @@ def idle_row(number: int, epoch: int) -> dict[str, Any]:
     whether there are a hundred or thousands.
     """
     score = number * GOLDEN % 1
-    row = {"epoch": epoch, "mean_dice": score, "best_mean_dice": score, "best_epoch": 1, "diagnosis": ""}
+    row = {"epoch": epoch, TASK.metric: score, f"best_{TASK.metric}": score, "best_epoch": 1, "diagnosis": ""}
     return row | {key: (number * GOLDEN + place / len(KEYS)) % 1 for place, key in enumerate(KEYS)}

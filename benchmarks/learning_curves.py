@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from search_spaces import Choice, Float, Parameter, parameters_of, space_of
+from trainables.tasks.multilabel import TASK
 
 Floats = npt.NDArray[np.float64]
 Kind = tuple[tuple[str, Any], ...]
@@ -127,7 +128,7 @@ def phantom(path: Path) -> Table:
         name="phantom",
         space=space_of("all"),
         points=[row["searched"] for row in rows],
-        scores=np.array([row["mean_dice"] for row in rows], dtype=float),
+        scores=np.array([row[TASK.metric] for row in rows], dtype=float),
         validation=none,
         test=none,
         names=[row["preset"] or row["name"] for row in rows],

@@ -31,6 +31,7 @@ from search_spaces import Choice, ClassCounts, Parameter, effective_signature, f
 from trainables.data import open_packed
 from trainables.engine import Engine
 from trainables.settings import DataSettings, HardwareSettings, ModelSettings, TrainerSettings, TrialSettings
+from trainables.tasks.multilabel import TASK
 from tune_app.search.arms import Arm, planned_arms
 from tune_app.settings.schema import SearchSettings, Settings
 from tune_app.sweep.counts import class_counts, count_window_voxels
@@ -108,7 +109,7 @@ def train(signature: str, loss: Mapping[str, Any], seed: int) -> dict[str, Any]:
     return {
         "signature": signature,
         "seed": seed,
-        "mean_dice": [round(row["mean_dice"], 5) for row in rows],
+        TASK.metric: [round(row[TASK.metric], 5) for row in rows],
         "dice": {name: [round(row[f"dice/{name}"], 5) for row in rows] for name in _engine.classes},
         "cpu_s": round(time.process_time() - started, 2),
     }
@@ -148,7 +149,7 @@ def write_table(wanted: list[dict[str, Any]], seeds: int, lines: Path, table: Pa
     complete = [seed for seed in range(seeds) if all((c["signature"], seed) in runs for c in wanted)]
     rows = [
         {key: c[key] for key in ("name", "preset", "searched", "loss")}
-        | {key: [runs[c["signature"], seed][key] for seed in complete] for key in ("mean_dice", "dice")}
+        | {key: [runs[c["signature"], seed][key] for seed in complete] for key in (TASK.metric, "dice")}
         for c in wanted
     ]
     settings = {"data": asdict(DATA), "model": asdict(MODEL), "trainer": asdict(TRAINER), "hardware": asdict(HARDWARE)}

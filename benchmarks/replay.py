@@ -18,8 +18,10 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from benchmarks.learning_curves import Table
+from trainables.settings import TaskSettings
+from trainables.tasks import get_task
 
-METRIC = "mean_dice"
+METRIC = get_task(TaskSettings().name).metric
 SLOTS = 4
 SPREAD = 0.2
 """Standard deviation of the logarithm of a trial's seconds per epoch: slots are not in step with each other."""

@@ -29,6 +29,7 @@ from typing import Any
 
 from benchmarks.harness import Result, main, number, ratios
 from benchmarks.sweeps import Times, environment, run_sweep, times_of_sweep, to_the_end
+from trainables.tasks.multilabel import TASK
 from tune_app.ray_adapters.session import usable_cpus
 from tune_app.results.sweep import Sweep
 
@@ -130,7 +131,7 @@ def bare_loop(folder: Path, sweep: Path, processes: int) -> tuple[Side, Mapping[
 
 
 def curves_of(sweep: Path) -> dict[str, list[float]]:
-    return {trial.name: [row["mean_dice"] for row in trial.history] for trial in Sweep(sweep).trials}
+    return {trial.name: [row[TASK.metric] for row in trial.history] for trial in Sweep(sweep).trials}
 
 
 def require_same(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:

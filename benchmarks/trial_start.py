@@ -113,7 +113,9 @@ def sweep_of(settings: Settings, resources: Any, *, reuse: bool) -> Path:
     folder = Path(settings.results_dir) / settings.name
     folder.mkdir(parents=True)
     prepared = prepare(settings, folder)
-    progress = Progress(prepared.num_trials, settings.trainer.epochs, settings.data.classes, resources.slots)
+    progress = Progress(
+        prepared.num_trials, settings.trainer.epochs, settings.data.classes, prepared.metric, resources.slots
+    )
     with mock.patch("tune_app.sweep.tuner.TuneConfig", with_actors(TuneConfig, reuse)), quiet(0):
         display = Display(progress, io.StringIO())
         build_tuner(prepared, resources, open_study(folder, settings.name), display, TimedTrial).fit()

@@ -80,6 +80,17 @@ def test_no_large_or_generated_file_is_tracked() -> None:
     assert [path for path in present if path.suffix in (".pyc", ".pt", ".npz", ".log")] == []
 
 
+OF_ONE_TASK = "mean_dice"
+"""A figure that only the task which gives it may name: everybody else reads the objective."""
+
+
+def test_no_program_names_the_figure_of_one_task() -> None:
+    programs = [ROOT / name for name in tracked() if name.startswith(("tune_app/", "search_spaces/", "cluster/"))]
+    programs += [ROOT / name for name in tracked() if name.startswith("benchmarks/") and name.endswith(".py")]
+    named = [path for path in programs if path.is_file() and OF_ONE_TASK in path.read_text(encoding="utf-8")]
+    assert named == [], "read it from Sweep.objective, Prepared.objective or the task"
+
+
 def test_every_dependency_is_pinned_within_its_range() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = (ROOT / ".ci" / "constraints.txt").read_text().splitlines()

@@ -90,7 +90,7 @@ def test_it_is_installed_beside_rays(tmp_path: Path) -> None:
     assert install(session)
     assert json.loads((session / DASHBOARDS / OURS.name).read_text()) == DASHBOARD
     titles = [panel["title"] for panel in json.loads((session / DASHBOARDS / RAYS).read_text())["panels"]]
-    assert "Best mean Dice" in titles
+    assert "Best score" in titles
     assert "Node Count" in titles
 
 

@@ -35,6 +35,7 @@ def searcher_of(folder: Path, *words: str) -> StudySearcher:
         budget=Budget(num_trials=num_trials(settings, arms, space, COUNTS, 1e9), epochs=settings.trainer.epochs),
         counts=COUNTS,
         configure=configure,
+        metric="mean_dice",
     )
 
 

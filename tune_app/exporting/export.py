@@ -39,7 +39,7 @@ from tune_app.results.finding import confirmation_of, in_confirmed_order, read_c
 from tune_app.results.folders import CONFIRMATIONS, is_sweep
 from tune_app.results.manifest import MANIFEST, file_sha256, git_revision, now, package_versions, read_manifest
 from tune_app.results.sweep import Sweep
-from tune_app.results.tables import to_plain
+from tune_app.results.tables import header, to_plain
 from tune_app.results.trial import Trial
 from tune_app.settings.stored import TRIAL
 from tune_app.settings.user import user_setting
@@ -294,7 +294,7 @@ def _unvalidated(sweep: Sweep, thresholds: Mapping[str, Any], source: Mapping[st
     """What the manifest says where nothing was left to validate on: the scores of the same configuration trained
 
     without the validation crops, and none of its own."""
-    before = {key: source.get(key) for key in ("epoch", "mean_dice", "calibrated_mean_dice")}
+    before = {key: source.get(key) for key in ("epoch", sweep.metric, CALIBRATED)}
     return {
         "trained_on": "training and validation crops",
         sweep.metric: None,
@@ -312,9 +312,9 @@ def _readme(
     if sweep.validated:
         worth = f"{sweep.metric} {trial.score(sweep.metric):.4f} on the validation crops"
     else:
-        before = source.get("mean_dice")
+        before = source.get(sweep.metric)
         worth = f"not validated.\n\n{NOT_VALIDATED}" + (
-            f" Trained without them, this configuration had a mean Dice of {before:.4f}." if before else ""
+            f" Trained without them, this configuration had {header(sweep.metric)} {before:.4f}." if before else ""
         )
         worth = worth.removesuffix(".")
     use = f"There is no model.pt2: {program_missing}." if program_missing else USE

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tune_app.results.calibration import sigmoid
+from tune_app.results.calibration import CALIBRATED, sigmoid
 from tune_app.results.trial import Trial
 
 APPLY = "a class is predicted where the model's logit > logit, which is where sigmoid(logit of the model) > probability"
@@ -28,8 +28,8 @@ def operating_point(trial: Trial, classes: Sequence[str], state: Mapping[str, An
     return {
         "apply": APPLY if shift is not None else f"{APPLY}; {UNKNOWN_SHIFT}",
         "epoch": trial.best["epoch"],
-        "mean_dice": trial.score(trial.metric),
-        "calibrated_mean_dice": calibration.calibrated_mean_dice,
+        trial.metric: trial.score(trial.metric),
+        CALIBRATED: calibration.calibrated_mean,
         "chosen_on": calibration.problem or "all validation crops; calibrated_dice: on one half, scored on the other",
         "classes": {name: _of_class(trial, name, (shift or {}).get(name, 0.0)) for name in classes},
     }

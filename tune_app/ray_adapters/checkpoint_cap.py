@@ -22,12 +22,13 @@ class CheckpointKeeper(Callback):
     scores: best value by trial folder, of the trials that ended before (a sweep that goes on).
     """
 
-    def __init__(self, max_number: int, max_gb: float, scores: dict[Path, float] | None = None) -> None:
+    def __init__(self, max_number: int, max_gb: float, metric: str, scores: dict[Path, float] | None = None) -> None:
         self._max_number, self._max_bytes = max_number, max_gb * 1e9
         self._scores = dict(scores or {})
+        self._metric = metric
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._ended(trial, (trial.last_result or {}).get("best_mean_dice", math.nan))
+        self._ended(trial, (trial.last_result or {}).get(f"best_{self._metric}", math.nan))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Called when no restart is left. A failed trial is never taken up again."""

@@ -21,8 +21,6 @@ from ray.util.metrics import Gauge
 from tune_app.results.trial import is_finite, read_history
 
 OF_TRIAL = {
-    "tune_app_mean_dice": ("mean_dice", "mean Dice of the trial's last epoch"),
-    "tune_app_trial_best_mean_dice": ("best_mean_dice", "highest mean Dice of the trial so far"),
     "tune_app_epoch": ("epoch", "epochs finished"),
     "tune_app_patches_per_s": ("patches_per_s", "patches trained on per second"),
     "tune_app_gpu_memory_mb": ("gpu_memory_mb", "GPU memory reserved by PyTorch, megabytes"),
@@ -54,12 +52,19 @@ class SweepGauges(Callback):
     gpu_hours: spent by earlier drivers.
     """
 
-    def __init__(self, sweep: str, study: optuna.Study, *, planned: int, gpus: float, gpu_hours: float = 0.0) -> None:
+    def __init__(
+        self, sweep: str, study: optuna.Study, *, metric: str, planned: int, gpus: float, gpu_hours: float = 0.0
+    ) -> None:
         self._sweep, self._study, self._planned, self._gpus = {"sweep": sweep}, study, planned, gpus
+        self._metric = metric
+        self._columns = OF_TRIAL | {
+            "tune_app_score": (metric, f"{metric} of the trial's last epoch"),
+            "tune_app_trial_best_score": (f"best_{metric}", f"best {metric} of the trial so far"),
+        }
         of_trial = ("sweep", "trial", "params")
-        self._of_trial = {name: Gauge(name, text, of_trial) for name, (_, text) in OF_TRIAL.items()}
+        self._of_trial = {name: Gauge(name, text, of_trial) for name, (_, text) in self._columns.items()}
         self._dice = Gauge("tune_app_dice", "Dice of one class, last epoch", ("sweep", "trial", "class"))
-        self._best = Gauge("tune_app_best_mean_dice", "highest mean Dice of the sweep so far", ("sweep",))
+        self._best = Gauge("tune_app_best_score", f"best {metric} of the sweep so far", ("sweep",))
         self._states = Gauge("tune_app_trials", "trials by state", ("sweep", "state"))
         self._hours = Gauge("tune_app_gpu_hours", "GPU-hours spent in epochs", ("sweep",))
         self._best_so_far = best_of(study)
@@ -70,10 +75,10 @@ class SweepGauges(Callback):
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
         name = name_of(trial)
         shown = self._running.setdefault(name, Shown({**self._sweep, "trial": name}, written(trial.config)))
-        given = {gauge: result.get(column) for gauge, (column, _) in OF_TRIAL.items()}
+        given = {gauge: result.get(column) for gauge, (column, _) in self._columns.items()}
         shown.values |= finite(given)
         shown.dice |= finite({key[5:]: value for key, value in result.items() if key.startswith("dice/")})
-        self._best_so_far = max(self._best_so_far, number(result.get("mean_dice"), -math.inf))
+        self._best_so_far = max(self._best_so_far, number(result.get(self._metric), -math.inf))
         self._spent += number(result.get("seconds_epoch"), 0.0) * self._gpus / 3600
         self._show_trial(shown)
         self._show_sweep()
@@ -117,7 +122,7 @@ def name_of(trial: Any) -> str:
 
 
 def best_of(study: optuna.Study) -> float:
-    """The highest finite mean Dice of any epoch recorded; -∞ before the first."""
+    """The highest finite score of any epoch recorded; -∞ before the first."""
     recorded = (trial.intermediate_values.values() for trial in study.get_trials(deepcopy=False))
     return max((value for values in recorded for value in values if math.isfinite(value)), default=-math.inf)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from numbers import Real
@@ -31,10 +32,7 @@ from tune_app.results.pictures import TOL_NAMES, drawn_classes, places, read_pat
 from tune_app.search.study import trial_of
 
 TAGS = {
-    "mean_dice": "dice/mean",
-    "best_mean_dice": "dice/best_mean",
     "best_epoch": "dice/best_epoch",
-    "mean_iou": "iou/mean",
     "loss": "loss/train",
     "val_loss": "loss/validation",
     "lr": "optimizer/lr",
@@ -153,4 +151,6 @@ def tag(name: str) -> str:
     """Where TensorBoard shows a figure."""
     if name.startswith("seconds_"):
         return f"time/{name}"
+    if mean := re.fullmatch(r"(best_)?mean_(\w+)", name):
+        return f"{mean[2]}/{mean[1] or ''}mean"
     return TAGS.get(name) or (name if "/" in name else f"other/{name}")

@@ -33,6 +33,7 @@ from tune_app.results.pictures import (
     rgb,
     truth,
 )
+from tune_app.results.tables import header
 from tune_app.results.trial import Trial
 
 ERRORS = (("#FFFFFF", "found"), ("#FF00AA", "false alarm"), ("#FFE600", "missed"))
@@ -105,7 +106,8 @@ def overview(best: Shown, others: Sequence[Shown]) -> Gallery:
     left_out = [name for c, name in enumerate(best.classes) if c not in order]
     names = listed(
         [
-            f"{shown.trial.name} (mean Dice {short(score(shown.trial), 3)}, epoch {shown.best_epoch})"
+            f"{shown.trial.name} ({header(shown.trial.metric)} {short(shown.trial.score(shown.trial.metric), 3)}, "
+            f"epoch {shown.best_epoch})"
             for shown in (best, *others)
         ]
     )
@@ -123,10 +125,6 @@ def overview(best: Shown, others: Sequence[Shown]) -> Gallery:
         legend=legend,
         data=patch_data([best, *others]),
     )
-
-
-def score(trial: Trial) -> float:
-    return float(trial.best.get("mean_dice", math.nan))
 
 
 def images(shown: Shown, pictures: Iterable[NDArray[np.uint8]], order: Sequence[int], what: str) -> list[Image]:

@@ -162,7 +162,7 @@ def at_both(findings: Findings, calibrated: list[Trial]) -> Plot:
             "name": t.name,
             "family": t.family,
             "status": t.status,
-            "at_half": t.calibration.mean_dice,
+            "at_half": t.calibration.mean,
             "calibrated": t.score(CALIBRATED),
             "gap": t.score(GAP),
         }

@@ -18,12 +18,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trainables.tasks.multilabel import TASK
+
 ARRAYS = ("hist_positive", "hist_negative", "best_epoch", "classes", "edges")
 """What `calibrate` reads of a validation.npz."""
 SPLITS = 32
 """Splits that are averaged. One alone adds noise of its own, which is none of the configuration's."""
 SPLIT_SEED = 20_260
-CALIBRATED, GAP = "calibrated_mean_dice", "threshold_gap"
+CALIBRATED, GAP = f"calibrated_{TASK.metric}", "threshold_gap"
 MISSING = "validation.npz is missing or damaged"
 
 
@@ -44,12 +46,12 @@ class Calibration:
     problem: str = ""
 
     @property
-    def mean_dice(self) -> float:
+    def mean(self) -> float:
         """Mean Dice at ½ over the classes that have one."""
         return _mean(self.dice)
 
     @property
-    def calibrated_mean_dice(self) -> float:
+    def calibrated_mean(self) -> float:
         """The mean with calibrated Dice; a class without one counts at ½, so that both means are of the same classes.
 
         NaN where no class could be calibrated.
@@ -60,8 +62,8 @@ class Calibration:
 
     @property
     def gap(self) -> float:
-        """calibrated_mean_dice − mean_dice: what thresholds alone would bring. It may be negative."""
-        return self.calibrated_mean_dice - self.mean_dice
+        """calibrated_mean − mean: what thresholds alone would bring. It may be negative."""
+        return self.calibrated_mean - self.mean
 
     @property
     def probabilities(self) -> tuple[float, ...]:
@@ -74,10 +76,10 @@ class Calibration:
         return self.problem or "; ".join(f"{name}: {why}" for name, why in zip(self.classes, self.reasons) if why)
 
     def score(self, key: str) -> float:
-        """calibrated_mean_dice, threshold_gap, calibrated/<class>, or threshold/<class>; NaN where there is none."""
+        """CALIBRATED, threshold_gap, calibrated/<class>, or threshold/<class>; NaN where there is none."""
         kind, _, name = key.partition("/")
         if not name:
-            return {CALIBRATED: self.calibrated_mean_dice, GAP: self.gap}.get(key, math.nan)
+            return {CALIBRATED: self.calibrated_mean, GAP: self.gap}.get(key, math.nan)
         per_class = {"calibrated": self.calibrated, "threshold": self.probabilities}.get(kind, ())
         return dict(zip(self.classes, per_class)).get(name, math.nan)
 

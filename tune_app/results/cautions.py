@@ -54,7 +54,7 @@ def cautions(sweep: Sweep, board: pd.DataFrame, *, confirmed: bool = False) -> l
 def about_calibration(sweep: Sweep) -> list[str]:
     """What `calibrated` means, and where it is missing."""
     found = [trial.calibration for trial in sweep.trials if trial.best]
-    lost = [c for c in found if not math.isfinite(c.calibrated_mean_dice)]
+    lost = [c for c in found if not math.isfinite(c.calibrated_mean)]
     if lost and len(lost) == len(found):
         return [f"No calibrated Dice: {lost[0].notes}."]
     told = [

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trainables.tasks.multilabel import TASK
 from tune_app.settings.schema import DiagnosisSettings
 
 HOPELESS = ("diverged", "collapsed")
@@ -119,7 +120,7 @@ class Course:
 
     def take(self, row: Row) -> list[Diagnosis]:
         """What is wrong at this epoch, the next one of the trial."""
-        dice = _number(row, "mean_dice")
+        dice = _number(row, TASK.metric)
         if not self._dice:
             self._classes = [key.removeprefix(TRUTH) for key in row if key.startswith(TRUTH)]
         if math.isfinite(dice) and not dice <= self._best_dice:
@@ -222,7 +223,7 @@ class Course:
         if not lost >= self._settings.degraded_dice:
             return ""
         return (
-            f"mean Dice {_number(row, 'mean_dice'):.4f}, and {self._best_dice:.4f} at epoch {self._best_epoch}; "
+            f"mean Dice {_number(row, TASK.metric):.4f}, and {self._best_dice:.4f} at epoch {self._best_epoch}; "
             f"{lost:.4f} above the last {span} epochs"
         )
 

@@ -21,23 +21,22 @@ PUBLISHED_CAUTION = (
     "configuration, run five times: mean 0.5361, sd 0.0127. All three seesaw_* lie inside that seed noise: at most "
     "0.0202 from this mean, where a single run differs from it by up to 0.0385 (95 %). That seesaw helps is not shown."
 )
-_MEAN = ("mean_dice", "mean")
 _FORMAT = (
     'A JSON list such as [{"name": "a", "mean": 0.57, "nuc": 0.85}] or a CSV file with the columns name, mean and one '
     "per class is needed"
 )
 
 
-def read_reference(source: str, classes: Sequence[str]) -> pd.DataFrame:
-    """Rows name, mean_dice, dice/<class>, minutes from `published` (the fifteen published results) or a file.
+def read_reference(source: str, classes: Sequence[str], metric: str) -> pd.DataFrame:
+    """Rows name, the metric, dice/<class>, minutes from `published` (the fifteen published results) or a file.
 
     A JSON list, a JSON object with the list under `results` or `leaderboard`, or a CSV file; a row has `name`, `mean`
-    or `mean_dice`, and per class `dice/<class>`, `<class>`, or an entry of `dice`. Scores lie in [0, 1]; a missing one
+    or the metric, and per class `dice/<class>`, `<class>`, or an entry of `dice`. Scores lie in [0, 1]; a missing one
     is NaN. Raises InputError that names the file and the row.
     """
-    rows = [_row(source, i, row, classes) for i, row in enumerate(_read_rows(source), start=1)]
-    frame = pd.DataFrame(rows, columns=["name", "family", "mean_dice", *(f"dice/{c}" for c in classes), "minutes"])
-    return frame.sort_values("mean_dice", ascending=False, kind="stable").reset_index(drop=True)
+    rows = [_row(source, i, row, classes, metric) for i, row in enumerate(_read_rows(source), start=1)]
+    frame = pd.DataFrame(rows, columns=["name", "family", metric, *(f"dice/{c}" for c in classes), "minutes"])
+    return frame.sort_values(metric, ascending=False, kind="stable").reset_index(drop=True)
 
 
 def _read_rows(source: str) -> list[dict[str, Any]]:
@@ -67,18 +66,18 @@ def _text(source: str) -> tuple[str, str]:
         ) from None
 
 
-def _row(source: str, index: int, row: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+def _row(source: str, index: int, row: Mapping[str, Any], classes: Sequence[str], metric: str) -> dict[str, Any]:
     where = f"reference={source}: row {index}"
     if not row.get("name"):
         raise InputError(f"{where} has no name. {_FORMAT}.")
     dice = row["dice"] if isinstance(row.get("dice"), dict) else {}
-    scores = {"mean_dice": _first(row, _MEAN)}
+    scores = {metric: _first(row, (metric, "mean"))}
     scores |= {f"dice/{c}": dice.get(c, _first(row, (f"dice/{c}", c))) for c in classes}
     values = {key: _number(where, key, value) for key, value in scores.items()}
     for key, value in values.items():
         if not (math.isnan(value) or 0 <= value <= 1):
             raise InputError(f"{where}: {key}={value}: a Dice lies in [0, 1]. Write 0.57 for 57 %.")
-    if math.isnan(values["mean_dice"]):
+    if math.isnan(values[metric]):
         raise InputError(f"{where} has no mean. {_FORMAT}.")
     minutes = _number(where, "minutes", row.get("minutes"))
     return {"name": str(row["name"]), "family": str(row.get("family") or ""), **values, "minutes": minutes}

@@ -41,7 +41,7 @@ class SummarySettings:
     reference: str = field(default="", metadata=PATH)
     """Adds results of another pipeline, unranked: published (fifteen published results), or a JSON or CSV file."""
     by: str = ""
-    """What ranks: empty for the sweep's metric (mean_dice), or mean_iou, a class's name, dice/<class>, iou/<class>."""
+    """What ranks: empty for the sweep's metric, or mean_iou, a class's name, dice/<class>, iou/<class>."""
     rank_by: str = "dice"
     """dice: at a threshold of 0.5. calibrated: at thresholds of a trial's own per class, chosen on one half of the
     validation crops and scored on the other."""
@@ -125,7 +125,8 @@ def build_report(settings: SummarySettings) -> Report:
     by = _ranking(settings, sweep)
     board = with_baseline_row(sweep.leaderboard(by), sweep)
     arms = sweep.arms()
-    reference = read_reference(settings.reference, sweep.classes) if settings.reference else pd.DataFrame()
+    given = settings.reference
+    reference = read_reference(given, sweep.classes, sweep.metric) if given else pd.DataFrame()
     found = read_confirmation(sweep.folder)
     first = board.loc[board["rank"].notna(), "name"].head(1)
     confirmed = what_is_confirmed(sweep, found, sweep.trial(first.iloc[0]) if len(first) else None)

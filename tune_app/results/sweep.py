@@ -22,6 +22,8 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from trainables.errors import TrainablesError
+from trainables.settings import TaskSettings
+from trainables.tasks import get_task
 from tune_app.errors import InputError
 from tune_app.results.calibration import CALIBRATED, GAP, score_keys
 from tune_app.results.folders import LOCK, find_sweep, lock_is_held, recorded_status
@@ -60,7 +62,7 @@ class Sweep:
         """Read the folder again."""
         self.manifest, manifest_whole = read_known(self.folder / MANIFEST, KINDS)
         self.settings, settings_whole = read_known(self.folder / "sweep.yaml", SETTING_KINDS)
-        self.metric = str(self.manifest.get("metric") or "mean_dice")
+        self.metric = str(self.manifest.get("metric") or get_task(TaskSettings().name).metric)
         self.mode = str(self.manifest.get("mode") or "max")
         told = self.manifest.get("notices")
         self.notices = [str(notice) for notice in told] if isinstance(told, list) else []
@@ -100,12 +102,12 @@ class Sweep:
         return tuple(known or dict.fromkeys(key[5:] for t in self.trials for key in t.best if key.startswith("dice/")))
 
     def leaderboard(self, by: str = "") -> pd.DataFrame:
-        """One row per trial, best first: rank, number, name, family, preset, the metric, calibrated_mean_dice,
+        """One row per trial, best first: rank, number, name, family, preset, the metric, the calibrated mean,
         threshold_gap and dice/<class> at the best epoch, best_epoch, epochs, minutes, status, reason, diagnoses, seed,
         arm, arm_trials, baseline, calibrated/<class>, threshold/<class>, calibration, and param/<name> of the search.
 
         The best epoch is that of the sweep's metric whatever `by` says. `by`: the metric (default), mean_iou,
-        dice/<class>, iou/<class>, a class's name, calibrated_mean_dice or calibrated/<class>. Failed trials and those
+        dice/<class>, iou/<class>, a class's name, the calibrated mean or calibrated/<class>. Failed trials and those
         without a finite score have no rank. Trials of one arm are one effective configuration, whatever their names;
         arm_trials counts them. baseline: whether that is uniform weights. Calibrated figures are cross-fitted, see
         `tune_app.results.calibration`; thresholds are σ(logit); calibration says which of them are missing, and why.

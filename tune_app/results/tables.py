@@ -18,19 +18,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tune_app.results.calibration import CALIBRATED
 from tune_app.settings.terminal import plain
 
 MISSING = "-"
 HEADERS = {
-    "mean_dice": "mean Dice",
-    "mean_iou": "mean IoU",
     "best_epoch": "best epoch",
     "arm_trials": "trials of arm",
     "best_arm": "best arm",
-    "calibrated_mean_dice": "calibrated",
+    CALIBRATED: "calibrated",
     "threshold_gap": "gap",
 }
 
+WORDS = {"dice": "Dice", "iou": "IoU"}
+"""Names that are written with capitals."""
 LEAST_NAME, LEAST_SENTENCE = 16, 24
 """Characters that a column of names, or of sentences, is left."""
 GAP, PAPER_GAP = 2, 3
@@ -50,11 +51,12 @@ def cell(column: str, value: Any) -> str:
 
 
 def header(column: str) -> str:
-    """dice/nuc reads nuc, iou/nuc reads IoU nuc."""
+    """dice/nuc reads nuc, iou/nuc reads IoU nuc, mean_iou reads mean IoU."""
     column = plain(column)
     if column.startswith("dice/"):
         return column[5:]
-    return HEADERS.get(column, column.replace("iou/", "IoU ").replace("calibrated/", "calibrated ").replace("_", " "))
+    words = re.sub(r"(?<![a-z])(dice|iou)(?![a-z])", lambda found: WORDS[found[0]], column.replace("_", " "))
+    return HEADERS.get(column, re.sub(r"^(IoU|calibrated)/", r"\1 ", words))
 
 
 def counted(number: int, what: str, plural: str = "") -> str:

@@ -79,6 +79,8 @@ class Trial:
     number: int
     folder: Path
     status: str
+    metric: str
+    mode: str = "max"
     reason: str = ""
     family: str = ""
     preset: str = ""
@@ -88,8 +90,6 @@ class Trial:
     signature: str = ""
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     history: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
-    metric: str = "mean_dice"
-    mode: str = "max"
     judged_by: DiagnosisSettings = field(default_factory=DiagnosisSettings, repr=False)
     error: str = field(default="", repr=False)
     """The text of its last error; a trial that went on after it has one too."""

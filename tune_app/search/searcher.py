@@ -60,7 +60,7 @@ class StudySearcher(Searcher):
         counts: ClassCounts,
         window_voxels: float | None = None,
         configure: Callable[[Mapping[str, Any], Mapping[str, Any], int], dict[str, Any]],
-        metric: str = "mean_dice",
+        metric: str,
     ) -> None:
         super().__init__(metric=metric, mode="max")
         self._study, self._space, self._family = study, dict(space), family

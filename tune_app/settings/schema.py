@@ -62,7 +62,7 @@ class SearchSettings:
 
 @dataclass(kw_only=True)
 class SchedulerSettings:
-    """When a trial is stopped early: asynchronous successive halving (ASHA, arXiv:1810.05934) on mean_dice."""
+    """When a trial is stopped early: asynchronous successive halving (ASHA, arXiv:1810.05934)."""
 
     name: str = "auto"
     """asha, none, or auto: asha for a search; none for family=compare, preset= and trial=."""

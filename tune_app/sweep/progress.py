@@ -61,8 +61,8 @@ class Progress:
     num_trials: int
     epochs: int
     classes: Sequence[str]
+    metric: str
     slots: int
-    metric: str = "mean_dice"
     planned: float = math.nan
     """Epochs that a trial is expected to have, early stopping included; NaN: all of them."""
     running: dict[str, TrialView] = field(default_factory=dict)

@@ -30,7 +30,7 @@ from tune_app.search.study import UNFINISHED, open_study
 from tune_app.settings.stored import FREQUENCIES, TRIAL
 from tune_app.sweep.folder import locked, space_in
 from tune_app.sweep.interrupt import interrupts
-from tune_app.sweep.prepare import METRIC, Prepared, SweepListener
+from tune_app.sweep.prepare import Prepared, SweepListener
 
 if TYPE_CHECKING:
     from tune_app.sweep.progress import Progress
@@ -95,7 +95,8 @@ def _write_folder(prepared: Prepared) -> None:
         experiment=settings.experiment_name,
         space={name: asdict(parameter) for name, parameter in prepared.space.items()},
         settings=settings.as_dict(),
-        metric=METRIC,
+        metric=prepared.metric,
+        mode="max",
         phantom=prepared.phantom,
         class_counts=prepared.counts.source,
         notices=prepared.notices,
@@ -132,7 +133,7 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
     from tune_app.sweep.tuner import build_tuner
 
     study = open_study(prepared.folder, prepared.folder.name)
-    reconcile(study, prepared.folder, METRIC, prepared.settings.trainer.epochs)
+    reconcile(study, prepared.folder, prepared.metric, prepared.settings.trainer.epochs)
     watch = Watch(prepared.settings.diagnosis, prepared.folder / "trials")
     display = Display(_progress(prepared, resources, study), watch=watch)
     tuner: tune.Tuner = build_tuner(prepared, resources, study, display)
@@ -151,7 +152,7 @@ def _mend(prepared: Prepared) -> None:
     counts, window_voxels = prepared.counts, prepared.window_voxels
     signature = functools.partial(effective_signature, counts=counts, window_voxels=window_voxels)
     epochs = prepared.settings.trainer.epochs
-    if told := mend_study(prepared.folder, prepared.space, signature, METRIC, epochs):
+    if told := mend_study(prepared.folder, prepared.space, signature, prepared.metric, epochs):
         print(f"note: {told}", file=sys.stderr)
 
 
@@ -179,6 +180,7 @@ def _progress(prepared: Prepared, resources: TrialResources, study: optuna.Study
         num_trials=max(prepared.num_trials, ended),
         epochs=prepared.settings.trainer.epochs,
         classes=prepared.settings.data.classes,
+        metric=prepared.metric,
         slots=resources.slots,
         earlier=ended,
         planned=planned_epochs(prepared.folder),

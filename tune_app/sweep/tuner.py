@@ -23,7 +23,7 @@ from tune_app.search.recovery import recorded_curves
 from tune_app.search.scheduler import ResumableAsha, RunToTheEnd, trial_name
 from tune_app.search.searcher import Budget, StudySearcher
 from tune_app.settings.schema import Settings
-from tune_app.sweep.prepare import METRIC, Prepared
+from tune_app.sweep.prepare import Prepared
 from tune_app.sweep.progress import Display
 from tune_app.sweep.standstill import Standstill, Waiting
 
@@ -96,7 +96,7 @@ def build_searcher(prepared: Prepared, resources: TrialResources, study: optuna.
         counts=prepared.counts,
         window_voxels=prepared.window_voxels,
         configure=configure,
-        metric=METRIC,
+        metric=prepared.metric,
     )
 
 
@@ -104,9 +104,9 @@ def build_scheduler(prepared: Prepared, study: optuna.Study, watch: Watch | None
     """ASHA with the rungs of the sweep so far, or none."""
     settings = prepared.settings
     if not settings.early_stopping:
-        return RunToTheEnd(metric=METRIC, watch=watch)
+        return RunToTheEnd(metric=prepared.metric, watch=watch)
     return ResumableAsha(
-        metric=METRIC,
+        metric=prepared.metric,
         max_epochs=settings.trainer.epochs,
         grace_period=settings.grace_period,
         reduction_factor=settings.scheduler.reduction_factor,
@@ -132,7 +132,7 @@ def _gauges(prepared: Prepared, resources: TrialResources, study: optuna.Study) 
     folder, gpus = prepared.folder, resources.gpus
     name = f"{folder.parent.name}/{folder.name}" if is_confirmation(folder) else folder.name
     before = hours_in(folder.glob("trials/*/history*.jsonl")) * gpus if gpus else 0.0
-    return SweepGauges(name, study, planned=prepared.num_trials, gpus=gpus, gpu_hours=before)
+    return SweepGauges(name, study, metric=prepared.metric, planned=prepared.num_trials, gpus=gpus, gpu_hours=before)
 
 
 def _keeper(prepared: Prepared, study: optuna.Study) -> CheckpointKeeper:
@@ -141,7 +141,7 @@ def _keeper(prepared: Prepared, study: optuna.Study) -> CheckpointKeeper:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     }
     caps = prepared.settings.checkpoints
-    return CheckpointKeeper(caps.max_number, caps.max_gb, scores)
+    return CheckpointKeeper(caps.max_number, caps.max_gb, prepared.metric, scores)
 
 
 def _wandb(project: str) -> list[Any]:

@@ -71,7 +71,7 @@ def test_winners_curse_is_search_score_minus_confirmed_mean():
 
 
 def published(**known: Any) -> Confirmation:
-    table: pd.DataFrame = read_reference("published", CLASSES)
+    table: pd.DataFrame = read_reference("published", CLASSES, "mean_dice")
     return confirm_statistics(
         Replicates(
             arms=table["name"].tolist(),
@@ -94,7 +94,7 @@ def test_the_published_table_alone_has_no_winner(paired):
 
 
 def test_the_published_table_has_no_winner_though_five_runs_tell_the_noise():
-    names = read_reference("published", CLASSES)["name"]
+    names = read_reference("published", CLASSES, "mean_dice")["name"]
     found = published(paired=False, signatures=["uniform" if name in UNIFORM else name for name in names])
     assert len(found.arms) == 11
     uniform = next(arm for arm in found.arms if arm.name == "weight_uniform")

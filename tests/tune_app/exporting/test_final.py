@@ -139,7 +139,9 @@ def test_an_interrupted_one_says_how_to_go_on(trained: Path, capsys: pytest.Capt
 def test_the_board_and_the_manifest_of_its_sweep_say_so(trained: Path) -> None:
     assert NOT_VALIDATED in notices(Sweep(trained))
     for train_on in ("train", "all"):
-        manifest = build_manifest(sweep="x", family="x", seed=0, classes=(), data={"train_on": train_on})
+        manifest = build_manifest(
+            sweep="x", family="x", seed=0, metric="mean_dice", mode="max", classes=(), data={"train_on": train_on}
+        )
         assert manifest["validated"] is (train_on == "train")
     assert Settings().data.train_on == "train"
 

@@ -132,7 +132,7 @@ def best_in_folder(watched: Watched) -> float:
 
 def test_prometheus_knows_the_best_mean_dice(scraped: Watched) -> None:
     def agree() -> bool:
-        series = scraped.query('ray_tune_app_best_mean_dice{sweep="watched"}')
+        series = scraped.query('ray_tune_app_best_score{sweep="watched"}')
         assert len(series) <= 1
         return bool(series) and float(series[0]["value"][1]) == pytest.approx(best_in_folder(scraped), abs=1e-9)
 
@@ -140,7 +140,7 @@ def test_prometheus_knows_the_best_mean_dice(scraped: Watched) -> None:
 
 
 def test_gauges_name_trials_and_parameters(scraped: Watched) -> None:
-    every = scraped.query('max by (trial, params) (max_over_time(ray_tune_app_mean_dice{sweep="watched"}[10m]))')
+    every = scraped.query('max by (trial, params) (max_over_time(ray_tune_app_score{sweep="watched"}[10m]))')
     of_trials = {trial.name: written(trial.config) for trial in Sweep(scraped.folder).trials}
     shown = {one["metric"]["trial"]: one["metric"]["params"] for one in every}
     assert len(shown) >= 2
@@ -157,10 +157,7 @@ def test_curves_of_ended_trials_end_and_the_sweeps_go_on(scraped: Watched) -> No
         return not ended & {one["metric"]["trial"] for one in scraped.query("ray_tune_app_epoch")}
 
     scraped.until(gone, f"the curves of {ended} to end")
-    for gauge in (
-        'ray_tune_app_trials{sweep="watched",state="running"}',
-        'ray_tune_app_best_mean_dice{sweep="watched"}',
-    ):
+    for gauge in ('ray_tune_app_trials{sweep="watched",state="running"}', 'ray_tune_app_best_score{sweep="watched"}'):
         (counted,) = scraped.query(f"count_over_time({gauge}[30s])")
         assert int(counted["value"][1]) >= 2, "no gap between two scrapes"
 

@@ -235,7 +235,7 @@ def test_dice_at_half_is_the_counted_one_and_must_be() -> None:
     assert found.problem == ""
     other = calibrate(arrays_of(positive, negative), 3, {"c0": counted + 1e-6})
     assert "do not give back" in other.problem
-    assert math.isnan(other.calibrated_mean_dice)
+    assert math.isnan(other.calibrated_mean)
 
 
 def test_classes_that_cannot_be_calibrated_say_why_and_count_at_half() -> None:
@@ -253,8 +253,8 @@ def test_classes_that_cannot_be_calibrated_say_why_and_count_at_half() -> None:
         "no validation crop shows the class",
     )
     assert found.notes.startswith("c1: one validation crop")
-    assert found.mean_dice == pytest.approx((found.dice[0] + found.dice[1]) / 2)
-    assert found.calibrated_mean_dice == pytest.approx((found.calibrated[0] + found.dice[1]) / 2)
+    assert found.mean == pytest.approx((found.dice[0] + found.dice[1]) / 2)
+    assert found.calibrated_mean == pytest.approx((found.calibrated[0] + found.dice[1]) / 2)
     assert found.gap == pytest.approx((found.calibrated[0] - found.dice[0]) / 2)
     assert found.score("calibrated/c0") == found.calibrated[0]
     assert found.score("threshold/c0") == pytest.approx(1 / (1 + math.exp(-found.logits[0])))
@@ -266,9 +266,9 @@ def test_a_single_crop_cannot_be_calibrated() -> None:
     positive, negative = crops_of(np.random.default_rng(2), 1)
     found = calibrate(arrays_of(positive, negative))
     assert found.reasons[0].startswith("there is one validation crop")
-    assert math.isnan(found.calibrated_mean_dice)
+    assert math.isnan(found.calibrated_mean)
     assert math.isnan(found.gap)
-    assert found.mean_dice == found.dice[0]
+    assert found.mean == found.dice[0]
 
 
 def test_crops_where_the_class_is_not_annotated_change_nothing() -> None:
@@ -292,7 +292,7 @@ def test_arrays_that_do_not_fit_are_no_calibration(damage: dict[str, np.ndarray]
     found = calibrate(arrays_of(positive, negative, **damage), 3)
     assert problem in found.problem
     assert found.problem == found.notes
-    assert math.isnan(found.calibrated_mean_dice)
+    assert math.isnan(found.calibrated_mean)
     assert calibrate({}, 3).problem
 
 
@@ -337,8 +337,9 @@ def test_the_exported_thresholds_cut_the_output_of_the_model_as_validation_was_c
         0,
         tmp_path,
         "finished",
+        "mean_dice",
         loss=balanced("inference", 2.0),
-        history=({"epoch": 1, "mean_dice": found.mean_dice},),
+        history=({"epoch": 1, "mean_dice": found.mean},),
     )
     section = operating_point(trial, engine.classes, {"inference_shift": shift.tolist()})
     cut = torch.tensor([section["classes"][name]["logit"] for name in engine.classes]).view(1, -1, 1, 1)

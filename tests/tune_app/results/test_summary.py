@@ -209,7 +209,7 @@ def test_sentences_are_wrapped_and_commands_left_whole() -> None:
 
 
 def test_the_published_fifteen_are_those_of_the_paper() -> None:
-    frame = read_reference("published", list(PUBLISHED_BEST)).set_index("name")
+    frame = read_reference("published", list(PUBLISHED_BEST), "mean_dice").set_index("name")
     assert set(frame.index) == set(PUBLISHED)
     assert frame["minutes"].sum() == 4788
     assert frame.index[0] == "balanced_softmax_tau_1.0"
@@ -244,7 +244,7 @@ def test_the_published_results_ship_with_the_package() -> None:
 )
 def test_reference_files(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
-    frame = read_reference(str(tmp_path / name), ["nuc", "pm"])
+    frame = read_reference(str(tmp_path / name), ["nuc", "pm"], "mean_dice")
     assert frame["name"].tolist() == ["y", "x"]
     assert frame.loc[1, "dice/nuc"] == 0.6
     assert frame["dice/pm"].isna().tolist() == [False, True]
@@ -331,12 +331,12 @@ def test_a_foreign_sweep_brings_no_html_into_markdown(hostile: Path) -> None:
 def test_a_bad_reference_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(InputError, match=message):
-        read_reference(str(tmp_path / "r.json"), ["nuc"])
+        read_reference(str(tmp_path / "r.json"), ["nuc"], "mean_dice")
 
 
 def test_a_missing_reference_names_the_choices(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Choices: published"):
-        read_reference(str(tmp_path / "none.csv"), ["nuc"])
+        read_reference(str(tmp_path / "none.csv"), ["nuc"], "mean_dice")
 
 
 def test_bad_settings_are_refused(sweep: Path) -> None:

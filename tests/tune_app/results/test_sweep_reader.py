@@ -435,7 +435,15 @@ def test_exit_codes() -> None:
 def test_manifest_round_trip(tmp_path: Path) -> None:
     data = {"name": "phantom", "root": ""}
     manifest = build_manifest(
-        sweep="s", family="seesaw", seed=3, classes=["nuc"], data=data, fingerprint="f00d", space={"p": [0.0, 2.0]}
+        sweep="s",
+        family="seesaw",
+        seed=3,
+        metric="mean_dice",
+        mode="max",
+        classes=["nuc"],
+        data=data,
+        fingerprint="f00d",
+        space={"p": [0.0, 2.0]},
     )
     write_manifest(tmp_path / "s", manifest)
     assert read_manifest(tmp_path / "s") == manifest
@@ -448,7 +456,9 @@ def test_manifest_round_trip(tmp_path: Path) -> None:
 def test_manifest_never_fails_to_gather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert git_revision() is None
-    manifest = build_manifest(sweep="s", family="f", seed=0, classes=[], data={}, space={"p": np.float64(1)})
+    manifest = build_manifest(
+        sweep="s", family="f", seed=0, metric="mean_dice", mode="max", classes=[], data={}, space={"p": np.float64(1)}
+    )
     assert manifest["hardware"]["gpus"] == []
     write_manifest(tmp_path, manifest)
     (tmp_path / "manifest.json").write_text('{"sweep": "s", ')

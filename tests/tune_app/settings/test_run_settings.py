@@ -230,7 +230,11 @@ def test_one_trial_is_no_trials(monkeypatch, capsys, tmp_path):
     said = announced(monkeypatch, capsys, tmp_path / "new", "preset=seesaw_default", "trainer.iterations_per_epoch=1")
     assert "1 trial of up to 9 × 1 iteration, batch" in said
     assert "1 trial at once" in said
-    assert Progress(num_trials=1, epochs=9, classes=(), slots=1).headline().startswith("0/1 trial done")
+    assert (
+        Progress(num_trials=1, epochs=9, classes=(), metric="mean_dice", slots=1)
+        .headline()
+        .startswith("0/1 trial done")
+    )
 
 
 def test_what_is_said_beforehand_is_wrapped_in_a_narrow_terminal(monkeypatch, capsys, tmp_path):

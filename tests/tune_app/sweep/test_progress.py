@@ -31,7 +31,7 @@ def signal_handlers() -> Iterator[None]:
 
 
 def progress_of(**more: object) -> Progress:
-    return Progress(**{"num_trials": 4, "epochs": 3, "classes": CLASSES, "slots": 2, **more})
+    return Progress(**{"num_trials": 4, "epochs": 3, "classes": CLASSES, "metric": "mean_dice", "slots": 2, **more})
 
 
 def row(epoch: int, nuc: float, golgi: float, **more: object) -> dict:

@@ -137,7 +137,7 @@ def test_a_search_that_waits_for_places_says_for_what(monkeypatch):
     monkeypatch.setattr(standstill, "LOOK_EVERY_S", -1.0)
     needs = SimpleNamespace(required_resources={"CPU": 1.0, "GPU": 0.5})
     pending = SimpleNamespace(status=Trial.PENDING, placement_group_factory=needs)
-    progress = Progress(4, 5, ["nuc"], slots=1)
+    progress = Progress(4, 5, ["nuc"], "mean_dice", slots=1)
     callback = Waiting(progress)
 
     callback.on_step_end(0, [pending])
