@@ -208,7 +208,7 @@ def announce_stage(plan: Plan, why: str, prepared: Prepared, session: RaySession
     seeds = sorted({run.seed for run in prepared.arms})
     names = ", ".join(arm.name for arm in plan.arms if arm.name != plan.baseline)
     if prepared.phantom:
-        tell("*** PHANTOM DATA: generated volumes, for trying things out ***")
+        tell("*** PHANTOM DATA: generated, for trying things out ***")
     tell(f"confirming {plan.sweep}: {names}, and {plan.baseline}, the untuned baseline")
     tell(f"runs       {left} to train, seeds {seeds[0]} to {seeds[-1]}; {why}; none is stopped early")
     if plan.design is not None:

@@ -38,7 +38,7 @@ def announce(prepared: Prepared, session: RaySession, resources: TrialResources)
     """What a person wants to know before the first trial."""
     settings = prepared.settings
     if prepared.phantom:
-        tell("*** PHANTOM DATA: generated volumes, for trying things out. Real data: data=cellmap data.root=PATH ***")
+        tell("*** PHANTOM DATA: generated, for trying things out. Real data: data=cellmap data.root=PATH ***")
     elif settings.experiment_name == "" and settings.trainer.epochs < 20:
         tell("note: the quick budget on real data; experiment=class_weighting is the published set-up")
     what = settings.preset or settings.trial or f"family={settings.family}"
