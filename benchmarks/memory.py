@@ -224,10 +224,12 @@ def hold_trial(root: str) -> tuple[str, list[np.ndarray], Any]:
     from trainables.evaluation import Validator
     from trainables.hardware import resolve
     from trainables.settings import HardwareSettings, TrainerSettings
+    from trainables.tasks import get_task
 
     dataset = open_packed(settings_of(root))
     trainer = TrainerSettings(batch_size=BATCH, validation_batches=VALIDATION_BATCHES)
-    validator = Validator(dataset, trainer, 0, resolve(HardwareSettings(device="cpu"), share=1, cpus=1))
+    hardware = resolve(HardwareSettings(device="cpu"), share=1, cpus=1)
+    validator = Validator(get_task("multilabel"), dataset, trainer, 0, hardware)
     sampler = PatchSampler(dataset, batch_size=BATCH, seed=0)
     for step in range(ITERATIONS):
         sampler.batch(step)

@@ -10,7 +10,7 @@
     engine = Engine(settings, {"name": "seesaw", "params": {"p": 0.8, "q": 2.0}}, seed=0)
     while engine.epoch < settings.trainer.epochs:
         row = engine.run_epoch()
-        print(row["epoch"], row["mean_dice"])
+        print(row["epoch"], row[engine.objective.metric])
 
 Shapes: N batch, C classes, D H W space, P packed bytes, K validation crops.
 """
@@ -30,10 +30,12 @@ from torch import Tensor
 from trainables import losses, models
 from trainables.compile_clock import CompileClock
 from trainables.data import PackedBatch, PackedDataset, PatchSampler, augment, open_packed
-from trainables.evaluation import ValidationRecord, Validator, scores
+from trainables.evaluation import ValidationRecord, Validator
 from trainables.hardware import prepare_process, resolve
+from trainables.objective import Objective
 from trainables.settings import TrainerSettings, TrialSettings, require
 from trainables.steps import Forward, Step, Waiting, can_compile, load_ahead, one_cycle_lr, optimise, prepare_ahead
+from trainables.tasks import get_task
 from trainables.training_sums import TrainingSums
 
 logger = logging.getLogger(__name__)
@@ -53,9 +55,10 @@ class Moment(NamedTuple):
 class Engine:
     """Trains one configuration after another on the same data, model shape and hardware.
 
-    settings: data, model, trainer, hardware. loss: {"name", "params"}. seed: decides the initial weights and the
-    patches, so equal seeds pair trials. dataset: opened from settings.data when None. share: part of one GPU this
-    trial owns, in (0, 1]. cpus: CPUs it asked for. Raises SettingsError or DataError for what cannot be trained.
+    settings: data, model, trainer, hardware, task, objective. loss: {"name", "params"}. seed: decides the initial
+    weights and the patches, so equal seeds pair trials. dataset: opened from settings.data when None. share: part of
+    one GPU this trial owns, in (0, 1]. cpus: CPUs it asked for. Raises SettingsError or DataError for what cannot be
+    trained.
     """
 
     def __init__(
@@ -72,17 +75,18 @@ class Engine:
         self.hardware = resolve(settings.hardware, share=share, cpus=cpus)
         prepare_process(self.hardware, settings.data)
         self.dataset = open_packed(settings.data) if dataset is None else dataset
-        self.classes = tuple(self.dataset.classes)
+        self.task = get_task(settings.task.name, settings.task.options)
+        self.classes = self.task.outputs(self.dataset.classes)
         device = self.hardware.device
         self.model = self._new_model().to(device)
         _set_memory_format(self.model, self.hardware.memory_format)
         self.parameters = list(self.model.parameters())
         self.loss = losses.build(loss["name"], loss["params"], self.classes).to(device)
-        self.validator = Validator(self.dataset, settings.trainer, settings.data.split_seed, self.hardware)
-        self.record = ValidationRecord(self.validator.crops, self.classes)
+        self.validator = Validator(self.task, self.dataset, settings.trainer, settings.data.split_seed, self.hardware)
+        self.record = ValidationRecord(self.task, self.validator.crops, self.classes)
         self.sums = TrainingSums(len(self.classes), device)
         self._build_steps()
-        self.reset(loss, seed, settings.trainer)
+        self.reset(loss, seed, settings.trainer, settings.objective)
 
     def _new_model(self) -> torch.nn.Module:
         data = self.settings.data
@@ -90,15 +94,15 @@ class Engine:
 
     def _build_steps(self) -> None:
         """The two graphs of this engine. Every trial and family goes through them."""
-        forward, loss = Forward(self.model, len(self.classes), self.hardware), self.loss
+        task, loss = self.task, self.loss
+        forward = Forward(self.model, task, self.dataset.classes, self.hardware)
 
         def training_step(em: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             return loss.with_counts(*forward(em, labels))
 
         def evaluation_step(em: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             logits, target = forward(em, labels)
-            shift = loss.inference_shift.view(1, -1, *(1,) * (logits.dim() - 2))
-            return loss(logits, target)[0], logits + shift, target
+            return *task.evaluate(loss, logits, target), target
 
         compiled = can_compile(self.settings.trainer.compile)
         self.train_step = Step(training_step, compiled=compiled, cuda=self.hardware.cuda)
@@ -108,17 +112,19 @@ class Engine:
     def fits(self, settings: TrialSettings, *, share: float = 1.0, cpus: int = 1) -> bool:
         """Whether a trial with these settings can be run by `reset` alone."""
         mine, other = self.settings, settings
-        same = (mine.data, mine.model, mine.hardware) == (other.data, other.model, other.hardware)
         return (
-            same
+            all(getattr(mine, name) == getattr(other, name) for name in ("data", "model", "hardware", "task"))
             and all(getattr(mine.trainer, f) == getattr(other.trainer, f) for f in FIXED_TRAINER_SETTINGS)
             and resolve(other.hardware, share=share, cpus=cpus) == self.hardware
         )
 
-    def reset(self, loss: Mapping[str, Any], seed: int, trainer: TrainerSettings) -> None:
-        """Become a fresh engine for this loss, seed and trainer, in place: no parameter or buffer changes its storage,
+    def reset(
+        self, loss: Mapping[str, Any], seed: int, trainer: TrainerSettings, objective: Mapping[str, Any] | None = None
+    ) -> None:
+        """Become a fresh engine for this loss, seed, trainer and objective (None: the task's), in place.
 
-        because compiled graphs (CUDA graphs by address) read them. SettingsError where `fits` would be False.
+        No parameter or buffer changes its storage, because compiled graphs (CUDA graphs by address) read them.
+        SettingsError where `fits` would be False.
         """
         for name in FIXED_TRAINER_SETTINGS:
             value, built = getattr(trainer, name), getattr(self.settings.trainer, name)
@@ -132,6 +138,7 @@ class Engine:
             count_window=trainer.count_window,
         )
         self.settings.trainer, self.seed, self.epoch = trainer, seed, 0
+        self.objective = Objective.from_config(objective, self.task)
         torch.manual_seed(seed)
         self.model.load_state_dict(self._new_model().state_dict())  # drawn on the CPU: the same on every device
         self._first_weight_norm = self._weight_norm()
@@ -185,12 +192,15 @@ class Engine:
         result = self.validator.run(self.evaluation_step)
         finished = self._now()
         self.epoch += 1
-        row = {"epoch": self.epoch, **scores(result, self.classes), **self._training_metrics(training)}
+        row = {"epoch": self.epoch, **self.task.scores(result, self.classes), **self._training_metrics(training)}
+        metric = self.objective.metric
+        fix = f"Choose a figure of the rows: {', '.join(row)}"
+        require(metric in row, "objective.metric", metric, f"no epoch of {self.settings.task.name} has it", fix)
         if not (finite and math.isfinite(row["loss"])):
             self.diagnosis = "nan"
-            row |= {"mean_dice": math.nan, "mean_iou": math.nan}
-        self.record.add(self.epoch, result, row["mean_dice"])
-        row |= {"best_mean_dice": self.record.best_mean_dice, "best_epoch": self.record.best_epoch}
+            row |= dict.fromkeys((*self.task.summary, metric), math.nan)
+        self.record.add(self.epoch, result, row, self.objective.better)
+        row |= {f"best_{metric}": self.record.best_row.get(metric, math.nan), "best_epoch": self.record.best_epoch}
         return row | self._timing(started, trained, finished, seconds_load) | {"diagnosis": self.diagnosis}
 
     def _train_epoch(self, on_step: Callable[[int, int], None] | None = None) -> float:

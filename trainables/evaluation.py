@@ -1,37 +1,34 @@
-"""The validation pass and what is kept of it: per crop and class, per epoch.
+"""The validation pass and what is kept of it. What is counted and scored, a task says.
 
-Shapes: N batch, C classes, K validation crops, B logit bins, E epochs so far, *S space.
+Shapes: K validation crops (the units of evidence), C outputs of the network, E epochs so far.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainables import metrics
 from trainables.data import PackedBatch, PackedDataset, ValidationSet, validation_set
 from trainables.hardware import Hardware
-from trainables.metrics import LOGIT_EDGES, NUM_BINS, ValidationCounts
 from trainables.settings import TrainerSettings
 from trainables.steps import Step, load_ahead
-
-COUNTS = ("tp", "fp", "fn")
-HISTOGRAMS = ("hist_positive", "hist_negative")
+from trainables.tasks import Result, Task
 
 
 class Validator:
     """The fixed validation patches of a data set, and one pass over them."""
 
-    def __init__(self, dataset: PackedDataset, trainer: TrainerSettings, split_seed: int, hardware: Hardware) -> None:
+    def __init__(
+        self, task: Task, dataset: PackedDataset, trainer: TrainerSettings, split_seed: int, hardware: Hardware
+    ) -> None:
         members = [i for i, crop in enumerate(dataset.crops) if crop.side == "validate"]
+        self.task, self.hardware = task, hardware
         self.crops = tuple(dataset.crops[i].name for i in members)
-        self.classes = tuple(dataset.classes)
-        self.hardware = hardware
+        self.outputs = task.outputs(dataset.classes)
         slot = torch.full((len(dataset.crops),), -1, dtype=torch.int64)
         slot[members] = torch.arange(len(members))
         patches = validation_set(
@@ -40,22 +37,21 @@ class Validator:
         self.batches = Batches(patches, slot)
 
     @torch.no_grad()
-    def run(self, step: Step) -> dict[str, Any]:
-        """One pass, read once at its end: counts and histograms (numpy, int64), `val_loss` and `sigmoid` (C, 5).
+    def run(self, step: Step) -> Result:
+        """One pass, read once at its end: what the task makes of its counts, and `val_loss`.
 
-        step: (em, labels) → (loss 0-d, logits (N, C, *S) as thresholded, target (N, C, *S)).
+        step: (em, labels) → (loss 0-d, logits (N, C, *S) as scored, target (N, C, *S)).
         """
-        counts = ValidationCounts.zeros(len(self.crops), len(self.classes), self.hardware.device)
-        loss_sum = torch.zeros((), device=self.hardware.device)
-        sigmoid = torch.empty(0)
+        device = self.hardware.device
+        counts = self.task.zeros(len(self.crops), len(self.outputs), device)
+        loss_sum = torch.zeros((), device=device)
         for number, host in enumerate(self._loaded()):
-            batch = host.to(self.hardware.device)
+            batch = host.to(device)
             loss, logits, target = step(batch.em, batch.labels)
             loss_sum += loss
-            counts.accumulate_(logits, target, batch.crop)
-            if number == 0:
-                sigmoid = sigmoid_statistics(logits)
-        return {**counts.numpy(), "val_loss": float(loss_sum) / len(self.batches), "sigmoid": sigmoid.cpu().numpy()}
+            self.task.count_(counts, logits, target, batch.crop, number)
+        result = self.task.result({name: value.cpu() for name, value in counts.items()})
+        return {**result, "val_loss": float(loss_sum) / len(self.batches)}
 
     def _loaded(self) -> Iterator[PackedBatch]:
         """The batches in order. On CUDA one thread cuts and pins them while the device computes, as in training."""
@@ -80,87 +76,67 @@ class Batches(Sequence[PackedBatch]):
         return PackedBatch(batch.em, batch.labels, self._slot[batch.crop])
 
 
-def sigmoid_statistics(logits: Tensor) -> Tensor:
-    """min, max, mean, standard deviation of σ(z) and the share above ½, per class: (C, 5). logits: (N, C, *S)."""
-    flat = logits.transpose(0, 1).flatten(1)
-    p = torch.sigmoid(flat)
-    return torch.stack([p.amin(1), p.amax(1), p.mean(1), p.std(1), (flat > 0).float().mean(1)], dim=1)
-
-
-def scores(result: Mapping[str, Any], classes: Sequence[str]) -> dict[str, float]:
-    """The flat metrics of one pass: counts are summed over the crops, then every score is computed once."""
-    tp, fp, fn, known = (torch.from_numpy(result[name].sum(axis=0)) for name in (*COUNTS, "known"))
-    dice, iou = metrics.dice(tp, fp, fn), metrics.iou(tp, fp, fn)
-    per_class = {
-        "dice": dice,
-        "iou": iou,
-        "precision": metrics.precision(tp, fp, fn),
-        "recall": metrics.recall(tp, fp, fn),
-        "support": tp + fn,
-        "fg_pred": metrics.fg_pred(tp, fp, known),
-        "fg_true": metrics.fg_true(tp, fn, known),
-    }
-    row = {"mean_dice": float(metrics.mean_over_known(dice)), "mean_iou": float(metrics.mean_over_known(iou))}
-    row["val_loss"] = result["val_loss"]
-    for name, values in per_class.items():
-        row |= {f"{name}/{c}": v for c, v in zip(classes, values.tolist())}
-    for index, name in enumerate(("min", "max", "mean", "sd", "above_half")):
-        row |= {f"sigmoid/{c}/{name}": float(v) for c, v in zip(classes, result["sigmoid"][:, index])}
-    return row
-
-
 class ValidationRecord:
-    """TP/FP/FN of every epoch and the histograms of the best one: what thresholds and bootstraps are computed from."""
+    """What a task wants kept of the epochs, and which of them was the best: the source of thresholds and bootstraps."""
 
-    def __init__(self, crops: Sequence[str], classes: Sequence[str]) -> None:
-        self.crops, self.classes = tuple(crops), tuple(classes)
+    def __init__(self, task: Task, crops: Sequence[str], outputs: Sequence[str]) -> None:
+        self.task, self.crops, self.outputs = task, tuple(crops), tuple(outputs)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything: a new trial."""
-        shape = (len(self.crops), len(self.classes))
+        nothing = self.task.result(self.task.zeros(len(self.crops), len(self.outputs), torch.device("cpu")))
         self.epochs: list[int] = []
-        self.counts: dict[str, list[np.ndarray]] = {name: [] for name in COUNTS}
-        self.known = np.zeros(shape, np.int64)
-        self.edges = LOGIT_EDGES
-        self.histograms = {name: np.zeros((*shape, NUM_BINS), np.int64) for name in HISTOGRAMS}
-        self.best_epoch, self.best_mean_dice = 0, math.nan
+        self._shapes = {name: nothing[name].shape for name in self.task.of_every_epoch}
+        self._every: dict[str, list[np.ndarray]] = {name: [] for name in self.task.of_every_epoch}
+        self._newest = {name: nothing[name] for name in self.task.of_newest_epoch}
+        self._best = {name: nothing[name] for name in self.task.of_best_epoch}
+        self.best_epoch, self.best_row = 0, dict[str, float]()
 
-    def add(self, epoch: int, result: Mapping[str, Any], mean_dice: float) -> None:
-        """Take in one epoch; a NaN `mean_dice` never becomes the best."""
+    def add(
+        self,
+        epoch: int,
+        result: Result,
+        row: Mapping[str, float],
+        better: Callable[[Mapping[str, Any], Mapping[str, Any] | None], bool],
+    ) -> None:
+        """Take in one epoch with its row; better(row, best row so far or None) says whether it becomes the best."""
         self.epochs.append(epoch)
-        for name in COUNTS:
-            self.counts[name].append(result[name])
-        self.known = result["known"]
-        if mean_dice > self.best_mean_dice or (math.isnan(self.best_mean_dice) and not math.isnan(mean_dice)):
-            self.best_epoch, self.best_mean_dice = epoch, mean_dice
-            self.edges, self.histograms = LOGIT_EDGES, {name: result[name] for name in HISTOGRAMS}
+        for name, values in self._every.items():
+            values.append(result[name])
+        self._newest = {name: result[name] for name in self._newest}
+        if better(row, self.best_row or None):
+            self.best_epoch, self.best_row = epoch, dict(row)
+            self._best = {name: result[name] for name in self._best}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What validation.npz holds: epochs (E,), tp fp fn (E, K, C), known (K, C), hist_* (K, C, B) of best_epoch."""
-        shape = (len(self.epochs), len(self.crops), len(self.classes))
+        """What validation.npz holds: epochs (E,), the task's arrays, best_epoch, crops (K,), classes (C,)."""
+        every = {
+            name: np.array(values, np.int64).reshape(len(self.epochs), *self._shapes[name])
+            for name, values in self._every.items()
+        }
         return {
             "epochs": np.array(self.epochs, np.int64),
-            **{name: np.array(values, np.int64).reshape(shape) for name, values in self.counts.items()},
-            "known": self.known,
-            **self.histograms,
+            **every,
+            **self._newest,
+            **self._best,
             "best_epoch": np.array(self.best_epoch, np.int64),
             "crops": np.array(self.crops),
-            "classes": np.array(self.classes),
-            "edges": self.edges,
+            "classes": np.array(self.outputs),
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers, so that a checkpoint can be read without running code from it."""
         arrays = {k: torch.from_numpy(v.copy()) for k, v in self.arrays().items() if k not in ("crops", "classes")}
-        return {"arrays": arrays, "best_mean_dice": self.best_mean_dice}
+        return {"arrays": arrays, "best_row": self.best_row}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become what was saved."""
+        """Become what was saved. A state of an earlier version knows its best epoch by the task's metric alone."""
         arrays = {name: value.numpy() for name, value in state["arrays"].items()}
-        self.epochs = [int(e) for e in arrays["epochs"]]
-        self.counts = {name: list(arrays[name]) for name in COUNTS}
-        self.known = arrays["known"]
-        self.edges = arrays["edges"]  # an earlier version may have had others
-        self.histograms = {name: arrays[name] for name in HISTOGRAMS}
-        self.best_epoch, self.best_mean_dice = int(arrays["best_epoch"]), float(state["best_mean_dice"])
+        self.epochs, self.best_epoch = arrays["epochs"].tolist(), int(arrays["best_epoch"])
+        self._every = {name: list(arrays[name]) for name in self._every}
+        self._newest = {name: arrays[name] for name in self._newest}
+        self._best = {name: arrays[name] for name in self._best}  # edges, too: an earlier version may have had others
+        metric, earlier = self.task.metric, f"best_{self.task.metric}"
+        best = {metric: float(state[earlier])} if earlier in state else state["best_row"]
+        self.best_row = dict(best) if self.best_epoch else {}

@@ -4,7 +4,7 @@ Made every few epochs and at the end, by the process that trains: there data, co
 and a forward pass of one batch is all it costs. Made later, from best.pt and the packed cache, a picture would need the
 data on the machine that reads the results, and checkpoints that a sweep does not keep for all its trials.
 
-Shapes: N batch, C classes, M patches shown, P = ceil(2C / 8) bytes per voxel, Q = ceil(C / 8), D H W space.
+Shapes: N batch, C outputs of the network, M patches shown.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from trainables import checkpoint
 from trainables.data import PackedBatch
-from trainables.data.expand import class_masks
 from trainables.engine import Engine
 
 PREDICTION = "prediction.npz"
@@ -32,18 +31,16 @@ class PredictionPictures:
         self.engine = engine
         batches = engine.validator.batches
         limit = min(MAX_PATCHES, engine.settings.trainer.batch_size)
-        counts = [slice_counts(batch, len(engine.classes)) for batch in batches]
+        counts = [engine.task.shown(batch, engine.dataset.classes) for batch in batches]
         shown = choose(counts, [batch.crop.tolist() for batch in batches], limit)
         self.num_shown = len(shown)
         self._batch = gather(batches, shown, engine.settings.trainer.batch_size)
 
     def arrays(self, folder: Path) -> dict[str, NDArray]:
-        """em (M, H, W), labels (M, P, H, W), predicted (M, Q, H, W), all uint8; crops (M,), classes (C,), best_epoch.
+        """What the task shows of each patch; crops (M,), classes (C,), best_epoch.
 
-        The middle slice of each patch. Class c is predicted where bit c % 8 of byte c // 8 is set; `labels` are packed
-        as in `trainables.data.expand`. The weights are those of best.pt in `folder`, and stay in the model: before a
-        trial has ended, only at an epoch that is its best. A logit shift that follows from running counts is the
-        present one. Raises CheckpointError.
+        The weights are those of best.pt in `folder`, and stay in the model: before a trial has ended, only at an epoch
+        that is its best. A logit shift that follows from running counts is the present one. Raises CheckpointError.
         """
         engine = self.engine
         if engine.kept_epoch != engine.epoch:
@@ -52,24 +49,13 @@ class PredictionPictures:
         with torch.no_grad():
             engine.model.eval()
             logits = engine.evaluation_step(device.em, device.labels)[1][: self.num_shown].cpu()
-        flat = logits if logits.dim() == 4 else logits[:, :, logits.shape[2] // 2]
-        host = self._batch
-        middle, shown = host.em.shape[2] // 2, slice(self.num_shown)
+        em, labels, crop = (getattr(self._batch, name)[: self.num_shown] for name in ("em", "labels", "crop"))
         return {
-            "em": host.em[shown, 0, middle].numpy(),
-            "labels": host.labels[shown, :, middle].numpy(),
-            "predicted": np.packbits(flat.numpy() > 0, axis=1, bitorder="little"),
-            "crops": np.array([engine.validator.crops[i] for i in host.crop[shown].tolist()]),
+            **engine.task.picture(PackedBatch(em, labels, crop), logits, engine.dataset.classes),
+            "crops": np.array([engine.validator.crops[i] for i in crop.tolist()]),
             "classes": np.array(engine.classes),
             "best_epoch": np.array(engine.kept_epoch, np.int64),
         }
-
-
-def slice_counts(batch: PackedBatch, num_classes: int) -> NDArray[np.int64]:
-    """Positive voxels per patch and class in the middle slice, (N, C)."""
-    planes = batch.labels[:, :, batch.labels.shape[2] // 2].numpy().swapaxes(0, 1)
-    masks = [class_masks(planes, c, num_classes)[0] for c in range(num_classes)]
-    return np.stack([np.count_nonzero(mask, axis=(1, 2)) for mask in masks], axis=1)
 
 
 def choose(counts: Sequence[NDArray[np.int64]], crops: Sequence[Sequence[int]], limit: int) -> list[tuple[int, int]]:

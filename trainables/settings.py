@@ -38,6 +38,8 @@ class TaskSettings:
 
     name: str = "multilabel"
     """A file of trainables/tasks. multilabel: several classes, each there or not in every voxel."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What only this task has, checked in its file: task.options.NAME=VALUE."""
 
 
 @dataclass(kw_only=True)
@@ -262,6 +264,9 @@ class TrialSettings:
     model: ModelSettings
     trainer: TrainerSettings
     hardware: HardwareSettings
+    task: TaskSettings = field(default_factory=TaskSettings)
+    objective: dict[str, Any] = field(default_factory=dict)
+    """metric, mode, at_least, at_most, see `trainables.objective`; empty: as the task says."""
 
 
 T = TypeVar("T")
@@ -282,10 +287,12 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
 
 
 def trial_settings(config: Mapping[str, Any]) -> TrialSettings:
-    """The typed settings of a trial config: sections data, model, trainer, hardware."""
+    """The typed settings of a trial config: sections data, model, trainer, hardware; task and objective as given."""
     return TrialSettings(
         data=from_mapping(DataSettings, config["data"], "data"),
         model=from_mapping(ModelSettings, config["model"], "model"),
         trainer=from_mapping(TrainerSettings, config["trainer"], "trainer"),
         hardware=from_mapping(HardwareSettings, config["hardware"], "hardware"),
+        task=from_mapping(TaskSettings, config.get("task") or {}, "task"),
+        objective=dict(config.get("objective") or {}),
     )

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from trainables.data import expand_labels
 from trainables.hardware import Hardware, compiler_problem
+from trainables.tasks import Task
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -53,14 +53,14 @@ def normalise(em: Tensor) -> Tensor:
 class Forward(nn.Module):
     """Packed bytes to logits and targets: the part that the training and the evaluation graph share."""
 
-    def __init__(self, model: nn.Module, num_classes: int, hardware: Hardware) -> None:
+    def __init__(self, model: nn.Module, task: Task, classes: Sequence[str], hardware: Hardware) -> None:
         super().__init__()
-        self.model, self.num_classes, self.hardware = model, num_classes, hardware
+        self.model, self.task, self.classes, self.hardware = model, task, tuple(classes), hardware
         self.flat = getattr(model, "spatial_dims", 3) == 2
 
     def forward(self, em: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """em uint8 (N, 1, D, H, W), labels uint8 (N, P, D, H, W): logits and target float32 (N, C, *space)."""
-        image, target = normalise(em), expand_labels(labels, self.num_classes)
+        image, target = normalise(em), self.task.target(labels, self.classes)
         if self.flat:
             image, target = image[:, :, 0], target[:, :, 0]
             image = image.contiguous(memory_format=self.hardware.memory_format)

@@ -10,11 +10,10 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from trainables.engine import Engine, Row
 from trainables.errors import CheckpointError, TrainablesError
 from trainables.prediction import PREDICTION, PredictionPictures
 from trainables.settings import TrialSettings, trial_settings
+from trainables.tasks import short
 from trainables.trial_folder import TrialFolder
 
 logger = logging.getLogger(__name__)
@@ -34,8 +34,9 @@ logger = logging.getLogger(__name__)
 MARKER = "trial.json"
 PICTURE_EVERY = 5
 """Epochs between two pictures of a running trial, which are of its best epoch so far."""
-IDENTITY = ("seed", "loss", "data", "model", "trainer")
-"""What a checkpoint must share with the trial that takes it up, besides the data's fingerprint."""
+IDENTITY = ("data", "model", "trainer", "task", "objective")
+"""Sections that a checkpoint must share with the trial that takes it up, besides seed, loss and the data's fingerprint.
+"""
 FREE_SETTINGS = ("root", "split_file", "cache_dir", "compile", "checkpoint_every")
 """Data and trainer settings that may change between the two: they do not change what is trained."""
 
@@ -94,7 +95,7 @@ class SegmentationTrial(tune.Trainable):
         gpus, cpus = config["resources"]["gpus_per_trial"], config["resources"]["cpus_per_trial"]
         share, cores = min(1.0, gpus) or 1.0, max(1, int(cpus))
         if self._engine is not None and self._engine.fits(settings, share=share, cpus=cores):
-            self._engine.reset(config["loss"], config["seed"], settings.trainer)
+            self._engine.reset(config["loss"], config["seed"], settings.trainer, settings.objective)
         else:
             self._drop_engine()
             self._engine = Engine(settings, config["loss"], config["seed"], share=share, cpus=cores)
@@ -161,9 +162,9 @@ class SegmentationTrial(tune.Trainable):
                 {
                     "model": engine.model.state_dict(),
                     "epoch": row["epoch"],
-                    "mean_dice": row["mean_dice"],
+                    engine.objective.metric: row[engine.objective.metric],
                     "classes": list(engine.classes),
-                    "inference_shift": engine.loss.inference_shift.tolist(),
+                    **engine.task.kept_of(engine.loss),
                 }
             )
             if row["epoch"] >= self._pictured + PICTURE_EVERY and not self._ends(row):
@@ -171,7 +172,17 @@ class SegmentationTrial(tune.Trainable):
                 self._pictured = row["epoch"]
         if self._ends(row) or row["epoch"] % engine.settings.trainer.checkpoint_every == 0:
             folder.save({"engine": engine.state_dict(), "identity": identity(self._trial)})
-        logger.info("%s", epoch_line(row, engine.settings.trainer.epochs))
+        best = f"best {short(row[f'best_{engine.objective.metric}'])} at {row['best_epoch']}"
+        logger.info(
+            "epoch %d/%d: %s, loss %.4f, %s, %.1f s%s",
+            row["epoch"],
+            engine.settings.trainer.epochs,
+            engine.task.describe(row),
+            row["loss"],
+            best,
+            row["seconds_epoch"],
+            f", diagnosis {row['diagnosis']}" if row["diagnosis"] else "",
+        )
         return row
 
     def _ends(self, row: Row) -> bool:
@@ -234,33 +245,21 @@ def _settings(config: Mapping[str, Any]) -> TrialSettings:
 
 
 def identity(config: Mapping[str, Any]) -> str:
-    """What is trained, as text: equal for two configs whose trials are the same training."""
-    parts = {name: config[name] for name in IDENTITY}
-    for section in ("data", "trainer"):
-        parts[section] = {k: v for k, v in config[section].items() if k not in FREE_SETTINGS}
+    """What is trained, as text: equal for two configs whose trials are the same training.
+
+    Settings that a config does not name are there with their defaults, so an earlier version's config stays the same.
+    """
+    settings = asdict(trial_settings({"hardware": {}, **config}))
+    parts = {"seed": config["seed"], "loss": config["loss"]}
+    parts |= {name: {k: v for k, v in settings[name].items() if k not in FREE_SETTINGS} for name in IDENTITY}
     return json.dumps(parts, sort_keys=True, default=str)
 
 
 def _require_same(found: checkpoint.Loaded, wanted: str, fingerprint: str) -> None:
     """CheckpointError, not a fresh start, where the checkpoint is another training's: nothing is overwritten."""
-    if found.state["identity"] != wanted:
-        saved, now = json.loads(found.state["identity"]), json.loads(wanted)
+    saved, now = json.loads(identity(json.loads(found.state["identity"]))), json.loads(wanted)
+    if saved != now:
         changed = ", ".join(f"{k} was {saved.get(k)} and is {now[k]}" for k in now if saved.get(k) != now[k])
         raise CheckpointError(f"{found.path} belongs to another configuration: {changed}. Use another trial folder")
     if found.state["engine"]["fingerprint"] != fingerprint:
         raise CheckpointError(f"{found.path} was trained on other data or another split. Use another trial folder")
-
-
-def epoch_line(row: Row, epochs: int) -> str:
-    """One epoch for a reader of trial.log."""
-    classes = [name.split("/", 1)[1] for name in row if name.startswith("dice/")]
-    dice = " ".join(f"{c} {_short(row[f'dice/{c}'])}" for c in classes)
-    return (
-        f"epoch {row['epoch']}/{epochs}: mean Dice {_short(row['mean_dice'])} ({dice}), loss {row['loss']:.4f}, "
-        f"best {_short(row['best_mean_dice'])} at {row['best_epoch']}, {row['seconds_epoch']:.1f} s"
-        + (f", diagnosis {row['diagnosis']}" if row["diagnosis"] else "")
-    )
-
-
-def _short(value: float) -> str:
-    return "none" if math.isnan(value) else f"{value:.4f}"

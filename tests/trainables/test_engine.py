@@ -18,10 +18,12 @@ from trainables import checkpoint, steps
 from trainables.data import validation_set
 from trainables.engine import Engine
 from trainables.errors import SettingsError
-from trainables.evaluation import HISTOGRAMS, ValidationRecord
+from trainables.evaluation import ValidationRecord
 from trainables.hardware import MAX_COMPILE_THREADS, compile_threads, prepare_process, resolve
 from trainables.metrics import LOGIT_EDGES, NUM_BINS
+from trainables.objective import Objective
 from trainables.settings import HardwareSettings, trial_settings
+from trainables.tasks import get_task
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 """Importing Inductor defines a scripted class in torch.utils.mkldnn."""
@@ -138,15 +140,37 @@ def test_validation_arrays_are_what_the_rows_say():
 
 
 def test_histograms_of_an_earlier_version_keep_their_edges_until_an_epoch_is_better():
-    record, earlier = (ValidationRecord(["cells/crop1"], CLASSES) for _ in range(2))
-    earlier.edges = np.arange(-64, 65) / 4
-    earlier.histograms = {name: np.ones((1, 3, 128), np.int64) for name in HISTOGRAMS}
-    record.load_state_dict(earlier.state_dict())
-    assert record.arrays()["edges"].tolist() == earlier.edges.tolist()
+    task = get_task("multilabel")
+    earlier, record = (ValidationRecord(task, ["cells/crop1"], CLASSES) for _ in range(2))
+    arrays = earlier.arrays() | {"best_epoch": np.array(1), "edges": np.arange(-64, 65) / 4}
+    arrays |= {name: np.ones((1, 3, 128), np.int64) for name in ("hist_positive", "hist_negative")}
+    tensors = {name: torch.from_numpy(arrays[name]) for name in arrays if name not in ("crops", "classes")}
+    record.load_state_dict({"arrays": tensors, "best_mean_dice": 0.4})
+    assert record.arrays()["edges"].tolist() == arrays["edges"].tolist()
     assert record.arrays()["hist_positive"].shape == (1, 3, 128)
-    zeros = {name: np.zeros((1, 3), np.int64) for name in ("tp", "fp", "fn", "known")}
-    record.add(2, zeros | {name: np.zeros((1, 3, NUM_BINS), np.int64) for name in HISTOGRAMS}, 0.5)
-    assert record.arrays()["edges"].tolist() == LOGIT_EDGES.tolist()
+    result, better = task.result(task.zeros(1, 3, torch.device("cpu"))), Objective.from_config({}, task).better
+    record.add(2, result, {"mean_dice": 0.3}, better)
+    assert (record.best_epoch, record.arrays()["edges"].tolist()) == (1, arrays["edges"].tolist())
+    record.add(3, result, {"mean_dice": 0.5}, better)
+    assert (record.best_epoch, record.arrays()["edges"].tolist()) == (3, LOGIT_EDGES.tolist())
+    assert record.arrays()["hist_positive"].shape == (1, 3, NUM_BINS)
+
+
+def test_the_best_epoch_is_the_objectives():
+    rows = rows_of(make(), 4)
+    bound = max(row["recall/dark"] for row in rows)
+    engine = make(objective={"metric": "val_loss", "mode": "min", "at_least": {"recall/dark": bound}})
+    last = rows_of(engine, 4)[-1]
+    wanted = min((row for row in rows if row["recall/dark"] == bound), key=lambda row: row["val_loss"])
+    assert (last["best_epoch"], last["best_val_loss"]) == (wanted["epoch"], wanted["val_loss"])
+    assert int(engine.validation["best_epoch"]) == last["best_epoch"]
+    engine.reset(loss_of("seesaw"), 0, engine.settings.trainer, {"metric": "mean_dice", "mode": "min"})
+    assert rows_of(engine, 4)[-1]["best_epoch"] == min(rows, key=lambda row: row["mean_dice"])["epoch"]
+    engine.reset(loss_of("seesaw"), 0, engine.settings.trainer, {"at_most": {"val_loss": -1}})
+    assert rows_of(engine, 1)[0]["best_epoch"] == 1
+    engine.reset(loss_of("seesaw"), 0, engine.settings.trainer, {"metric": "dice/nucleus"})
+    with pytest.raises(SettingsError, match=r"objective\.metric=dice/nucleus.*dice/dark"):
+        engine.run_epoch()
 
 
 def test_every_known_validation_voxel_counts_once_and_for_its_own_crop():

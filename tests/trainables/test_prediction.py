@@ -10,7 +10,8 @@ from tiny_trial import CLASSES, loss_of, steady, tiny_dataset, trial_config
 from trainables import checkpoint, engine
 from trainables.data import PackedBatch
 from trainables.data.expand import class_masks, pack_class, packed_bytes
-from trainables.prediction import PREDICTION, choose, gather, slice_counts
+from trainables.prediction import PREDICTION, choose, gather
+from trainables.tasks import get_task
 from trainables.trial import SegmentationTrial
 
 BEST_IS_FIRST = {"lr": 0.5}
@@ -148,7 +149,7 @@ def test_patches_are_gathered_to_a_full_batch_and_counted_in_the_middle_slice():
     batch = PackedBatch(
         torch.arange(2, dtype=torch.uint8).view(2, 1, 1, 1, 1).expand(2, 1, 3, 4, 4), labels, torch.tensor([5, 6])
     )
-    assert slice_counts(batch, 3).tolist() == [[0, 0, 0], [0, 0, 4]]
+    assert get_task("multilabel").shown(batch, CLASSES).tolist() == [[0, 0, 0], [0, 0, 4]]
     full = gather([batch, batch], [(1, 1), (0, 0)], 4)
     assert full.crop.tolist() == [6, 5, 5, 5]
     assert class_masks(full.labels[0].numpy(), 2, 3)[0].sum() == present.sum()

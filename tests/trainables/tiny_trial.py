@@ -66,7 +66,7 @@ def trial_config(folder: Path | str = "", **sections: dict[str, Any]) -> dict[st
         "resources": {"cpus_per_trial": 1, "gpus_per_trial": 0.0},
     }
     for name, values in sections.items():
-        config[name] = config[name] | values if isinstance(values, dict) and name != "loss" else values
+        config[name] = config.get(name, {}) | values if isinstance(values, dict) and name != "loss" else values
     return copy.deepcopy(config)
 
 

@@ -1,7 +1,119 @@
-"""multilabel: several classes, each there or not in every voxel, annotated or unknown; scored by Dice per class."""
+"""multilabel: several classes, each there or not in every voxel, annotated or unknown; scored by Dice per class.
+
+Labels are bit planes, two per class. A class is predicted where its logit is above 0. Logits may be shifted at
+validation by what the loss says (`apply_at=inference` of balanced_softmax), and the shift goes with the weights.
+
+Shapes: N batch, C classes, K validation crops, B logit bins, P packed bytes, Q = ceil(C / 8), *S space, D H W too.
+"""
 
 from __future__ import annotations
 
-from trainables.tasks import Task
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-TASK = Task(metric="mean_dice")
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainables import metrics
+from trainables.data import PackedBatch, expand_labels
+from trainables.data.expand import class_masks
+from trainables.metrics import LOGIT_EDGES, ValidationCounts
+from trainables.tasks import Counts, Result, Task, short
+
+SIGMOID = ("min", "max", "mean", "sd", "above_half")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multilabel(Task):
+    """One output per class of the data set."""
+
+    metric: ClassVar[str] = "mean_dice"
+    summary: ClassVar[tuple[str, ...]] = ("mean_dice", "mean_iou")
+    of_every_epoch: ClassVar[tuple[str, ...]] = ("tp", "fp", "fn")
+    of_newest_epoch: ClassVar[tuple[str, ...]] = ("known",)
+    of_best_epoch: ClassVar[tuple[str, ...]] = ("hist_positive", "hist_negative", "edges")
+
+    def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
+        return tuple(classes)
+
+    def target(self, labels: Tensor, classes: Sequence[str]) -> Tensor:
+        return expand_labels(labels, len(classes))
+
+    def evaluate(self, loss: nn.Module, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        shift: Any = loss.inference_shift
+        return loss(logits, target)[0], logits + shift.view(1, -1, *(1,) * (logits.dim() - 2))
+
+    def zeros(self, units: int, outputs: int, device: torch.device) -> Counts:
+        """Histograms of the logits, (K, C, 2, B), and `sigmoid` (C, 5), the statistics of the first batch alone."""
+        bins = ValidationCounts.zeros(units, outputs, device).bins
+        return {"bins": bins, "sigmoid": torch.zeros(outputs, len(SIGMOID), device=device)}
+
+    def count_(self, counts: Counts, logits: Tensor, target: Tensor, unit: Tensor, number: int) -> None:
+        ValidationCounts(counts["bins"]).accumulate_(logits, target, unit)
+        if number == 0:
+            counts["sigmoid"] += sigmoid_statistics(logits)
+
+    def result(self, counts: Counts) -> Result:
+        """tp, fp, fn, known (K, C), hist_positive, hist_negative (K, C, B), edges (B + 1,), sigmoid (C, 5)."""
+        arrays = ValidationCounts(counts["bins"]).numpy()
+        return {**arrays, "edges": LOGIT_EDGES, "sigmoid": counts["sigmoid"].numpy()}
+
+    def scores(self, result: Result, outputs: Sequence[str]) -> dict[str, float]:
+        tp, fp, fn, known = (torch.from_numpy(result[name].sum(axis=0)) for name in ("tp", "fp", "fn", "known"))
+        dice, iou = metrics.dice(tp, fp, fn), metrics.iou(tp, fp, fn)
+        per_class = {
+            "dice": dice,
+            "iou": iou,
+            "precision": metrics.precision(tp, fp, fn),
+            "recall": metrics.recall(tp, fp, fn),
+            "support": tp + fn,
+            "fg_pred": metrics.fg_pred(tp, fp, known),
+            "fg_true": metrics.fg_true(tp, fn, known),
+        }
+        means = {"mean_dice": float(metrics.mean_over_known(dice)), "mean_iou": float(metrics.mean_over_known(iou))}
+        row = means | {"val_loss": result["val_loss"]}
+        for name, values in per_class.items():
+            row |= {f"{name}/{c}": v for c, v in zip(outputs, values.tolist())}
+        for index, name in enumerate(SIGMOID):
+            row |= {f"sigmoid/{c}/{name}": float(v) for c, v in zip(outputs, result["sigmoid"][:, index])}
+        return row
+
+    def describe(self, row: Mapping[str, Any]) -> str:
+        classes = [name.split("/", 1)[1] for name in row if name.startswith("dice/")]
+        dice = " ".join(f"{c} {short(row[f'dice/{c}'])}" for c in classes)
+        return f"mean Dice {short(row['mean_dice'])} ({dice})"
+
+    def shown(self, batch: PackedBatch, classes: Sequence[str]) -> np.ndarray:
+        """Positive voxels per patch and class in the middle slice, (N, C)."""
+        planes = batch.labels[:, :, batch.labels.shape[2] // 2].numpy().swapaxes(0, 1)
+        masks = [class_masks(planes, c, len(classes))[0] for c in range(len(classes))]
+        return np.stack([np.count_nonzero(mask, axis=(1, 2)) for mask in masks], axis=1)
+
+    def picture(self, batch: PackedBatch, logits: Tensor, classes: Sequence[str]) -> dict[str, np.ndarray]:
+        """The middle slice of each patch: em (N, H, W), labels (N, P, H, W) packed, predicted (N, Q, H, W), uint8.
+
+        Class c is predicted where bit c % 8 of byte c // 8 is set.
+        """
+        flat = logits if logits.dim() == 4 else logits[:, :, logits.shape[2] // 2]
+        middle = batch.em.shape[2] // 2
+        return {
+            "em": batch.em[:, 0, middle].numpy(),
+            "labels": batch.labels[:, :, middle].numpy(),
+            "predicted": np.packbits(flat.numpy() > 0, axis=1, bitorder="little"),
+        }
+
+    def kept_of(self, loss: nn.Module) -> dict[str, Any]:
+        shift: Any = loss.inference_shift
+        return {"inference_shift": shift.tolist()}
+
+
+def sigmoid_statistics(logits: Tensor) -> Tensor:
+    """min, max, mean, standard deviation of σ(z) and the share above ½, per class: (C, 5). logits: (N, C, *S)."""
+    flat = logits.transpose(0, 1).flatten(1)
+    p = torch.sigmoid(flat)
+    return torch.stack([p.amin(1), p.amax(1), p.mean(1), p.std(1), (flat > 0).float().mean(1)], dim=1)
+
+
+TASK = Multilabel

@@ -45,7 +45,9 @@ from tune_app.settings.stored import TRIAL
 from tune_app.settings.user import user_setting
 
 KIND = "tune_app export"
-SECTIONS = ("loss", "data", "model", "trainer", "hardware", "resources")
+SECTIONS = ("loss", "data", "task", "model", "trainer", "hardware", "resources")
+NEEDED = ("loss", "data", "model", "trainer", "hardware")
+"""Those that every config has: earlier versions knew one task."""
 Tell = Callable[[str], None]
 USE = """With PyTorch alone, from this folder:
 
@@ -142,7 +144,7 @@ def _choose(sweep: Sweep, top: int, tell: Tell) -> list[tuple[int, Trial]]:
         tell(f"only {len(ranked)} of the top={top} asked for: no other trial has a finite score")
     chosen = list(enumerate(map(sweep.trial, ranked["name"]), start=1))
     for rank, trial in chosen:
-        if not all(section in trial.config for section in SECTIONS[:-1]):
+        if not all(section in trial.config for section in NEEDED):
             raise InputError(
                 f"rank {rank}, {trial.name}: {trial.folder}/config.json is missing or damaged, so the configuration "
                 f"cannot be exported completely. Restore the file, or export top={rank - 1}."

@@ -64,7 +64,7 @@ def processes_here(resources: TrialResources, gpus: int) -> int:
 
 def worker_config(settings: Settings, resources: TrialResources, number: int, gpus: int) -> dict[str, Any]:
     """What one process is told: a trial's config with a shorter epoch, and the card to use."""
-    sections = {name: asdict(getattr(settings, name)) for name in ("data", "model", "trainer", "hardware")}
+    sections = {name: asdict(getattr(settings, name)) for name in ("data", "task", "model", "trainer", "hardware")}
     sections["trainer"] |= {
         "epochs": 3,
         "iterations_per_epoch": 1,

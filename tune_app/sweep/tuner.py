@@ -78,7 +78,7 @@ def _concurrent(settings: Settings, resources: TrialResources) -> int | None:
 
 def build_searcher(prepared: Prepared, resources: TrialResources, study: optuna.Study) -> StudySearcher:
     settings = prepared.settings
-    sections = {name: asdict(getattr(settings, name)) for name in ("data", "model", "trainer", "hardware")}
+    sections = {name: asdict(getattr(settings, name)) for name in ("data", "task", "model", "trainer", "hardware")}
 
     def configure(run: Mapping[str, Any], loss: Mapping[str, Any], seed: int) -> dict[str, Any]:
         run = {**run, "dir": str(prepared.folder / "trials" / run["name"])}
