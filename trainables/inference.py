@@ -17,6 +17,7 @@ from trainables import models
 from trainables.errors import CheckpointError
 from trainables.settings import TrialSettings
 from trainables.steps import normalise
+from trainables.tasks import get_task
 
 
 class Inference(nn.Module):
@@ -42,8 +43,9 @@ def inference(settings: TrialSettings, weights: Mapping[str, Tensor], shift: Seq
     Raises CheckpointError where the weights are not those of such a network.
     """
     data = settings.data
+    outputs = get_task(settings.task.name, settings.task.options).outputs(data.classes)
     with torch.device("meta"):
-        network = models.build(settings.model, in_channels=1, num_classes=len(data.classes), patch=data.patch)
+        network = models.build(settings.model, in_channels=1, num_classes=len(outputs), patch=data.patch)
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:

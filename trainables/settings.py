@@ -37,7 +37,8 @@ class TaskSettings:
     """What is learnt."""
 
     name: str = "multilabel"
-    """A file of trainables/tasks. multilabel: several classes, each there or not in every voxel."""
+    """A file of trainables/tasks. multilabel: several classes, each there or not in every voxel. binary: one class,
+    and the threshold that suits it best."""
     options: dict[str, Any] = field(default_factory=dict)
     """What only this task has, checked in its file: task.options.NAME=VALUE."""
 

@@ -78,7 +78,7 @@ def count_trials(settings: Settings, space: Space) -> tuple[int, int]:
 
     Class counts are made up: only where an arm is uniform weights by chance of the data does `run` count otherwise.
     """
-    names = tuple(settings.data.classes)
+    names = settings.outputs
     counts = ClassCounts(names, tuple(10**7 // (c + 2) for c in range(len(names))), (10**8,) * len(names), "made up")
     arms, baseline = with_baseline(settings, planned_arms(settings, space), space, counts, window_voxels=1e6)
     exempt = int(bool(baseline) and settings.early_stopping)

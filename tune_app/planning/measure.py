@@ -73,7 +73,7 @@ def worker_config(settings: Settings, resources: TrialResources, number: int, gp
     if not resources.gpus:
         sections["hardware"]["device"] = "cpu"
     return sections | {
-        "loss": {"name": "static", "params": {"weights": [1.0] * len(settings.data.classes)}},
+        "loss": {"name": "static", "params": {"weights": [1.0] * len(settings.outputs)}},
         "share": min(1.0, resources.gpus) or 1.0,
         "cpus": max(1, int(resources.cpus)),
         "card": str(number % gpus) if resources.gpus else "",

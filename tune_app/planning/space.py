@@ -86,9 +86,7 @@ def values_put_out(settings: Settings) -> int:
 
 def _shapes_only(settings: Settings) -> torch.nn.Module:
     with torch.device("meta"):
-        return build_model(
-            settings.model, in_channels=1, num_classes=len(settings.data.classes), patch=settings.data.patch
-        )
+        return build_model(settings.model, in_channels=1, num_classes=len(settings.outputs), patch=settings.data.patch)
 
 
 def memory_gb(settings: Settings, slots: int, *, gpu: bool, measured: float = math.nan) -> Range:
@@ -119,12 +117,12 @@ def disk_gb(settings: Settings, trials: int, epochs: Range, slots: int, crops: i
 
 
 def log_bytes(settings: Settings) -> int:
-    return LOG_BYTES + LOG_BYTES_PER_CLASS * len(settings.data.classes)
+    return LOG_BYTES + LOG_BYTES_PER_CLASS * len(settings.outputs)
 
 
 def trial_bytes(settings: Settings, epochs: float, crops: int) -> float:
     """validation.npz and prediction.npz of one trial."""
-    classes = len(settings.data.classes)
+    classes = len(settings.outputs)
     validation = crops * classes * 8 * (3 * epochs + 2 * NUM_BINS + 1)
     patches = min(MAX_PATCHES, settings.trainer.batch_size)
     side = math.prod(settings.data.patch[1:])

@@ -168,7 +168,7 @@ def _presets_of(settings: Settings, space: Space) -> Iterator[Arm]:
 
 
 def _suits(preset: Preset, settings: Settings) -> bool:
-    return get_family(preset.family).suits(preset.name, settings.data.classes)
+    return get_family(preset.family).suits(preset.name, settings.outputs)
 
 
 def left_out(settings: Settings) -> list[str]:

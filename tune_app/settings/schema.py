@@ -295,6 +295,13 @@ class Settings:
         return asdict(self)
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the network tells apart: of data.classes those that the task learns. SettingsError where none fit."""
+        from trainables.tasks import get_task  # takes seconds to import
+
+        return get_task(self.task.name, self.task.options).outputs(self.data.classes)
+
+    @property
     def single_arms(self) -> bool:
         """True where the arms are listed beforehand (compare, preset=, trial=) and nothing is searched."""
         return bool(self.family == "compare" or self.preset or self.trial)

@@ -102,7 +102,7 @@ def _warnings(prepared: Prepared) -> Iterable[str]:
         once = "one arm, compared as one" if settings.listed else "only the first is tried"
         yield f"note: {', '.join(names)} come out as the same effective weights: {once}"
     for name in left_out(settings):
-        yield f"note: {name} is left out: it has weights for other classes than {', '.join(settings.data.classes)}"
+        yield f"note: {name} is left out: it has weights for other classes than {', '.join(settings.outputs)}"
     if prepared.space and prepared.num_trials < settings.search.num_samples and not settings.listed:
         yield f"note: the space holds {prepared.num_trials} different configurations, so no more are tried"
     for name in classes_without_annotation(prepared):

@@ -16,10 +16,10 @@ from tune_app.settings.schema import POPULATIONS, Settings
 def class_counts(settings: Settings, dataset: PackedDataset) -> ClassCounts:
     """The counts behind derived weights: of the training side, the published ones, or a file."""
     if settings.frequencies in POPULATIONS:
-        return count(dataset, settings.frequencies)
+        return count(dataset, settings.frequencies).select(settings.outputs)
     if settings.frequencies == "published":
-        return ClassCounts.published().select(settings.data.classes)
-    return ClassCounts.from_json(settings.frequencies).select(settings.data.classes)
+        return ClassCounts.published().select(settings.outputs)
+    return ClassCounts.from_json(settings.frequencies).select(settings.outputs)
 
 
 def count(dataset: PackedDataset, population: str, side: str = "train") -> ClassCounts:

@@ -76,9 +76,8 @@ def prepare(
     """
     space = searched_space(settings)
     arms = planned_arms(settings, space) if chosen is None else list(chosen)
-    outputs = get_task(settings.task.name, settings.task.options).outputs(settings.data.classes)
     with torch.device("meta"):  # nothing is allocated: is there such a model, and does it take the patch
-        build_model(settings.model, in_channels=1, num_classes=len(outputs), patch=settings.data.patch)
+        build_model(settings.model, in_channels=1, num_classes=len(settings.outputs), patch=settings.data.patch)
     dataset = open_packed(settings.data)
     kept = folder / FREQUENCIES
     counts = ClassCounts.from_json(kept) if resumed and kept.is_file() else class_counts(settings, dataset)

@@ -89,7 +89,7 @@ def _write_folder(prepared: Prepared) -> None:
         sweep=folder.name,
         family=settings.family,
         seed=settings.seed,
-        classes=settings.data.classes,
+        classes=settings.outputs,
         data=asdict(settings.data),
         fingerprint=prepared.dataset.fingerprint,
         experiment=settings.experiment_name,
@@ -179,7 +179,7 @@ def _progress(prepared: Prepared, resources: TrialResources, study: optuna.Study
     return Progress(
         num_trials=max(prepared.num_trials, ended),
         epochs=prepared.settings.trainer.epochs,
-        classes=prepared.settings.data.classes,
+        classes=prepared.settings.outputs,
         metric=prepared.metric,
         slots=resources.slots,
         earlier=ended,

@@ -1,0 +1,135 @@
+"""binary: what is ignored counts nowhere, the sweep over thresholds is a plain search, and it learns."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from trainables.data import PackedBatch
+from trainables.data.expand import class_masks, pack_class
+from trainables.data.phantom import generate as phantom
+from trainables.engine import Engine
+from trainables.errors import SettingsError
+from trainables.tasks import get_task
+
+sys.path.append(str(Path(__file__).parents[1]))
+from tiny_trial import tiny_settings
+
+CPU = torch.device("cpu")
+LOSS = {"name": "tversky", "params": {"fp_weight": 0.5}}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """One small phantom volume, and where its packed crops are kept."""
+    folder = tmp_path_factory.mktemp("phantom")
+    sides = ("validate", "train", "train", "train")
+    volume = replace(phantom.VOLUMES[0], shape=(40, 160, 160), sides=sides, num_finer=1)
+    root = phantom.make(folder / "data", plan=phantom.Plan(volumes=(volume,)))
+    return {"root": str(root), "cache_dir": str(folder / "cache")}
+
+
+def engine_for(data: dict[str, str], classes: list[str], ignore: str = "") -> Engine:
+    options = {"ignore_label": ignore} if ignore else {}
+    settings = tiny_settings(
+        data=data | {"classes": classes, "patch": [1, 32, 32]},
+        task={"name": "binary", "options": options},
+        model={"width": 8, "depth": 2},
+        trainer={"iterations_per_epoch": 30, "batch_size": 8, "epochs": 2, "validation_batches": 4},
+    )
+    return Engine(settings, LOSS, 0)
+
+
+def test_it_learns_the_class_of_the_phantom_and_says_how_well(data: dict[str, str]) -> None:
+    engine = engine_for(data, ["nuc"])
+    rows = [engine.run_epoch() for _ in range(2)]
+    everywhere = 2 * rows[0]["fg_true/nuc"] / (1 + rows[0]["fg_true/nuc"])  # F1 of a network that says nuc everywhere
+    assert rows[-1]["f1"] > everywhere + 0.1
+    assert rows[-1]["f1"] == rows[-1]["dice/nuc"]
+    assert rows[-1]["calibrated_f1"] >= rows[-1]["f1"]
+    assert rows[-1]["best_f1"] == max(row["f1"] for row in rows)
+
+
+def test_what_is_ignored_counts_nowhere(data: dict[str, str]) -> None:
+    """er_mem as the ignore label: known and positive voxels are exactly those of nuc outside of it."""
+    engine, classes = engine_for(data, ["er_mem", "nuc"], ignore="er_mem"), ["er_mem", "nuc"]
+    assert engine.classes == ("nuc",)
+    known = positive = covered = 0
+    for batch in engine.validator.batches:
+        planes = batch.labels.numpy().swapaxes(0, 1)
+        ignored, (present, annotated) = class_masks(planes, 0, 2)[0], class_masks(planes, 1, 2)
+        target = engine.task.target(batch.labels, classes)[:, 0].numpy()
+        np.testing.assert_array_equal(np.isnan(target), ~annotated | ignored)
+        np.testing.assert_array_equal(target == 1, present & ~ignored)
+        known, positive = known + np.sum(annotated & ~ignored), positive + np.sum(present & ~ignored)
+        covered += np.sum(annotated & ignored)
+    assert covered > 0
+    row = engine.run_epoch()
+    assert row["support/nuc"] == positive
+    assert engine.validation["known"].sum() == known
+    assert "dice/er_mem" not in row
+
+
+def test_the_sweep_is_the_best_of_all_thresholds() -> None:
+    task = get_task("binary")
+    generator = torch.Generator().manual_seed(0)
+    target = (torch.rand(2, 1, 40, 50, generator=generator) < 0.1).float()
+    target[0, 0, :5] = torch.nan
+    logits = torch.randn(target.shape, generator=generator) + 1.5 * target.nan_to_num()
+    counts = task.zeros(2, 1, CPU)
+    task.count_(counts, logits, target, torch.tensor([0, 1]), 0)
+    row = task.scores({**task.result(counts), "val_loss": 0.0}, ["nuc"])
+
+    known = ~target.isnan()
+    z, t = logits[known], target[known] == 1
+
+    def f1(cut: float) -> float:
+        tp = int(((z > cut) & t).sum())
+        return 2 * tp / (int((z > cut).sum()) + int(t.sum()))
+
+    assert row["f1"] == pytest.approx(f1(0.0))
+    assert row["calibrated_f1"] == pytest.approx(max(f1(i / 64) for i in range(-128, 256)), abs=0.01)
+    cut = float(np.log(row["threshold"] / (1 - row["threshold"])))
+    assert row["calibrated_f1"] == pytest.approx(f1(round(cut * 128) / 128))
+    assert row["calibrated_f1"] > row["f1"] + 0.05
+    assert row["calibrated_precision"] == pytest.approx(float(t[z > round(cut * 128) / 128].float().mean()))
+
+
+def test_without_a_positive_voxel_there_is_no_score() -> None:
+    task = get_task("binary")
+    row = task.scores({**task.result(task.zeros(2, 1, CPU)), "val_loss": 0.0}, ["nuc"])
+    assert all(np.isnan(row[name]) for name in (*task.summary, "threshold"))
+
+
+def test_a_picture_shows_what_is_ignored_as_unknown() -> None:
+    present = np.zeros((1, 4, 4), bool)
+    present[0, 0], everywhere = True, np.ones((1, 4, 4), bool)
+    labels = np.zeros((1, 1, 1, 4, 4), np.uint8)
+    pack_class(labels[0], 0, 2, present, everywhere)  # ignored: the first row
+    pack_class(labels[0], 1, 2, present.swapaxes(1, 2), everywhere)  # learnt: the first column
+    batch = PackedBatch(torch.zeros(1, 1, 1, 4, 4, dtype=torch.uint8), torch.from_numpy(labels), torch.tensor([0]))
+    task, classes = get_task("binary", {"ignore_label": "gap"}), ["gap", "nuc"]
+    assert task.shown(batch, classes).tolist() == [[4]]
+    shown = class_masks(task.picture(batch, torch.zeros(1, 1, 4, 4), classes)["labels"].swapaxes(0, 1), 0, 1)
+    assert shown[0][0, :, 0].tolist() == [False, True, True, True]
+    assert shown[1][0, 0].tolist() == [False] * 4
+    assert shown[1][0, 1:].all()
+
+
+@pytest.mark.parametrize(
+    ("options", "classes", "match"),
+    [
+        ({}, ["nuc", "pm"], r"data\.classes=.*exactly one class"),
+        ({"ignore_label": "pm"}, ["nuc"], r"ignore_label=pm.*none of data\.classes"),
+        ({"ignore_label": "nuc"}, ["nuc"], r"exactly one class"),
+        ({"ignore": 2}, ["nuc"], r"task\.options\.ignore=2.*ignore_label"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options: dict[str, object], classes: list[str], match: str) -> None:
+    with pytest.raises(SettingsError, match=match):
+        get_task("binary", options).outputs(classes)
