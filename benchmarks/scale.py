@@ -6,6 +6,9 @@ ASHA stops two thirds of them after the first. Compared is the processor time of
 shared machine disturbs less than wall time; waiting for the disk is not in it, and would be linear. The same is done
 without Ray, several times: searcher, scheduler and study in one process, which is where a cost could grow.
 
+What a result may cost is a share of the shortest epoch of a trial, a second: with a tenth of it one driver keeps ten
+trials busy that report every second, and hundreds that report every minute.
+
 Memory is the private memory of the driver when the last trial has ended: from 250 to 1 000 trials, and from 1 000 on.
 """
 
@@ -23,6 +26,8 @@ from benchmarks.idle_sweep import Cost
 
 SMALL, MIDDLE, LARGE = 250, 1000, 4000
 GROWTH, FLAT = 4.4, 1.1
+SHORTEST_EPOCH_MS, SHARE = 1000, 0.1
+"""Of a trial, and what a result may cost the driver of it."""
 
 
 def run(arguments: argparse.Namespace) -> Iterator[Result]:
@@ -33,6 +38,7 @@ def run(arguments: argparse.Namespace) -> Iterator[Result]:
     order = [middle, large, middle, small] * arguments.rounds
     costs = [sweep("ray", size, arguments.family) for size in order]
     yield growth("real Ray", costs, middle, large)
+    yield per_result(costs, large)
     yield memory(costs, small, middle, large)
 
 
@@ -58,6 +64,19 @@ def growth(what: str, costs: Sequence[Cost], middle: int, large: int) -> Result:
         at_least=False,
         note="; ".join(describe(last[size]) for size in sorted(last)),
         details={"costs": [asdict(cost) for cost in costs]},
+    )
+
+
+def per_result(costs: Sequence[Cost], large: int) -> Result:
+    """Milliseconds of the driver's processor time per result of a large sweep."""
+    values = tuple(1000 * cost.cpu / cost.results for cost in costs if cost.trials == large)
+    return Result(
+        claim=f"driver time per result, {large} trials, real Ray",
+        values=values,
+        target=SHARE * SHORTEST_EPOCH_MS,
+        at_least=False,
+        unit="ms",
+        note=f"{mean(values) / SHORTEST_EPOCH_MS:.1%} of an epoch of a second",
     )
 
 

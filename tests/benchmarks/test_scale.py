@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.idle_sweep import Clock, Cost, Nowhere, alone
 from benchmarks.idle_trial import KEYS, idle_row
-from benchmarks.scale import describe, growth, memory, ratios
+from benchmarks.scale import describe, growth, memory, per_result, ratios
 
 
 def cost(trials: int, cpu: float = 0.0, **fields: float) -> Cost:
@@ -27,6 +27,9 @@ def test_growth_and_memory_have_their_targets() -> None:
     held = memory(sizes, 250, 1000, 4000)
     assert held.values == pytest.approx((0.025 / 0.02,))
     assert not held.reached
+    each = per_result([cost(250, 1.0), cost(4000, 400.0), cost(4000, 200.0)], 4000)
+    assert (each.values, each.target, each.reached) == ((100.0, 50.0), 100.0, True)
+    assert each.note == "7.5% of an epoch of a second"
 
 
 def test_what_a_result_costs_is_said_with_whose_it_is() -> None:

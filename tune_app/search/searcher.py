@@ -19,8 +19,7 @@ from ray.tune.search import Searcher
 
 from search_spaces import ClassCounts, Parameter, effective_signature
 from tune_app.search.arms import Arm, all_arms
-from tune_app.search.history import History
-from tune_app.search.study import distribution, propose, sampler_for, trial_of
+from tune_app.search.study import distribution, propose, trial_of
 
 NAN_EPOCH = "nan_epoch"
 """User attribute of a failed trial: the epoch whose score was no number."""
@@ -72,7 +71,6 @@ class StudySearcher(Searcher):
         self._unfinished = [t for t in existing if t.state == TrialState.RUNNING]
         self._num_created = len(existing)
         self._live: dict[str, int] = {}
-        self._history = History(existing)
 
     # Ray pickles searchers into its own snapshots, which this program does not use: the study is the state.
     def __getstate__(self) -> dict[str, Any]:
@@ -104,7 +102,6 @@ class StudySearcher(Searcher):
         number = self._live.pop(trial_id, None)
         if number is not None:
             end(self._study, number, result or {}, error, self._metric, self._budget.epochs)
-            self._history.take(trial_of(self._study, number))
 
     def _continue(self, trial_id: str) -> dict[str, Any]:
         frozen = self._unfinished.pop(0)
@@ -117,8 +114,15 @@ class StudySearcher(Searcher):
     def _propose(self) -> Arm | None:
         """What the sampler proposes. In a space of choices, where it soon repeats itself, that or else the first
         configuration that was not tried; None where all were."""
-        sampler = sampler_for(self._kind, self._seed, self._num_created, self._startup_trials, self._history)
-        arm = Arm(family=self._family, point=propose(sampler, self._space), seed=self._seed)
+        point = propose(
+            self._study,
+            self._space,
+            kind=self._kind,
+            seed=self._seed,
+            number=self._num_created,
+            startup_trials=self._startup_trials,
+        )
+        arm = Arm(family=self._family, point=point, seed=self._seed)
         every = all_arms(self._family, self._space, self._seed)
         if every is None:
             return arm
@@ -142,7 +146,6 @@ class StudySearcher(Searcher):
         self._study.add_trial(
             create_trial(state=TrialState.RUNNING, params=params, distributions=axes, user_attrs=attributes)
         )
-        self._history.take(trial_of(self._study, number))
         self._num_created += 1
         return self._start(trial_id, number, attributes, params)
 

@@ -6,15 +6,17 @@ file locks that network file systems lack. One Optuna trial per trial of the swe
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
@@ -22,11 +24,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces import Choice, Parameter, parameters_of
 from trainables.files import drop_torn_line
-from tune_app.search.history import History
-from tune_app.search.tpe import HistoryTPE
 
 JOURNAL, OBJECTIVE = "study.journal", "mean Dice"
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
+MOST_TOLD, BEST_TOLD = 500, 25
+"""Trials that the sampler is told of, and how many of those are the best ones. More would hardly change a proposal and
+make every one slower."""
 
 
 def open_study(sweep_dir: Path, name: str) -> optuna.Study:
@@ -50,17 +53,6 @@ def open_study(sweep_dir: Path, name: str) -> optuna.Study:
     return study
 
 
-def sampler_for(kind: str, seed: int, number: int, startup_trials: int, history: History) -> BaseSampler:
-    """The sampler of trial `number`: seeded by (seed, number), so it has no state that a crash could lose.
-
-    history: the trials of the study; what the sampler learns from.
-    """
-    own_seed = (seed * 1_000_003 + number * 7919 + 1) % 2**32
-    if kind != "optuna":
-        return RandomSampler(seed=own_seed)
-    return HistoryTPE(history, seed=own_seed, startup_trials=startup_trials)
-
-
 def distribution(parameter: Parameter) -> BaseDistribution:
     """Optuna's distribution of one parameter."""
     if isinstance(parameter, Choice):
@@ -68,12 +60,48 @@ def distribution(parameter: Parameter) -> BaseDistribution:
     return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
 
 
-def propose(sampler: BaseSampler, space: Mapping[str, Parameter]) -> dict[str, Any]:
-    """A new point. Nothing is written to the study of the sweep: a crash at that moment leaves no half-described trial.
+def propose(
+    study: optuna.Study, space: Mapping[str, Parameter], *, kind: str, seed: int, number: int, startup_trials: int
+) -> dict[str, Any]:
+    """The point of trial `number`: drawn at random, or by TPE (Watanabe 2023, arXiv:2304.11127) from the trials so far.
 
-    The sampler is asked on a study of its own, in memory and empty: it knows the trials by their `History`.
+    The sampler is asked on a copy in memory: nothing is written to the study, so that a crash at that moment leaves no
+    half-described trial. It is seeded by (seed, number), so it has no state that a crash could lose.
     """
-    return suggest_point(optuna.create_study(direction=StudyDirection.MAXIMIZE, sampler=sampler).ask(), space)
+    own_seed = (seed * 1_000_003 + number * 7919 + 1) % 2**32
+    told: Sequence[FrozenTrial] = ()
+    sampler: BaseSampler = RandomSampler(seed=own_seed)
+    if kind == "optuna":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # of `group`, which conditional spaces need
+            sampler = TPESampler(seed=own_seed, n_startup_trials=startup_trials, multivariate=True, group=True)
+        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+        told = thinned(study.get_trials(deepcopy=False, states=states))
+    copied = optuna.create_study(direction=StudyDirection.MAXIMIZE, sampler=sampler)
+    for trial in told:
+        bare = copy.copy(trial)
+        bare.user_attrs = {}  # the loss, the name: Optuna copies deeply what it is given
+        copied.add_trial(bare)
+    return suggest_point(copied.ask(), space)
+
+
+def thinned(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+    """MOST_TOLD of the trials at most, in the same order: the BEST_TOLD best, of the others an even selection."""
+    if len(trials) <= MOST_TOLD:
+        return trials
+    order = sorted(range(len(trials)), key=lambda i: _rank(trials[i]))
+    others = sorted(order[BEST_TOLD:])
+    even = np.linspace(0, len(others) - 1, MOST_TOLD - BEST_TOLD).round().astype(int)
+    return [trials[i] for i in sorted([*order[:BEST_TOLD], *(others[i] for i in even)])]
+
+
+def _rank(trial: FrozenTrial) -> tuple[float, ...]:
+    """The lower the better, as TPE sees it: complete before pruned, of those the ones that ran longer, then running."""
+    missed = sum(value for value in trial.constraints.values() if value > 0)
+    if trial.state == TrialState.COMPLETE:
+        return missed, 0, -trial.value
+    epoch, value = max(trial.intermediate_values.items(), default=(-1, 0.0))
+    return missed, 1 if trial.state == TrialState.PRUNED else 2, -epoch, -value
 
 
 def suggest_point(trial: optuna.Trial, space: Mapping[str, Parameter]) -> dict[str, Any]:
