@@ -92,7 +92,7 @@ def trainings(dataset: PackedDataset, trainer: TrainerSettings) -> list[Training
     """All of one data set, the healthy ones first."""
     counts = ClassCounts.from_mapping(dataset.counts("train"))
     settings = Settings(family="all", data=dataset.settings, search=SearchSettings(num_samples=1_000))
-    losses = {arm.label: arm.loss_config(counts) for arm in planned_arms(settings, space_of("all"))}
+    losses = {arm.label: arm.trial(counts)["loss"] for arm in planned_arms(settings, space_of("all"))}
     losses["seesaw_p_2"] = {"name": "seesaw", "params": {"p": 2.0, "q": 2.0}}
     epoch = trainer.iterations_per_epoch
     updates = (max(1, epoch // 3), epoch, epoch * 3 // 2)

@@ -35,14 +35,14 @@ class TableSearcher(StudySearcher):
     """Our searcher; what a trial is called and which loss it trains is replaced, since a table's row trains none."""
 
     def _attributes(self, arm: Arm, number: int, *, planned: bool) -> dict[str, Any]:
-        loss = arm.loss or {"point": dict(arm.point)}
+        loss = arm.trained or {"point": dict(arm.point)}
         name = folder_name(number, arm.label if arm.preset else "row")
         return {"name": name, "label": arm.label, "loss": loss, "seed": arm.seed, "planned": planned}
 
 
-def configure(run: Mapping[str, Any], loss: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def configure(run: Mapping[str, Any], trial: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """A trial's config: its name as the scheduler reads it, and the point or the row of the table."""
-    return {"run": dict(run), **loss}
+    return {"run": dict(run), **trial["loss"]}
 
 
 def defaults(
@@ -90,7 +90,7 @@ def ours(
 
 def planned_row(row: int, arm: Arm) -> Arm:
     """The arm, trained as that row of the table."""
-    return replace(arm, loss={"row": row})
+    return replace(arm, trained={"row": row})
 
 
 def stock_asha(table: Table) -> AsyncHyperBandScheduler:

@@ -1,4 +1,4 @@
-"""What can be tuned: one file per loss family; the file name is the name on the command line."""
+"""What can be tuned: one file per family; the file name is the name on the command line."""
 
 from search_spaces._counts import ClassCounts
 from search_spaces._family import (
@@ -7,16 +7,21 @@ from search_spaces._family import (
     LossConfig,
     Point,
     Preset,
+    Sections,
     all_families_space,
     all_presets,
     effective_signature,
     families,
     get_family,
     get_preset,
+    loss_families,
     loss_of,
     parameters_of,
     preset_loss,
     space_of,
+    trial_of,
+    trial_signature,
+    untuned,
 )
 from search_spaces._parameters import Choice, Float, Parameter, Space, flatten, narrow
 
@@ -30,6 +35,7 @@ __all__ = [
     "Parameter",
     "Point",
     "Preset",
+    "Sections",
     "Space",
     "all_families_space",
     "all_presets",
@@ -38,9 +44,13 @@ __all__ = [
     "flatten",
     "get_family",
     "get_preset",
+    "loss_families",
     "loss_of",
     "narrow",
     "parameters_of",
     "preset_loss",
     "space_of",
+    "trial_of",
+    "trial_signature",
+    "untuned",
 ]

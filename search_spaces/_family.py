@@ -1,4 +1,7 @@
-"""Families of losses: a search space, named presets, and how a point becomes a loss. One file per family beside this.
+"""Families: a search space, named presets, and how a point becomes a trial. One file per family beside this.
+
+A trial's config has sections: `loss`, and where the family says so `model`, `trainer`, `data` and `resources`, whose
+settings lie over those of the sweep. `family=all` searches the families that give a loss and nothing else.
 
 The file name is the name on the command line. A family is found by being there: a module of this package, without a
 leading underscore, with a `FAMILY`.
@@ -40,11 +43,19 @@ PUBLISHED = (
 
 Point = Mapping[str, Any]
 LossConfig = dict[str, Any]
+Sections = dict[str, dict[str, Any]]
+UNIFORM = "weight_uniform"
+"""The preset that is the untuned baseline where a family names no other: every class weighs the same."""
+
+
+def uniform_loss(point: Point, counts: ClassCounts) -> LossConfig:
+    """The loss of `weight_uniform`, whatever the point."""
+    return {"name": "static", "params": {"weights": [1.0] * len(counts.classes)}}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One family: what is searched, what is tried first, and how a point becomes {"name", "params"}."""
+    """One family: what is searched, what is tried first, and how a point becomes the sections of a trial."""
 
     name: str
     """As on the command line; the file's name."""
@@ -52,10 +63,15 @@ class Family:
     """Searched by default."""
     presets: dict[str, dict[str, Any]]
     """Named points, in the family's own terms; tried before the searcher."""
-    loss: Callable[[Point, ClassCounts], LossConfig]
-    """A searched or a preset point → {"name", "params"} for trainables.losses.build."""
     cite: str
     """Where the method comes from."""
+    loss: Callable[[Point, ClassCounts], LossConfig] = uniform_loss
+    """A searched or a preset point → {"name", "params"} for trainables.losses.build."""
+    settings: Callable[[Point], Sections] | None = None
+    """A point → settings that lie over the sweep's: {"model": {"width": 32}, "resources": {"cpus_per_trial": 2}}. None
+    for a family of losses."""
+    baseline: str = UNIFORM
+    """The preset, of this family or of another, that everything is compared with: nothing is tuned in it."""
     help: str = ""
     """One line for people."""
     optional: Space = field(default_factory=dict)
@@ -64,6 +80,12 @@ class Family:
     """A preset point in the coordinates of `space`, or None where it has none there."""
     preset_classes: Mapping[str, Collection[str]] = field(default_factory=dict)
     """Presets that give each class a weight by its name, and those classes: of use for no others."""
+
+    def trial(self, point: Point, counts: ClassCounts) -> Sections:
+        """The sections of the trial of a point, `loss` always; checked as far as they can be without a sweep."""
+        loss = self.loss(point, counts)
+        make_rule(loss["name"], loss["params"], counts.classes)
+        return {"loss": loss, **(self.settings(point) if self.settings else {})}
 
     def narrow(self, overrides: Mapping[str, Any]) -> Space:
         """This family's space with `space.NAME=…` of the command line applied."""
@@ -132,9 +154,20 @@ def get_preset(name: str) -> Preset:
     return presets[name]
 
 
+def untuned(family: str) -> Preset:
+    """The untuned baseline of a family; that of losses for `all`, `compare` and a family that is no longer there."""
+    found = families()
+    return get_preset(found[family].baseline if family in found else UNIFORM)
+
+
+def loss_families() -> dict[str, Family]:
+    """Those whose points are losses and nothing else: what `all` searches."""
+    return {name: family for name, family in families().items() if family.settings is None}
+
+
 def all_families_space() -> Space:
     """The space of family=all: `family`, and every family's parameters as "seesaw.p", used only where it is chosen."""
-    found = families()
+    found = loss_families()
     space: Space = {"family": Choice(tuple(found), help="loss family")}
     return space | {f"{name}.{key}": p for name, family in found.items() for key, p in family.space.items()}
 
@@ -148,7 +181,7 @@ def space_of(name: str, overrides: Mapping[str, Any] | None = None) -> Space:
     """The search space of a family or of `all`, narrowed by the `space.…` settings (nested or dotted)."""
     if name != "all":
         return get_family(name).narrow(overrides or {})
-    found = families()
+    found = loss_families()
     optional = {f"{n}.{key}": p for n, family in found.items() for key, p in family.optional.items()}
     space = narrow(all_families_space(), overrides or {}, family="all", optional=optional)
     for dropped in _replaced_in_all(flatten(overrides or {}), found):
@@ -172,16 +205,18 @@ def _replaced_in_all(overrides: Mapping[str, Any], found: Mapping[str, Family]) 
     }
 
 
+def trial_of(name: str, point: Point, counts: ClassCounts) -> Sections:
+    """The sections of a searched or preset point of a family, or of `all`."""
+    if name != "all":
+        return get_family(name).trial(point, counts)
+    family = get_family(str(point.get("family")))
+    own = {key.split(".", 1)[1]: v for key, v in point.items() if key.startswith(f"{family.name}.")}
+    return family.trial(own, counts)
+
+
 def loss_of(name: str, point: Point, counts: ClassCounts) -> LossConfig:
     """{"name", "params"} of a searched or preset point of a family, or of `all`; checked, so `build` will take it."""
-    if name == "all":
-        family = get_family(str(point.get("family")))
-        point = {key.split(".", 1)[1]: v for key, v in point.items() if key.startswith(f"{family.name}.")}
-    else:
-        family = get_family(name)
-    loss = family.loss(point, counts)
-    make_rule(loss["name"], loss["params"], counts.classes)
-    return loss
+    return trial_of(name, point, counts)["loss"]
 
 
 def preset_loss(name: str, counts: ClassCounts) -> LossConfig:
@@ -207,6 +242,15 @@ def effective_signature(loss: Mapping[str, Any], counts: ClassCounts, *, window_
         parts.append(f"compensation(q={rule.compensation_exponent:g})")
     if rule.online and not neutral:
         parts.append(f"online {loss['name']} {sorted(loss['params'].items())}")
+    return " ".join(parts)
+
+
+def trial_signature(trial: Sections, counts: ClassCounts, *, window_voxels: float | None = None) -> str:
+    """One line that is equal for trials that are effectively the same training, the seed aside: the signature of the
+    loss, then every setting that the point gave."""
+    parts = [effective_signature(trial["loss"], counts, window_voxels=window_voxels)]
+    for key, value in sorted(flatten({name: values for name, values in trial.items() if name != "loss"}).items()):
+        parts.append(f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}")
     return " ".join(parts)
 
 

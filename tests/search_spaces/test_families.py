@@ -21,10 +21,14 @@ from search_spaces import (
     families,
     get_family,
     get_preset,
+    loss_families,
     loss_of,
     parameters_of,
     preset_loss,
     space_of,
+    trial_of,
+    trial_signature,
+    untuned,
 )
 from trainables.losses import SettingsError, build
 
@@ -57,9 +61,32 @@ def corners(space: dict) -> list[dict]:
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*axes)]
 
 
-def test_the_five_families_are_found_by_their_files() -> None:
+LOSSES = {"static", "class_balanced", "balanced_softmax", "seesaw", "tversky"}
+
+
+def test_the_families_are_found_by_their_files() -> None:
     files = {path.stem for path in Path(search_spaces.__file__).parent.glob("[!_]*.py")}
-    assert set(FAMILIES) == files == {"static", "class_balanced", "balanced_softmax", "seesaw", "tversky"}
+    assert set(FAMILIES) == files == LOSSES | {"optimiser"}
+    assert set(loss_families()) == LOSSES
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_baseline_of_a_family_is_a_preset(name: str) -> None:
+    assert untuned(name).name == FAMILIES[name].baseline
+    assert untuned("all") == untuned("compare") == untuned("gone") == get_preset("weight_uniform")
+
+
+def test_a_point_of_the_optimiser_is_settings_of_the_trainer_under_uniform_weights() -> None:
+    point = {"lr": 1e-3, "batch_size": 16}
+    assert trial_of("optimiser", point, COUNTS) == {"loss": preset_loss("weight_uniform", COUNTS), "trainer": point}
+
+
+def test_the_signature_of_a_trial_is_that_of_its_loss_and_of_what_its_point_sets() -> None:
+    loss = preset_loss("seesaw_default", COUNTS)
+    alone = effective_signature(loss, COUNTS)
+    assert trial_signature({"loss": loss}, COUNTS) == alone
+    some = {"loss": loss, "trainer": {"lr": 1e-3}, "model": {"width": 8}}
+    assert trial_signature(some, COUNTS) == f"{alone} model.width=8 trainer.lr=0.001"
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -88,7 +115,8 @@ def test_every_family_says_what_it_is(name: str) -> None:
 def test_the_published_fifteen_come_first_and_in_order() -> None:
     assert len(PUBLISHED) == 15
     assert tuple(all_presets())[:15] == PUBLISHED
-    assert list(all_presets())[15:] == ["tversky_0.6_0.4", "tversky_0.5_0.5", "tversky_0.3_0.7"]
+    losses = [name for name, preset in all_presets().items() if preset.family in LOSSES]
+    assert losses[15:] == ["tversky_0.6_0.4", "tversky_0.5_0.5", "tversky_0.3_0.7"]
 
 
 @pytest.mark.parametrize(
@@ -150,8 +178,8 @@ def test_a_preset_inside_the_space_is_the_same_loss_at_its_searched_point(name: 
     outside = {"weight_manual", "weight_log_inv", "weight_effective_num"}
     assert (point is None) == (name in outside)
     if point is not None:
-        searched = effective_signature(loss_of(preset.family, point, COUNTS), COUNTS)
-        published = effective_signature(preset_loss(name, COUNTS), COUNTS)
+        searched = trial_signature(trial_of(preset.family, point, COUNTS), COUNTS)
+        published = trial_signature(trial_of(preset.family, preset.point, COUNTS), COUNTS)
         assert searched.split(" online ")[0] == published.split(" online ")[0]
 
 
@@ -163,9 +191,9 @@ def test_a_preset_outside_a_narrowed_space_has_no_searched_point() -> None:
 
 def test_all_is_conditional_on_the_family() -> None:
     space = all_families_space()
-    assert set(space["family"].options) == set(FAMILIES)
+    assert set(space["family"].options) == LOSSES
     assert set(parameters_of(space, "seesaw")) == {"seesaw.p", "seesaw.q"}
-    for name, family in FAMILIES.items():
+    for name, family in loss_families().items():
         assert {key.split(".")[1] for key in parameters_of(space, name)} == set(family.space)
     point = {"family": "seesaw", "seesaw.p": 0.8, "seesaw.q": 2.0, "static.kappa": 1.0}
     assert loss_of("all", point, COUNTS) == loss_of("seesaw", {"p": 0.8, "q": 2.0}, COUNTS)

@@ -43,8 +43,8 @@ def study_of(folder: Path) -> optuna.Study:
     return open_study(folder, "sweep")
 
 
-def configure(run: Mapping[str, Any], loss: Mapping[str, Any], seed: int) -> Config:
-    return {"run": dict(run), "loss": dict(loss), "seed": seed}
+def configure(run: Mapping[str, Any], trial: Mapping[str, Any], seed: int) -> Config:
+    return {"run": dict(run), **trial, "seed": seed}
 
 
 def begin(searcher: StudySearcher) -> tuple[str, Config] | None:

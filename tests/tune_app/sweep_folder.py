@@ -52,6 +52,8 @@ class WrittenTrial:
     loss: Mapping[str, Any] = field(default_factory=dict)
     """Parameters of the loss where they are not those of the search."""
     signature: str = ""
+    baseline: bool | None = None
+    """What the study notes; nothing, as in sweeps before it did, where it is None."""
     weights: bool = True
     folder: bool = True
     in_study: bool = True
@@ -109,7 +111,15 @@ def open_study(folder: Path) -> optuna.Study:
 def add_to_study(study: optuna.Study, name: str, trial: WrittenTrial) -> None:
     curve = {epoch: float(np.mean(row)) for epoch, row in enumerate(trial.dice, start=1) if np.isfinite(row).all()}
     reason = trial.status.partition(": ")[2]
-    attrs = {"name": name, "preset": trial.preset, "family": trial.family, "seed": trial.seed, "reason": reason}
+    noted = {} if trial.baseline is None else {"baseline": trial.baseline}
+    attrs = {
+        **noted,
+        "name": name,
+        "preset": trial.preset,
+        "family": trial.family,
+        "seed": trial.seed,
+        "reason": reason,
+    }
     study.add_trial(
         optuna.trial.create_trial(
             state=STATES[trial.status],

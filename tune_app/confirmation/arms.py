@@ -15,13 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from search_spaces import ClassCounts, effective_signature, families, get_preset, loss_of, space_of
+from search_spaces import ClassCounts, Sections, families, space_of, trial_of, trial_signature
 from trainables.files import write_text
 from tune_app.errors import InputError, require_input
 from tune_app.evidence import Design, plan_stages
-from tune_app.results.baseline import NAME as BASELINE
 from tune_app.results.folders import ARMS, CONFIRMATIONS, is_confirmation, spoken
-from tune_app.results.repeats import arm_labels, is_baseline
+from tune_app.results.repeats import arm_labels
 from tune_app.results.sweep import Sweep
 from tune_app.results.tables import to_plain
 from tune_app.results.trial import Trial, device_hours, read_json
@@ -43,6 +42,8 @@ class ChosenArm:
     family: str
     preset: str
     loss: Mapping[str, Any]
+    sections: Mapping[str, Any]
+    """What its point gave besides the loss."""
     search_score: float
     """The highest score of those trials; NaN without one."""
     cost: float
@@ -51,7 +52,11 @@ class ChosenArm:
     """Tuned numbers: 0 for the baseline, less for a published setting than for a searched one."""
 
     def arm(self, seed: int) -> Arm:
-        return Arm(family=self.family, point={}, seed=seed, preset=self.preset, loss=self.loss, name=self.name)
+        return Arm(family=self.family, point={}, seed=seed, preset=self.preset, trained=self.trial, name=self.name)
+
+    @property
+    def trial(self) -> Sections:
+        return {"loss": dict(self.loss), **self.sections}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +108,7 @@ def read_plan(folder: Path) -> Plan:
 
 def _arm_read(arm: Mapping[str, Any]) -> ChosenArm:
     numbers = {name: math.nan if arm[name] is None else float(arm[name]) for name in ("search_score", "cost")}
-    return ChosenArm(**{**arm, **numbers, "trials": tuple(arm["trials"])})
+    return ChosenArm(**{"sections": {}, **arm, **numbers, "trials": tuple(arm["trials"])})
 
 
 def choose_arms(sweep: Sweep, counts: ClassCounts, window_voxels: float, top: int) -> tuple[ChosenArm, ...]:
@@ -121,24 +126,24 @@ def choose_arms(sweep: Sweep, counts: ClassCounts, window_voxels: float, top: in
     by_signature: dict[str, list[Trial]] = {}
     for trial in ranked:
         by_signature.setdefault(trial.signature, []).append(trial)
-    labels, hours = arm_labels(sweep.trials), run_hours(sweep, ranked)
-    searched = [s for s, members in by_signature.items() if not is_baseline(members[0])]
-    chosen = [_chosen(labels[s], by_signature[s], hours) for s in searched[:top]]
-    untuned = [members for members in by_signature.values() if is_baseline(members[0])]
+    labels = arm_labels(sweep.trials)
+    searched = [s for s, members in by_signature.items() if not members[0].baseline]
+    chosen = [_chosen(labels[s], by_signature[s], run_hours(sweep, ranked, by_signature[s][0])) for s in searched[:top]]
+    untuned = [members for members in by_signature.values() if members[0].baseline]
     if untuned:
-        return (*chosen, _chosen(labels[untuned[0][0].signature], untuned[0], hours))
-    preset = get_preset(BASELINE)
-    loss = loss_of(preset.family, preset.point, counts)
-    signature = json.dumps(effective_signature(loss, counts, window_voxels=window_voxels))
+        return (*chosen, _chosen(labels[untuned[0][0].signature], untuned[0], run_hours(sweep, ranked, untuned[0][0])))
+    preset = sweep.untuned
+    unsearched = trial_of(preset.family, preset.point, counts)
     added = ChosenArm(
-        name=BASELINE,
+        name=preset.name,
         trials=(),
-        signature=signature,
+        signature=json.dumps(trial_signature(unsearched, counts, window_voxels=window_voxels)),
         family=preset.family,
-        preset=BASELINE,
-        loss=loss,
+        preset=preset.name,
+        loss=unsearched.pop("loss"),
+        sections=unsearched,
         search_score=math.nan,
-        cost=hours,
+        cost=run_hours(sweep, ranked),
         simplicity=0.0,
     )
     return (*chosen, added)
@@ -153,6 +158,7 @@ def _chosen(name: str, members: Sequence[Trial], hours: float) -> ChosenArm:
         family=first.family,
         preset=first.preset,
         loss=dict(first.loss),
+        sections=dict(first.sections),
         search_score=max(trial.score(first.metric) for trial in members),
         cost=hours,
         simplicity=simplicity(first),
@@ -161,19 +167,30 @@ def _chosen(name: str, members: Sequence[Trial], hours: float) -> ChosenArm:
 
 def simplicity(trial: Trial) -> float:
     """Numbers of the loss that were chosen: none for uniform weights, and half a number more where a search chose."""
-    if is_baseline(trial):
+    if trial.baseline:
         return 0.0
     known = trial.family in families()
     numbers = len(space_of(trial.family)) if known else len(trial.loss.get("params", {}))
     return numbers + (0.0 if trial.preset else 0.5)
 
 
-def run_hours(sweep: Sweep, trials: Iterable[Trial]) -> float:
-    """Device-hours of one run at full budget: all families train the same graph, so the mean epoch of the sweep."""
-    hours = sum(device_hours(trial) for trial in trials)
-    epochs = sum(trial.epochs for trial in trials)
+def run_hours(sweep: Sweep, trials: Iterable[Trial], like: Trial | None = None) -> float:
+    """Device-hours of one run at full budget: the mean epoch of the trials that do the same work as `like`, or of all.
+
+    All losses train the same graph, so what a loss costs is best told from all trials.
+    """
+    alike = [trial for trial in trials if like is None or _work(trial) == _work(like)]
+    hours = sum(device_hours(trial) for trial in alike)
+    epochs = sum(trial.epochs for trial in alike)
     budget = int(sweep.settings.get("trainer", {}).get("epochs") or 0)
     return hours / epochs * budget if epochs and hours > 0 and budget else math.nan
+
+
+def _work(trial: Trial) -> tuple[object, ...]:
+    """What decides how long an epoch takes."""
+    trainer = trial.config.get("trainer", {})
+    sizes = (trainer.get(name) for name in ("batch_size", "iterations_per_epoch", "validation_batches"))
+    return (trial.config.get("model"), trial.config.get("resources"), *sizes)
 
 
 def fresh_seed(sweep: Sweep) -> int:
@@ -237,11 +254,11 @@ def make_plan(
 
 def _apart(arms: Sequence[ChosenArm], counts: ClassCounts, window_voxels: float) -> tuple[ChosenArm, ...]:
     """The arms, without any that comes out as the baseline on these data although its trial did not say so."""
-    signatures = [effective_signature(arm.loss, counts, window_voxels=window_voxels) for arm in arms]
+    signatures = [trial_signature(arm.trial, counts, window_voxels=window_voxels) for arm in arms]
     kept = [arm for arm, signature in zip(arms[:-1], signatures) if signature != signatures[-1]]
     if not kept:
         raise InputError(
-            "All configurations with a score are the untuned baseline, uniform weights: there is nothing to compare it "
-            "with. Search a family first: python -m tune_app.run family=seesaw"
+            f"All configurations with a score are the untuned baseline, {arms[-1].name}: there is nothing to compare "
+            "it with. Search a family first: python -m tune_app.run family=seesaw"
         )
     return (*kept, arms[-1])

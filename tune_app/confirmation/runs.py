@@ -150,6 +150,7 @@ def as_file(content: dict[str, Any], plan: Plan, sweep: Sweep) -> dict[str, Any]
             "trials": list(chosen.trials),
             "signature": chosen.signature,
             "loss": chosen.loss,
+            "sections": chosen.sections,
             "simplicity": chosen.simplicity,
         }
     source = {

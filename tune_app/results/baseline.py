@@ -1,4 +1,4 @@
-"""The untuned baseline of a sweep, uniform weights, and what each family has gained over it.
+"""The untuned baseline of a sweep, for losses uniform weights, and what each family has gained over it.
 
 A family may lead at a threshold of 0.5 only because its loss moves the operating point. So it is compared twice: at
 0.5, and with a threshold of its own for every class and run (`tune_app.results.calibration`).
@@ -15,11 +15,10 @@ import pandas as pd
 
 from tune_app.results.calibration import CALIBRATED
 from tune_app.results.folders import spoken
-from tune_app.results.repeats import Noise, arms_frame, is_baseline, pooled_noise
+from tune_app.results.repeats import Noise, arms_frame, pooled_noise
 from tune_app.results.sweep import Sweep
 from tune_app.results.trial import Trial
 
-NAME = "weight_uniform"
 NOT_RUN = "not run"
 
 
@@ -47,7 +46,7 @@ class Gain:
 
 def baseline_trials(sweep: Sweep) -> list[Trial]:
     """The trials that are the untuned baseline, whatever their names."""
-    return [trial for trial in sweep.trials if is_baseline(trial)]
+    return [trial for trial in sweep.trials if trial.baseline]
 
 
 def add_command(sweep: Sweep) -> str:
@@ -59,14 +58,15 @@ def with_baseline_row(board: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
     """The leaderboard; where the sweep has no baseline, with a last row that says so and how to run it."""
     if baseline_trials(sweep):
         return board
+    preset = sweep.untuned
     row: Mapping[str, Any] = {
-        "name": NAME,
-        "family": "static",
-        "preset": NAME,
+        "name": preset.name,
+        "family": preset.family,
+        "preset": preset.name,
         "status": NOT_RUN,
         "reason": add_command(sweep),
         "epochs": 0,
-        "arm": NAME,
+        "arm": preset.name,
         "arm_trials": 0,
         "baseline": True,
         "calibration": NOT_RUN,
@@ -92,7 +92,7 @@ def gains(sweep: Sweep) -> list[Gain]:
     base_own, base_runs, _ = _best_arm(sweep, base, CALIBRATED)
     found = []
     for family in dict.fromkeys(trial.family for trial in sweep.trials):
-        members = _finished(t for t in sweep.trials if t.family == family and not is_baseline(t))
+        members = _finished(t for t in sweep.trials if t.family == family and not t.baseline)
         if members:
             half, _, _ = _best_arm(sweep, members, sweep.metric)
             own, runs, arms = _best_arm(sweep, members, CALIBRATED)
@@ -111,7 +111,7 @@ def verdicts(sweep: Sweep) -> list[str]:
     runs = baseline_trials(sweep)
     if not runs:
         when = "" if sweep.status == "finished" else "once the sweep is finished, "
-        return [f"The untuned baseline (uniform weights) was not run; {when}add it: {add_command(sweep)}"]
+        return [f"The untuned baseline ({sweep.untuned.name}) was not run; {when}add it: {add_command(sweep)}"]
     if not _finished(runs):
         return [_unfinished(runs[0])]
     noise = calibrated_noise(sweep)

@@ -41,6 +41,7 @@ KINDS = {
     "validated": bool,
     "classes": list,
     "space": dict,
+    "baseline": {"preset": str, "signature": str},
     "git": (dict, NoneType),
     "packages": dict,
     "data": {"name": str, "root": str, "fingerprint": str, "phantom": bool},
@@ -80,6 +81,7 @@ def build_manifest(
     fingerprint: str = "",
     experiment: str = "",
     space: Mapping[str, Any] | None = None,
+    baseline: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
     phantom: bool | None = None,
     notices: Sequence[str] = (),
@@ -90,7 +92,7 @@ def build_manifest(
     data: the data section of the settings (name, root). fingerprint: PackedDataset.fingerprint. settings: the resolved
     settings, of which the hash is kept, so that a resume with other settings is noticed.
     phantom: whether the volumes were generated; None goes by the name. notices: said wherever the scores are.
-    class_counts: what the counts behind derived weights are of.
+    class_counts: what the counts behind derived weights are of. baseline: {"preset", "signature"} of the untuned one.
     """
     name = str(data.get("name", ""))
     return {
@@ -105,6 +107,7 @@ def build_manifest(
         "validated": data.get("train_on") != "all",
         "classes": list(classes),
         "space": dict(space or {}),
+        "baseline": dict(baseline or {}),
         "git": git_revision(),
         "packages": package_versions(),
         "data": {

@@ -8,7 +8,6 @@ independent, so they are averaged first: `runs` counts seeds.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,15 +42,6 @@ def t_quantile(probability: float, dof: int) -> float:
     density = np.cos(theta).clip(min=0) ** (dof - 1)
     cumulative = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
     return float(math.sqrt(dof) * math.tan(np.interp(probability, cumulative / cumulative[-1], theta)))
-
-
-UNIFORM = re.compile(r"tversky\(fp=0\.6, fn=0\.4\) weight=\[1\.0(, 1\.0)*\]")
-"""The effective signature of uniform weights, for any number of classes."""
-
-
-def is_baseline(trial: Trial) -> bool:
-    """Whether a trial is the untuned baseline, uniform weights, under whatever name."""
-    return UNIFORM.fullmatch(trial.signature.strip('"')) is not None
 
 
 def arm_labels(trials: Sequence[Trial]) -> dict[str, str]:

@@ -27,7 +27,9 @@ ATTRIBUTE_KINDS = {
     "preset": (str, NoneType),
     "loss": dict,
     "seed": (int, NoneType),
+    "sections": dict,
     "signature": str,
+    "baseline": bool,
     "planned": bool,
     "reason": str,
 }

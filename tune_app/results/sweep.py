@@ -21,6 +21,7 @@ from typing import Any
 import pandas as pd
 from optuna.trial import FrozenTrial
 
+from search_spaces import ClassCounts, Preset, all_presets, trial_of, trial_signature, untuned
 from trainables.errors import TrainablesError
 from trainables.settings import TaskSettings
 from trainables.tasks import get_task
@@ -28,7 +29,7 @@ from tune_app.errors import InputError
 from tune_app.results.calibration import CALIBRATED, GAP, score_keys
 from tune_app.results.folders import LOCK, find_sweep, lock_is_held, recorded_status
 from tune_app.results.manifest import KINDS, MANIFEST, read_known
-from tune_app.results.repeats import Noise, arm_labels, arms_frame, is_baseline, pooled_noise
+from tune_app.results.repeats import Noise, arm_labels, arms_frame, pooled_noise
 from tune_app.results.study import JOURNAL, read_study
 from tune_app.results.trial import Trial, read_trial
 from tune_app.settings.schema import DiagnosisSettings
@@ -95,6 +96,23 @@ class Sweep:
         return (self.settings.get("data") or {}).get("train_on") != "all"
 
     @property
+    def untuned(self) -> Preset:
+        """The preset that is its untuned baseline, whether it was run or not."""
+        named = all_presets().get((self.manifest.get("baseline") or {}).get("preset", ""))
+        return named or untuned(str(self.manifest.get("family", "")))
+
+    def _untuned_signature(self) -> str:
+        """What the signature of the baseline is; of a sweep that did not note it, that of uniform weights, which needs
+        no counts."""
+        if noted := (self.manifest.get("baseline") or {}).get("signature"):
+            return str(noted)
+        classes = self.manifest.get("classes") or (self.settings.get("data") or {}).get("classes") or []
+        if not isinstance(classes, list) or not classes:
+            return ""
+        ones = ClassCounts(tuple(map(str, range(len(classes)))), (1.0,) * len(classes), (1.0,) * len(classes))
+        return trial_signature(trial_of("static", {"weights": "uniform"}, ones), ones)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names in channel order."""
         configs = [trial.config.get("data", {}).get("classes") for trial in self.trials]
@@ -109,7 +127,7 @@ class Sweep:
         The best epoch is that of the sweep's metric whatever `by` says. `by`: the metric (default), mean_iou,
         dice/<class>, iou/<class>, a class's name, the calibrated mean or calibrated/<class>. Failed trials and those
         without a finite score have no rank. Trials of one arm are one effective configuration, whatever their names;
-        arm_trials counts them. baseline: whether that is uniform weights. Calibrated figures are cross-fitted, see
+        arm_trials counts them. baseline: whether that is the untuned one. Calibrated figures are cross-fitted, see
         `tune_app.results.calibration`; thresholds are σ(logit); calibration says which of them are missing, and why.
         """
         by = self._ranking_key(by)
@@ -196,16 +214,16 @@ class Sweep:
             self.notices.append(f"{JOURNAL} is damaged: what it lost is read from the trial folders")
         in_study = {self._trial_name(frozen): frozen for frozen in study}
         folders = [path.name for path in (self.folder / "trials").glob("*") if path.is_dir()]
-        trials = []
+        trials, untuned_signature = [], self._untuned_signature()
         for name in dict.fromkeys([*in_study, *sorted(folders)]):
             frozen = in_study.get(name)
             if not intact and frozen is not None and not frozen.state.is_finished() and name in folders:
                 frozen = None  # Its end may stand in the part that was lost.
-            trials.append(trial := self._read_trial(name, frozen, driver_runs))
+            trials.append(trial := self._read_trial(name, frozen, driver_runs, untuned_signature))
             self.notices += [f"{name}: {one}" for one in trial.damage]
         return tuple(sorted(trials, key=lambda trial: (trial.number, trial.name)))
 
-    def _read_trial(self, name: str, frozen: FrozenTrial | None, driver_runs: bool) -> Trial:
+    def _read_trial(self, name: str, frozen: FrozenTrial | None, driver_runs: bool, untuned_signature: str) -> Trial:
         prefix = re.match(r"\d+", name)
         number = int(prefix.group()) if prefix else frozen.number if frozen else 0
         return read_trial(
@@ -216,6 +234,7 @@ class Sweep:
             mode=self.mode,
             driver_runs=driver_runs,
             judged_by=self._judged_by,
+            untuned=untuned_signature,
         )
 
     @staticmethod
@@ -261,7 +280,7 @@ def _leaderboard_row(
         "seed": trial.seed,
         "arm": arm,
         "arm_trials": arm_trials,
-        "baseline": is_baseline(trial),
+        "baseline": trial.baseline,
         "calibration": trial.calibration.notes,
         **{key: trial.score(key) for key in own},
         **{f"param/{name}": value for name, value in trial.params.items()},

@@ -87,7 +87,11 @@ class Trial:
     seed: int | None = None
     loss: Mapping[str, Any] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
+    sections: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that its point gave, over those of the sweep: {"trainer": {"lr": 1e-3}}."""
     signature: str = ""
+    baseline: bool = False
+    """Whether it is the untuned baseline of its sweep, under whatever name."""
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     history: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     judged_by: DiagnosisSettings = field(default_factory=DiagnosisSettings, repr=False)
@@ -226,6 +230,7 @@ def read_trial(
     mode: str,
     driver_runs: bool,
     judged_by: DiagnosisSettings | None = None,
+    untuned: str = "",
 ) -> Trial:
     """One trial from its folder (which may not exist yet) and its record in the study (which may be lost)."""
     judged_by = judged_by or DiagnosisSettings()
@@ -253,7 +258,9 @@ def read_trial(
         seed=attrs.get("seed", config.get("seed")),
         loss=loss,
         params=frozen.params if frozen else attrs.get("params") or {},
+        sections=attrs.get("sections") or {},
         signature=_signature(attrs, loss, folder.name),
+        baseline=bool(attrs.get("baseline", attrs.get("signature") == untuned != "")),
         config=config,
         history=history,
         metric=metric,

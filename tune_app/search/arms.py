@@ -16,27 +16,28 @@ from search_spaces import (
     ClassCounts,
     Float,
     Preset,
+    Sections,
     Space,
     all_presets,
-    effective_signature,
     get_family,
     get_preset,
-    loss_of,
     parameters_of,
     space_of,
+    trial_of,
+    trial_signature,
+    untuned,
 )
 from tune_app.errors import InputError, require_input
 from tune_app.settings.schema import MOST_TRIALS, Settings
 
 MOST_VALUES = 10_000
 """In an exported configuration; one of ours has about a hundred."""
-BASELINE = "weight_uniform"
-"""The untuned baseline: every class weighs the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One configuration of a sweep with a seed: a point of a family's space, a named preset, or an exported loss."""
+    """One configuration of a sweep with a seed: a point of a family's space, a named preset, or what was trained
+    before."""
 
     family: str
     """The family whose terms `point` is in; `all` for points of the joint space."""
@@ -45,8 +46,8 @@ class Arm:
     preset: str = ""
     searched: Mapping[str, Any] = field(default_factory=dict)
     """The point in the coordinates of the searched space, for the sampler to learn from; empty where it has none."""
-    loss: Mapping[str, Any] | None = None
-    """The ready-made loss of a configuration that was trained before."""
+    trained: Sections | None = None
+    """The ready-made sections of a configuration that was trained before."""
     name: str = ""
     """What it was called then."""
 
@@ -55,13 +56,21 @@ class Arm:
         """Short name for folders and tables, for example seesaw_p0.8_q2."""
         if self.name or self.preset:
             return self.name or self.preset
-        family = str(self.point.get("family", self.family))
         parts = [f"{name.rsplit('.', 1)[-1]}{_word(v)}" for name, v in sorted(self.point.items()) if name != "family"]
-        return "_".join([family, *parts])[:80]
+        return "_".join([self.own_family, *parts])[:80]
 
-    def loss_config(self, counts: ClassCounts) -> dict[str, Any]:
-        """{"name", "params"} as the trial is told."""
-        return dict(self.loss) if self.loss else loss_of(self.family, self.point, counts)
+    @property
+    def own_family(self) -> str:
+        """The family itself where `family` is `all`."""
+        return str(self.point.get("family", self.family))
+
+    def trial(self, counts: ClassCounts) -> Sections:
+        """The sections as the trial is told: `loss`, and those whose settings lie over the sweep's."""
+        return self.trained or trial_of(self.family, self.point, counts)
+
+    def signature(self, counts: ClassCounts, window_voxels: float | None) -> str:
+        """Equal for arms that come out as the same training."""
+        return trial_signature(self.trial(counts), counts, window_voxels=window_voxels)
 
 
 def _word(value: Any) -> str:
@@ -117,23 +126,21 @@ def with_baseline(
 ) -> tuple[list[Arm], str]:
     """The arms that are tried: the planned ones with the untuned baseline among them, and the baseline's label.
 
-    A search trains what comes out as the same effective weights once, begins with the baseline, and has no more arms
-    than trials; a list (compare, preset=, trial=, a grid) stays as it is written. An arm that comes out as uniform
-    weights is the baseline, whatever its name, and no other is added. "" where `search.baseline` wants none.
+    A search trains what comes out as the same once, begins with the baseline, and has no more arms than trials; a list
+    (compare, preset=, trial=, a grid) stays as it is written. An arm that comes out as the baseline is the baseline,
+    whatever its name, and no other is added. "" where `search.baseline` wants none.
     """
     if not settings.listed:
         arms = distinct(arms, counts, window_voxels)[: settings.search.num_samples]
-    uniform = _preset_arm(get_preset(BASELINE), settings.seed, _searched_baseline(settings, space))
-    signatures = [
-        effective_signature(arm.loss_config(counts), counts, window_voxels=window_voxels) for arm in (uniform, *arms)
-    ]
-    same = next((arm for arm, signature in zip(arms, signatures[1:]) if signature == signatures[0]), None)
-    first = same or uniform
+    baseline = baseline_arm(settings, space)
+    signature = baseline.signature(counts, window_voxels)
+    same = next((arm for arm in arms if arm.signature(counts, window_voxels) == signature), None)
+    first = same or baseline
     if not _wants_baseline(settings, there=same is not None):
         return arms, ""
     if settings.single_arms:
         seeds = [] if same else dict.fromkeys(arm.seed for arm in arms)
-        return arms + [replace(uniform, seed=seed) for seed in seeds], first.label
+        return arms + [replace(baseline, seed=seed) for seed in seeds], first.label
     ordered = [first, *(arm for arm in arms if arm is not first)]
     return ordered if settings.listed else ordered[: settings.search.num_samples], first.label
 
@@ -145,10 +152,11 @@ def _wants_baseline(settings: Settings, *, there: bool) -> bool:
     return there if settings.single_arms else there or settings.search.name == "grid" or settings.search.num_samples > 1
 
 
-def _searched_baseline(settings: Settings, space: Space) -> dict[str, Any]:
-    """The baseline in the coordinates of the searched space, {} where it has none there."""
-    joint = settings.family == "all"
-    return _searched_point(get_preset(BASELINE), space, joint=joint) if joint or settings.family == "static" else {}
+def baseline_arm(settings: Settings, space: Space) -> Arm:
+    """The untuned baseline of the family, with its place in the searched space where it has one."""
+    preset, joint = untuned(settings.family), settings.family == "all"
+    within = joint or (settings.family == preset.family and bool(space))
+    return _preset_arm(preset, settings.seed, _searched_point(preset, space, joint=joint) if within else {})
 
 
 def _preset_arm(preset: Preset, seed: int, searched: Mapping[str, Any]) -> Arm:
@@ -218,6 +226,15 @@ def grid_arms(family: str, space: Space, points: int, seed: int) -> list[Arm]:
     return [Arm(family=family, point=point, seed=seed, searched=point) for point in grid(space, points)]
 
 
+def end_arms(settings: Settings, space: Space) -> list[Arm]:
+    """Points at both ends of every axis of a family, the other axes at their beginning; [] for the joint space."""
+    if settings.family == "all":
+        return []
+    first = {name: parameter.grid(1)[0] for name, parameter in space.items()}
+    points = [{**first, name: value} for name, parameter in space.items() for value in parameter.grid(2)]
+    return [Arm(family=settings.family, point=point, seed=settings.seed) for point in points]
+
+
 def all_arms(family: str, space: Space, seed: int) -> list[Arm] | None:
     """The arms of a space without an axis that is continuous; None for any other. Some may be the same weights."""
     continuous = any(isinstance(parameter, Float) and not parameter.fixed for parameter in space.values())
@@ -245,7 +262,7 @@ def exported_arm(path: Path, seed: int) -> Arm:
         family=str(config.get("family") or config["loss"]["name"]),
         point={},
         seed=seed,
-        loss=config["loss"],
+        trained={"loss": config["loss"]},
         preset=str(config.get("preset") or ""),
         name=str(config.get("name") or path.parent.name),
     )
@@ -299,19 +316,18 @@ def exported_problem(config: Any) -> str:
 
 
 def distinct(arms: Iterable[Arm], counts: ClassCounts, window_voxels: float) -> list[Arm]:
-    """The arms without those that come out as the same effective weights as an earlier one."""
+    """The arms without those that come out as the same training as an earlier one."""
     first: dict[str, Arm] = {}
     for arm in arms:
-        first.setdefault(effective_signature(arm.loss_config(counts), counts, window_voxels=window_voxels), arm)
+        first.setdefault(arm.signature(counts, window_voxels), arm)
     return list(first.values())
 
 
 def same_arms(arms: Iterable[Arm], counts: ClassCounts, window_voxels: float | None = None) -> list[list[str]]:
-    """Groups of differently named arms that come out as the same effective weights."""
+    """Groups of differently named arms that come out as the same training."""
     groups: dict[str, list[str]] = {}
     for arm in arms:
-        signature = effective_signature(arm.loss_config(counts), counts, window_voxels=window_voxels)
-        names = groups.setdefault(signature, [])
+        names = groups.setdefault(arm.signature(counts, window_voxels), [])
         if arm.label not in names:
             names.append(arm.label)
     return [names for names in groups.values() if len(names) > 1]

@@ -20,12 +20,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search_spaces import Space
+from search_spaces import Sections, Space
 from tune_app.errors import InputError
 from tune_app.results.study import read_study
 from tune_app.results.tables import counted
 from tune_app.results.trial import is_finite, read_config, was_given_up
-from tune_app.search.searcher import NAN_EPOCH, end, folder_name, report
+from tune_app.search.searcher import NAN_EPOCH, TOLD, end, folder_name, report
 from tune_app.search.study import JOURNAL, curve, distribution, open_study
 
 LOST = "lost"
@@ -46,14 +46,12 @@ def reconcile(study: optuna.Study, folder: Path, metric: str, epochs: int) -> No
             end(study, frozen.number, {}, True, metric, epochs)
 
 
-def mend_study(
-    folder: Path, space: Space, signature: Callable[[Mapping[str, Any]], str], metric: str, epochs: int
-) -> str:
+def mend_study(folder: Path, space: Space, signature: Callable[[Sections], str], metric: str, epochs: int) -> str:
     """Make a damaged or missing journal anew from its intact beginning and the trial folders; what to say of it.
 
     "" where nothing is wrong: it can be read to its end, and holds every trial that has a folder. The damaged file is
-    kept beside the new one. signature: of a trial's loss. Raises InputError where the two disagree, or where a trial
-    that the journal has lost cannot be read from its folder either.
+    kept beside the new one. signature: of a trial's sections. Raises InputError where the two disagree, or where a
+    trial that the journal has lost cannot be read from its folder either.
     """
     known, intact = read_study(folder)
     found = {path: re.match(r"(\d+)_", path.name) for path in sorted((folder / "trials").glob("*/"))}
@@ -98,11 +96,12 @@ def _disagreement(frozen: FrozenTrial, path: Path, metric: str) -> str:
     return ""
 
 
-def _recorded_trial(path: Path, space: Space, signature: Callable[[Mapping[str, Any]], str]) -> FrozenTrial:
+def _recorded_trial(path: Path, space: Space, signature: Callable[[Sections], str]) -> FrozenTrial:
     """A trial as it began, from the config in its folder."""
     config, _ = read_config(path)
     try:
         run, loss = config["run"], config["loss"]
+        told = {key: run[key] for key in TOLD if key in run and key != "name"}
         return create_trial(
             state=TrialState.RUNNING,
             params=run["params"],
@@ -111,11 +110,10 @@ def _recorded_trial(path: Path, space: Space, signature: Callable[[Mapping[str, 
                 "name": path.name,
                 "label": path.name.partition("_")[2],
                 "family": loss["name"],
-                "preset": run["preset"],
                 "loss": loss,
                 "seed": config["seed"],
-                "signature": signature(loss),
-                "planned": run["planned"],
+                "signature": signature({"loss": loss, **told.get("sections", {})}),
+                **told,
             },
         )
     except (KeyError, TypeError, ValueError, AttributeError):

@@ -17,12 +17,16 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from ray.tune.search import Searcher
 
-from search_spaces import ClassCounts, Parameter, effective_signature
+from search_spaces import ClassCounts, Parameter, Sections
 from tune_app.search.arms import Arm, all_arms
 from tune_app.search.study import distribution, propose, trial_of
 
 NAN_EPOCH = "nan_epoch"
 """User attribute of a failed trial: the epoch whose score was no number."""
+
+
+TOLD = ("name", "family", "preset", "sections", "baseline", "planned")
+"""Of what the study knows of a trial, what its config repeats under `run`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +45,9 @@ class StudySearcher(Searcher):
     study: as opened by `open_study`, with the unfinished trials of an earlier run in it.
     arms: planned arms in order; the ones already in the study are skipped.
     space: what the sampler searches; empty where only planned arms are tried.
-    configure: (run, loss, seed) → the trial's config; run: number, name, preset, planned and params, with which the
-        trial's folder alone says what the study does.
+    configure: (run, sections, seed) → the trial's config; run: number, name, family, preset, baseline, planned and
+        params, with which the trial's folder alone says what the study does.
+    untuned: the signature of the untuned baseline.
     """
 
     def __init__(
@@ -58,14 +63,15 @@ class StudySearcher(Searcher):
         budget: Budget,
         counts: ClassCounts,
         window_voxels: float | None = None,
-        configure: Callable[[Mapping[str, Any], Mapping[str, Any], int], dict[str, Any]],
+        configure: Callable[[Mapping[str, Any], Sections, int], dict[str, Any]],
         metric: str,
+        untuned: str = "",
     ) -> None:
         super().__init__(metric=metric, mode="max")
         self._study, self._space, self._family = study, dict(space), family
         self._kind, self._seed, self._startup_trials = kind, seed, startup_trials
         self._budget, self._counts, self._configure = budget, counts, configure
-        self._window_voxels = window_voxels
+        self._window_voxels, self._untuned = window_voxels, untuned
         existing = study.get_trials(deepcopy=False)
         self._arms = untried(arms, existing)
         self._unfinished = [t for t in existing if t.state == TrialState.RUNNING]
@@ -129,10 +135,8 @@ class StudySearcher(Searcher):
         tried = {
             (t.user_attrs.get("signature"), t.user_attrs.get("seed")) for t in self._study.get_trials(deepcopy=False)
         }
-        return next((one for one in (arm, *every) if (self._signature(one), one.seed) not in tried), None)
-
-    def _signature(self, arm: Arm) -> str:
-        return effective_signature(arm.loss_config(self._counts), self._counts, window_voxels=self._window_voxels)
+        counts, window = self._counts, self._window_voxels
+        return next((one for one in (arm, *every) if (one.signature(counts, window), one.seed) not in tried), None)
 
     def _begin(self, trial_id: str, arm: Arm, point: Mapping[str, Any], *, planned: bool) -> dict[str, Any]:
         """Record the trial whole, in one line of the journal: a crash leaves none that is half described.
@@ -150,15 +154,17 @@ class StudySearcher(Searcher):
         return self._start(trial_id, number, attributes, params)
 
     def _attributes(self, arm: Arm, number: int, *, planned: bool) -> dict[str, Any]:
-        loss = arm.loss_config(self._counts)
+        trial, signature = arm.trial(self._counts), arm.signature(self._counts, self._window_voxels)
         return {
             "name": folder_name(number, arm.label),
             "label": arm.label,
-            "family": loss["name"],
+            "family": arm.own_family,
             "preset": arm.preset,
-            "loss": loss,
+            "loss": trial["loss"],
+            "sections": {name: values for name, values in trial.items() if name != "loss"},
             "seed": arm.seed,
-            "signature": self._signature(arm),
+            "signature": signature,
+            "baseline": signature == self._untuned,
             "planned": planned,
         }
 
@@ -166,10 +172,9 @@ class StudySearcher(Searcher):
         self, trial_id: str, number: int, attributes: Mapping[str, Any], params: Mapping[str, Any]
     ) -> dict[str, Any]:
         self._live[trial_id] = number
-        told = {key: attributes.get(key) for key in ("name", "preset", "planned")}
-        return self._configure(
-            {"number": number, **told, "params": dict(params)}, attributes["loss"], attributes["seed"]
-        )
+        told = {key: attributes[key] for key in TOLD if key in attributes}
+        trial = {"loss": attributes["loss"], **attributes.get("sections", {})}
+        return self._configure({"number": number, **told, "params": dict(params)}, trial, attributes["seed"])
 
 
 def untried(arms: Sequence[Arm], trials: Sequence[FrozenTrial]) -> list[Arm]:

@@ -8,10 +8,10 @@ experiment=). Sources, weakest first: dataclass defaults, conf/, the user's sett
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from search_spaces import flatten
+from search_spaces import Sections, flatten
 from trainables.settings import (
     MOST_SEED,
     PATH,
@@ -20,6 +20,7 @@ from trainables.settings import (
     ModelSettings,
     TaskSettings,
     TrainerSettings,
+    from_mapping,
     require,
     require_choice,
 )
@@ -44,7 +45,7 @@ class SearchSettings:
     startup_trials: int = 8
     """Trials before TPE leaves random sampling."""
     baseline: bool | None = None
-    """Begin with the untuned baseline (uniform weights), as one of the trials; ASHA never stops it. Empty: in
+    """Begin with the untuned baseline (of losses: uniform weights), one of the trials; ASHA never stops it. Empty: in
     every search of two trials or more, not beside preset= and trial=. With extend=, true adds it to a sweep without."""
 
     def __post_init__(self) -> None:
@@ -219,7 +220,8 @@ class Settings:
     """Everything `python -m tune_app.run` takes."""
 
     family: str = "seesaw"
-    """A file of search_spaces/, or all (conditional search over the families), or compare (the 15 published ones)."""
+    """A file of search_spaces/, or all (conditional search over the families of losses), or compare (the 15 published
+    configurations)."""
     preset: str = ""
     """Train this one named configuration at full budget instead of searching."""
     trial: str = field(default="", metadata=PATH)
@@ -319,6 +321,45 @@ class Settings:
     def grace_period(self) -> int:
         """Epochs before ASHA may stop a trial."""
         return grace_period(self.scheduler.grace_period, self.trainer.epochs, self.trainer.pct_start)
+
+
+VARIED: dict[str, tuple[str, ...]] = {
+    "model": tuple(ModelSettings.__annotations__),
+    "trainer": tuple(name for name in TrainerSettings.__annotations__ if name not in ("epochs", "keep_epoch")),
+    "data": ("sampling", "mirror", "transpose", "rotate_degrees"),
+    "resources": ("cpus_per_trial", "gpus_per_trial"),
+}
+"""What may differ between the trials of one sweep. The budget, the classes, the crops and the shape of a patch may not:
+scores and curves would not be comparable."""
+
+
+def laid_over(settings: Settings, trial: Sections) -> Settings:
+    """The settings of one trial: the sweep's under the sections that its point gave. SettingsError where they do not
+    fit.
+
+    Every trial is validated on as many patches, whatever its batch size.
+    """
+    sections = {name: dict(values) for name, values in trial.items() if name != "loss" and values}
+    for name, values in sections.items():
+        require(
+            name in VARIED, "section", name, "a family gives no such section", f"Choices: loss, {', '.join(VARIED)}"
+        )
+        for key, value in values.items():
+            require(
+                key in VARIED[name],
+                f"{name}.{key}",
+                value,
+                "a family cannot set it for single trials",
+                f"Choices: {', '.join(VARIED[name])}",
+            )
+    trainer = sections.get("trainer", {})
+    if "batch_size" in trainer and "validation_batches" not in trainer:
+        patches = settings.trainer.batch_size * settings.trainer.validation_batches
+        trainer["validation_batches"] = max(1, math.ceil(patches / trainer["batch_size"]))
+    if not sections:
+        return settings
+    own = {name: asdict(getattr(settings, name)) | values for name, values in sections.items()}
+    return replace(settings, **{name: from_mapping(type(getattr(settings, name)), own[name], name) for name in own})
 
 
 POPULATIONS = ("sampled", "data")

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterable
 
-from search_spaces import ClassCounts
+from search_spaces import ClassCounts, flatten, untuned
 from trainables.data.cellmap.datasplit import moved
 from trainables.files import write_text
 from trainables.hardware import compiler_problem
@@ -17,7 +17,7 @@ from tune_app.ray_adapters.session import RaySession, TrialResources, dashboard_
 from tune_app.results.cautions import NOT_VALIDATED
 from tune_app.results.sweep import Sweep
 from tune_app.results.tables import counted, sentences
-from tune_app.search.arms import BASELINE, left_out, planned_arms, same_arms
+from tune_app.search.arms import left_out, planned_arms, same_arms
 from tune_app.settings.terminal import columns
 from tune_app.sweep.prepare import Prepared
 
@@ -89,7 +89,8 @@ def classes_line(counts: ClassCounts) -> str:
 
 def _baseline_line(prepared: Prepared) -> str:
     """Which arm the baseline is."""
-    name = prepared.baseline if prepared.baseline == BASELINE else f"{prepared.baseline}, which is uniform weights"
+    preset = untuned(prepared.settings.family).name
+    name = prepared.baseline if prepared.baseline == preset else f"{prepared.baseline}, which is the same as {preset}"
     return f"{name}; ASHA does not stop it" if prepared.settings.early_stopping else name
 
 
@@ -100,7 +101,7 @@ def _warnings(prepared: Prepared) -> Iterable[str]:
         yield f"note: {elsewhere}"
     for names in same_arms(planned_arms(settings, prepared.space), prepared.counts, prepared.window_voxels):
         once = "one arm, compared as one" if settings.listed else "only the first is tried"
-        yield f"note: {', '.join(names)} come out as the same effective weights: {once}"
+        yield f"note: {', '.join(names)} come out as the same configuration: {once}"
     for name in left_out(settings):
         yield f"note: {name} is left out: it has weights for other classes than {', '.join(settings.outputs)}"
     if prepared.space and prepared.num_trials < settings.search.num_samples and not settings.listed:
@@ -118,7 +119,8 @@ def classes_without_annotation(prepared: Prepared) -> list[str]:
 def best_line(sweep: Sweep, name: str) -> str:
     """The configuration of the trial `name` in full."""
     best = sweep.trial(name)
-    params = "  ".join(f"{key}={value}" for key, value in best.loss.get("params", {}).items())
+    told = best.loss.get("params", {}) | flatten(best.sections)
+    params = "  ".join(f"{key}={value}" for key, value in told.items())
     return f"best           {best.name}: {best.family}  {params}  seed={best.seed}, epoch {best.best['epoch']}"
 
 

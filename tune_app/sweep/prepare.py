@@ -14,8 +14,8 @@ from trainables.data.phantom.generate import is_phantom
 from trainables.models import build as build_model
 from trainables.tasks import get_task
 from tune_app.ray_adapters.session import RaySession, TrialResources
-from tune_app.search.arms import Arm, num_trials, planned_arms, searched_space, with_baseline
-from tune_app.settings.schema import Settings
+from tune_app.search.arms import Arm, baseline_arm, end_arms, num_trials, planned_arms, searched_space, with_baseline
+from tune_app.settings.schema import Settings, laid_over
 from tune_app.settings.stored import FREQUENCIES
 from tune_app.sweep.counts import class_counts, count_window_voxels
 
@@ -56,6 +56,22 @@ class Prepared:
         return [self.dataset.leak] if self.dataset.leak else []
 
     @property
+    def untuned(self) -> Arm:
+        """The arm that is the untuned baseline, or would be."""
+        planned = (arm for arm in self.arms if arm.label == self.baseline)
+        return next(planned, None) or baseline_arm(self.settings, self.space)
+
+    def variants(self) -> list[Settings]:
+        """The different settings of planned trials, and of points at the ends of the searched axes, beside the
+        sweep's own. SettingsError where a point gives what does not fit."""
+        found: list[Settings] = []
+        for arm in (*self.arms, *end_arms(self.settings, self.space)):
+            own = laid_over(self.settings, arm.trial(self.counts))
+            if own != self.settings and own not in found:
+                found.append(own)
+        return found
+
+    @property
     def num_trials(self) -> int:
         """Trials of the whole sweep, planned arms included."""
         return num_trials(self.settings, self.arms, self.space, self.counts, self.window_voxels)
@@ -76,16 +92,13 @@ def prepare(
     """
     space = searched_space(settings)
     arms = planned_arms(settings, space) if chosen is None else list(chosen)
-    with torch.device("meta"):  # nothing is allocated: is there such a model, and does it take the patch
-        build_model(settings.model, in_channels=1, num_classes=len(settings.outputs), patch=settings.data.patch)
+    refuse_impossible_model(settings)
     dataset = open_packed(settings.data)
     kept = folder / FREQUENCIES
     counts = ClassCounts.from_json(kept) if resumed and kept.is_file() else class_counts(settings, dataset)
     window_voxels = count_window_voxels(settings, dataset)
     arms, baseline = with_baseline(settings, arms, space, counts, window_voxels)
-    for arm in arms:
-        arm.loss_config(counts)  # a preset that does not fit the classes is refused before anything starts
-    return Prepared(
+    prepared = Prepared(
         settings=settings,
         folder=folder,
         dataset=dataset,
@@ -97,3 +110,13 @@ def prepare(
         resumed=resumed,
         extended=extended,
     )
+    for own in prepared.variants():  # a preset that does not fit the data is refused before anything starts
+        refuse_impossible_model(own)
+    return prepared
+
+
+def refuse_impossible_model(settings: Settings) -> None:
+    """SettingsError where there is no such model, or it does not take the patch. Nothing is allocated."""
+    outputs = get_task(settings.task.name, settings.task.options).outputs(settings.data.classes)
+    with torch.device("meta"):
+        build_model(settings.model, in_channels=1, num_classes=len(outputs), patch=settings.data.patch)

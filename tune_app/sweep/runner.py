@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import optuna
 import yaml
 
-from search_spaces import effective_signature
+from search_spaces import trial_signature, untuned
 from trainables.files import write_text
 from tune_app.errors import RunFailed
 from tune_app.ray_adapters.patches import failures_counted_fairly, nothing_read_back, quiet
@@ -61,6 +61,8 @@ def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outc
                 return Outcome(folder=prepared.folder, complete=True)
     with ray_session(prepared.settings) as session, interrupts(), quiet(prepared.settings.verbose):
         resources = trial_resources(prepared.settings, trials=prepared.num_trials)
+        for own in prepared.variants():
+            trial_resources(own, trials=prepared.num_trials)  # InputError where a trial of its own size fits nowhere
         if prepared.settings.cluster.remote:
             refuse_local_folder(prepared.folder)
         with locked(prepared.folder), space_in(prepared.folder, resume_command(prepared.folder)):
@@ -94,6 +96,10 @@ def _write_folder(prepared: Prepared) -> None:
         fingerprint=prepared.dataset.fingerprint,
         experiment=settings.experiment_name,
         space={name: asdict(parameter) for name, parameter in prepared.space.items()},
+        baseline={
+            "preset": prepared.untuned.preset or untuned(settings.family).name,
+            "signature": prepared.untuned.signature(prepared.counts, prepared.window_voxels),
+        },
         settings=settings.as_dict(),
         metric=prepared.metric,
         mode="max",
@@ -150,7 +156,7 @@ def _mend(prepared: Prepared) -> None:
     from tune_app.search.recovery import mend_study
 
     counts, window_voxels = prepared.counts, prepared.window_voxels
-    signature = functools.partial(effective_signature, counts=counts, window_voxels=window_voxels)
+    signature = functools.partial(trial_signature, counts=counts, window_voxels=window_voxels)
     epochs = prepared.settings.trainer.epochs
     if told := mend_study(prepared.folder, prepared.space, signature, prepared.metric, epochs):
         print(f"note: {told}", file=sys.stderr)

@@ -12,6 +12,7 @@ from ray import tune
 from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.schedulers import TrialScheduler
 
+from search_spaces import Sections
 from trainables.trial import SegmentationTrial
 from tune_app.ray_adapters.checkpoint_cap import CheckpointKeeper
 from tune_app.ray_adapters.gauges import SweepGauges, hours_in
@@ -22,7 +23,7 @@ from tune_app.search.early_failure import Watch
 from tune_app.search.recovery import recorded_curves
 from tune_app.search.scheduler import ResumableAsha, RunToTheEnd, trial_name
 from tune_app.search.searcher import Budget, StudySearcher
-from tune_app.settings.schema import Settings
+from tune_app.settings.schema import Settings, laid_over
 from tune_app.sweep.prepare import Prepared
 from tune_app.sweep.progress import Display
 from tune_app.sweep.standstill import Standstill, Waiting
@@ -78,11 +79,14 @@ def _concurrent(settings: Settings, resources: TrialResources) -> int | None:
 
 def build_searcher(prepared: Prepared, resources: TrialResources, study: optuna.Study) -> StudySearcher:
     settings = prepared.settings
-    sections = {name: asdict(getattr(settings, name)) for name in ("data", "task", "model", "trainer", "hardware")}
+    folder, taken = prepared.folder / "trials", resources.as_dict()
 
-    def configure(run: Mapping[str, Any], loss: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        run = {**run, "dir": str(prepared.folder / "trials" / run["name"])}
-        return {"run": run, "loss": dict(loss), "seed": seed, "resources": resources.as_dict(), **sections}
+    def configure(run: Mapping[str, Any], trial: Sections, seed: int) -> dict[str, Any]:
+        own = laid_over(settings, trial)
+        sections = {name: asdict(getattr(own, name)) for name in ("data", "task", "model", "trainer", "hardware")}
+        run = {**run, "dir": str(folder / run["name"])}
+        own_taken = taken | trial.get("resources", {})
+        return {"run": run, "loss": dict(trial["loss"]), "seed": seed, "resources": own_taken, **sections}
 
     return StudySearcher(
         study=study,
@@ -96,6 +100,7 @@ def build_searcher(prepared: Prepared, resources: TrialResources, study: optuna.
         counts=prepared.counts,
         window_voxels=prepared.window_voxels,
         configure=configure,
+        untuned=prepared.untuned.signature(prepared.counts, prepared.window_voxels),
         metric=prepared.metric,
     )
 

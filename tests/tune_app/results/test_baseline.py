@@ -8,17 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from planned import COUNTS, PAPER_COUNTS
 from sweep_folder import UNIFORM, WrittenTrial, write_sweep, write_validation
 
-from search_spaces import effective_signature, preset_loss
 from tune_app.errors import InputError
-from tune_app.results.baseline import NAME, add_command, baseline_trials, calibrated_noise, gains, sentence, verdicts
-from tune_app.results.repeats import UNIFORM as PATTERN
+from tune_app.results.baseline import add_command, baseline_trials, calibrated_noise, gains, sentence, verdicts
 from tune_app.results.repeats import Noise, t_quantile
 from tune_app.results.summary import FORMATS, SummarySettings, summarise
 from tune_app.results.sweep import Sweep
-from tune_app.search.arms import BASELINE as BASELINE_ARM
 from tune_app.summary import main
 
 BASELINE = WrittenTrial(
@@ -42,21 +38,11 @@ def summary(sweep: Sweep, **settings: str) -> str:
     return summarise(SummarySettings(sweep=str(sweep.folder), **settings))
 
 
-@pytest.mark.parametrize("counts", [COUNTS, PAPER_COUNTS], ids=["small", "published"])
-def test_the_baseline_is_known_by_its_effective_weights(counts) -> None:
-    for name, uniform in {
-        "weight_uniform": True,
-        "weight_inv_freq": False,
-        "tversky_0.6_0.4": True,
-        "tversky_0.5_0.5": False,
-        "seesaw_default": False,
-        "balanced_softmax_tau_1.0": False,
-    }.items():
-        signature = effective_signature(preset_loss(name, counts), counts)
-        assert bool(PATTERN.fullmatch(signature)) == uniform, f"{name}: {signature}"
-    assert NAME == BASELINE_ARM
-    saturated = effective_signature(preset_loss("cb_beta_0.99", counts), counts)
-    assert PATTERN.fullmatch(saturated), "so many voxels that the effective number has saturated"
+def test_what_the_study_notes_of_a_trial_says_whether_it_is_the_baseline(tmp_path: Path) -> None:
+    noted = replace(MOVED, baseline=True)
+    assert [t.name for t in baseline_trials(sweep_of(tmp_path, replace(BASELINE, baseline=False), noted))] == [
+        "0001_seesaw_default"
+    ]
 
 
 def test_a_trial_of_uniform_weights_is_the_baseline_under_any_name(tmp_path: Path) -> None:

@@ -8,18 +8,19 @@ import math
 import pytest
 from planned import COUNTS, PAPER_COUNTS, settings_of
 
-from search_spaces import (
-    PUBLISHED,
-    ClassCounts,
-    Float,
-    all_presets,
-    effective_signature,
-    families,
-    get_family,
-    parameters_of,
-)
+from search_spaces import PUBLISHED, ClassCounts, Float, all_presets, families, get_family, loss_families, parameters_of
 from tune_app.errors import InputError
-from tune_app.search.arms import Arm, distinct, grid, left_out, planned_arms, same_arms, searched_space, with_baseline
+from tune_app.search.arms import (
+    Arm,
+    distinct,
+    end_arms,
+    grid,
+    left_out,
+    planned_arms,
+    same_arms,
+    searched_space,
+    with_baseline,
+)
 
 
 def planned(*words: str) -> list[Arm]:
@@ -41,10 +42,11 @@ def test_a_search_begins_with_the_presets_of_its_family(family):
 
 def test_families_take_turns():
     order = [arm.family for arm in planned("family=all")]
-    assert order[: len(families())] == list(dict.fromkeys(order)), "each once before any comes again"
-    assert sorted(order) == sorted(preset.family for preset in all_presets().values())
-    of_each = {family: [a.preset for a in planned("family=all") if a.family == family] for family in families()}
-    assert of_each == {family: labels(f"family={family}") for family in families()}, "within a family in its own order"
+    losses = list(loss_families())
+    assert order[: len(losses)] == list(dict.fromkeys(order)), "each once before any comes again"
+    assert sorted(order) == sorted(preset.family for preset in all_presets().values() if preset.family in losses)
+    of_each = {family: [a.preset for a in planned("family=all") if a.family == family] for family in losses}
+    assert of_each == {family: labels(f"family={family}") for family in losses}, "within a family in its own order"
 
 
 @pytest.mark.parametrize("family", ["static", "all", "compare"])
@@ -67,12 +69,10 @@ def test_presets_can_be_left_out_and_are_cut_to_the_number_of_trials():
 def test_a_search_trains_the_same_weights_once(search):
     words = ("family=all", f"search={search}", "search.num_samples=99")
     arms, _ = planned_with_baseline(*words, counts=PAPER_COUNTS)
-    signatures = [effective_signature(arm.loss_config(PAPER_COUNTS), PAPER_COUNTS, window_voxels=1e9) for arm in arms]
+    signatures = [arm.signature(PAPER_COUNTS, 1e9) for arm in arms]
     every = planned(*words)
     assert len(set(signatures)) == len(signatures) < len(every)
-    assert set(signatures) == {
-        effective_signature(arm.loss_config(PAPER_COUNTS), PAPER_COUNTS, window_voxels=1e9) for arm in every
-    }
+    assert set(signatures) == {arm.signature(PAPER_COUNTS, 1e9) for arm in every}
 
 
 def test_narrowing_drops_the_presets_outside():
@@ -135,7 +135,7 @@ def test_the_grid_of_all_families_is_conditional():
         math.prod(len(p.grid(2)) for p in parameters_of(space, f).values()) for f in ("seesaw", "tversky")
     )
     for arm in planned_arms(settings, space):
-        assert arm.loss_config(COUNTS)["name"] in ("seesaw", "tversky")
+        assert arm.trial(COUNTS)["loss"]["name"] in ("seesaw", "tversky")
 
 
 def test_all_families_begin_with_the_presets_of_the_chosen_ones():
@@ -157,7 +157,7 @@ def test_every_planned_arm_is_a_loss_that_can_be_built():
     from trainables.losses import build
 
     for arm in planned("family=compare"):
-        loss = arm.loss_config(COUNTS)
+        loss = arm.trial(COUNTS)["loss"]
         assert build(loss["name"], loss["params"], COUNTS.classes) is not None
 
 
@@ -172,7 +172,7 @@ def test_an_exported_trial_is_one_arm_with_its_loss(tmp_path):
     text = "loss: {name: seesaw, params: {p: 0.3, q: 1.0}}\nseed: 7\nname: 0004_x\ndata: {}\nmodel: {}\ntrainer: {}\n"
     (tmp_path / "config.yaml").write_text(text)
     (arm,) = planned(f"trial={tmp_path}/config.yaml")
-    assert (arm.label, arm.loss_config(COUNTS)) == ("0004_x", {"name": "seesaw", "params": {"p": 0.3, "q": 1.0}})
+    assert (arm.label, arm.trial(COUNTS)["loss"]) == ("0004_x", {"name": "seesaw", "params": {"p": 0.3, "q": 1.0}})
     assert arm.preset == "", "it was searched: nobody has published it"
     assert planned(f"trial={tmp_path}") == [arm], "the folder of an export does too"
     assert [arm.seed for arm in planned(f"trial={tmp_path}", "seed=3", "seeds=2")] == [3, 4]
@@ -250,3 +250,21 @@ def test_fixed_lists_keep_their_order_and_get_the_baseline_only_when_asked():
     ]
     assert baseline == "weight_uniform"
     assert planned_with_baseline("preset=weight_uniform", "search.baseline=true")[0] == planned("preset=weight_uniform")
+
+
+def test_the_baseline_of_another_family_is_its_own() -> None:
+    arms, baseline = planned_with_baseline("family=optimiser", "search.num_samples=4")
+    assert baseline == "optimiser_published"
+    assert arms[0].label == baseline
+    assert {arm.own_family for arm in arms} == {"optimiser"}
+    assert arms[0].searched == arms[0].point == arms[0].trial(COUNTS)["trainer"]
+    seesaw, _ = planned_with_baseline("family=seesaw", "search.num_samples=4")
+    assert seesaw[0].label == "weight_uniform"
+
+
+def test_the_ends_of_every_axis_are_tried_out_before_a_search() -> None:
+    settings = settings_of("family=optimiser", "space.lr=[1e-4,1e-2]", "space.pct_start=0.1")
+    points = [arm.point for arm in end_arms(settings, searched_space(settings))]
+    assert {point["lr"] for point in points} == {1e-4, 1e-2}
+    assert {point["batch_size"] for point in points} == {8, 16, 24, 32}
+    assert {point["pct_start"] for point in points} == {0.1}

@@ -14,7 +14,7 @@ import pytest
 from driven import begin, finish_all, searcher_of, study_of, train
 from planned import COUNTS, settings_of
 
-from search_spaces import effective_signature
+from search_spaces import trial_signature
 from tune_app.errors import InputError
 from tune_app.results.trial import GIVEN_UP
 from tune_app.search.arms import searched_space
@@ -33,7 +33,7 @@ NUMBER = 10
 
 
 def mend(folder: Path) -> str:
-    signature = functools.partial(effective_signature, counts=COUNTS, window_voxels=None)
+    signature = functools.partial(trial_signature, counts=COUNTS, window_voxels=None)
     return mend_study(folder, searched_space(settings_of(*WORDS)), signature, "mean_dice", 4)
 
 

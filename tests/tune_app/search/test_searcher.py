@@ -41,6 +41,7 @@ def test_a_trial_that_reached_its_last_epoch_is_complete_with_its_best_value(tmp
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.75)
     assert curve(trial) == [(1, dice(config, 1)), (2, dice(config, 2)), (3, dice(config, 3)), (4, 0.3)]
     told = {"number": 0, "name": "0000_seesaw_default", "preset": "seesaw_default", "planned": True}
+    told |= {"family": "seesaw", "sections": {}, "baseline": False}
     assert config["run"] == told | {"params": {"p": 0.8, "q": 2.0}}, "the folder says what the study does"
     assert trial.params == {"p": 0.8, "q": 2.0}, "the sampler learns from a preset"
     assert trial.user_attrs["preset"] == "seesaw_default"
@@ -168,7 +169,7 @@ def test_a_trial_is_recorded_whole_in_one_line(tmp_path):
     lines = (tmp_path / JOURNAL).read_text().splitlines()
     created = [json.loads(line) for line in lines if '"user_attrs":{' in line]
     assert len(created) == 4
-    attributes = {"name", "label", "family", "preset", "loss", "seed", "signature", "planned"}
+    attributes = {"name", "label", "family", "preset", "loss", "sections", "seed", "signature", "baseline", "planned"}
     assert set(created[3]["user_attrs"]) == attributes
     assert set(created[3]["params"]) == {"p", "q"}
     assert json.loads(lines[-1]) == created[3], "nothing else is written by proposing"

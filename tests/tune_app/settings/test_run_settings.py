@@ -210,7 +210,7 @@ def test_the_baseline_and_further_trials_can_be_added_together(started):
     [
         ("family=seesaw", "weight_uniform; ASHA does not stop it"),
         ("family=seesaw scheduler.name=none", "weight_uniform"),
-        ("family=tversky", "tversky_0.6_0.4, which is uniform weights; ASHA does not stop it"),
+        ("family=tversky", "tversky_0.6_0.4, which is the same as weight_uniform; ASHA does not stop it"),
     ],
 )
 def test_what_is_said_of_the_baseline_beforehand(monkeypatch, tmp_path, words, line):
