@@ -117,6 +117,5 @@ def prepare(
 
 def refuse_impossible_model(settings: Settings) -> None:
     """SettingsError where there is no such model, or it does not take the patch. Nothing is allocated."""
-    outputs = get_task(settings.task.name, settings.task.options).outputs(settings.data.classes)
     with torch.device("meta"):
-        build_model(settings.model, in_channels=1, num_classes=len(outputs), patch=settings.data.patch)
+        build_model(settings.model, in_channels=1, num_classes=len(settings.outputs), patch=settings.data.patch)
