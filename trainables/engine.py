@@ -31,7 +31,7 @@ from trainables import losses, models
 from trainables.compile_clock import CompileClock
 from trainables.data import PackedBatch, PackedDataset, PatchSampler, augment, open_packed
 from trainables.evaluation import ValidationRecord, Validator
-from trainables.hardware import prepare_process, resolve
+from trainables.hardware import Hardware, prepare_process, resolve
 from trainables.objective import Objective
 from trainables.settings import TrainerSettings, TrialSettings, require
 from trainables.steps import Forward, Step, Waiting, can_compile, load_ahead, one_cycle_lr, optimise, prepare_ahead
@@ -79,7 +79,7 @@ class Engine:
         self.classes = self.task.outputs(self.dataset.classes)
         device = self.hardware.device
         self.model = self._new_model().to(device)
-        _set_memory_format(self.model, self.hardware.memory_format)
+        _set_memory_format(self.model, self.hardware)
         self.parameters = list(self.model.parameters())
         self.loss = losses.build(loss["name"], loss["params"], self.classes).to(device)
         self.validator = Validator(self.task, self.dataset, settings.trainer, settings.data.split_seed, self.hardware)
@@ -322,8 +322,9 @@ class Engine:
         torch.set_rng_state(state["random"])
 
 
-def _set_memory_format(model: torch.nn.Module, memory_format: torch.memory_format) -> None:
-    """Lay out the 2D convolution weights (4-d parameters) in `memory_format`; other parameters stay as they are."""
+def _set_memory_format(model: torch.nn.Module, hardware: Hardware) -> None:
+    """Lay out convolution weights (4-d and 5-d parameters) as the hardware likes them; others stay as they are."""
     for parameter in model.parameters():
-        if parameter.dim() == 4:
+        if parameter.dim() in (4, 5):
+            memory_format = hardware.memory_format(parameter.dim() - 2)
             parameter.data = parameter.data.contiguous(memory_format=memory_format)

@@ -33,8 +33,8 @@ class Hardware:
     """Where the model lives."""
     autocast: torch.dtype | None
     """Type of the model's arithmetic; None for float32 throughout."""
-    memory_format: torch.memory_format
-    """channels_last or contiguous."""
+    channels_last: bool
+    """Whether channels lie innermost in memory, where that is faster."""
     threads: int
     """CPU threads of this process."""
     memory_fraction: float
@@ -46,6 +46,11 @@ class Hardware:
     def cuda(self) -> bool:
         """Whether the model lives on a CUDA device."""
         return self.device.type == "cuda"
+
+    def memory_format(self, spatial_dims: int) -> torch.memory_format:
+        """Of a network's convolutions and images in 2 or 3 dimensions."""
+        channels_last = torch.channels_last if spatial_dims == 2 else torch.channels_last_3d
+        return channels_last if self.channels_last else torch.contiguous_format
 
     @property
     def scales_gradients(self) -> bool:
@@ -71,7 +76,7 @@ def resolve(settings: HardwareSettings, *, share: float, cpus: int) -> Hardware:
     return Hardware(
         device=torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu"),
         autocast=_autocast(settings.precision, on_cuda),
-        memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format,
+        channels_last=settings.channels_last,
         threads=settings.threads or max(1, int(cpus)),
         memory_fraction=settings.memory_fraction or share,
         tf32=settings.tf32,

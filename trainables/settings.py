@@ -129,12 +129,14 @@ class DataSettings:
 class ModelSettings:
     """The network."""
 
-    name: str = "unet2d"
-    """unet2d; one file per architecture in trainables/models."""
+    name: str = "unet"
+    """A file of trainables/models. unet: 2D where the patch is one slice thick, else 3D (unet2d: in 2D only)."""
     width: int = 64
     """Channels of the first level; 64 gives the published 31 036 741 parameters at five classes."""
     depth: int = 4
-    """Number of 2 × 2 poolings; the patch must be divisible by 2**depth."""
+    """Number of poolings by 2; unet takes patches whose sides are divisible by 2**depth."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What only this architecture takes, for example model.options.norm=instance. unet: norm, batch or instance."""
 
     def __post_init__(self) -> None:
         require(

@@ -56,14 +56,15 @@ class Forward(nn.Module):
     def __init__(self, model: nn.Module, task: Task, classes: Sequence[str], hardware: Hardware) -> None:
         super().__init__()
         self.model, self.task, self.classes, self.hardware = model, task, tuple(classes), hardware
-        self.flat = getattr(model, "spatial_dims", 3) == 2
+        spatial_dims = getattr(model, "spatial_dims", 3)
+        self.flat, self.memory_format = spatial_dims == 2, hardware.memory_format(spatial_dims)
 
     def forward(self, em: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """em uint8 (N, 1, D, H, W), labels uint8 (N, P, D, H, W): logits and target float32 (N, C, *space)."""
         image, target = normalise(em), self.task.target(labels, self.classes)
         if self.flat:
             image, target = image[:, :, 0], target[:, :, 0]
-            image = image.contiguous(memory_format=self.hardware.memory_format)
+        image = image.contiguous(memory_format=self.memory_format)
         with self._autocast():
             logits = self.model(image)
         return logits.float(), target

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from benchmarks.roofline import Work, layer_work, network_work, roofline_seconds, training_work
-from trainables.models.unet2d import UNet2D
+from trainables.models.unet import UNet
 
 
 def meta(*shape: int) -> torch.Tensor:
@@ -15,7 +15,7 @@ def meta(*shape: int) -> torch.Tensor:
 
 
 def test_one_patch_of_the_published_network_costs_289_gflop():
-    network = UNet2D(in_channels=1, num_classes=5, width=64, depth=4)
+    network = UNet(spatial_dims=2, in_channels=1, num_classes=5, width=64, depth=4)
     work = network_work(network, (1, 1, 256, 256), 2)
     assert sum(w.flops for w in work) / 1e9 == pytest.approx(289, abs=0.5)
     twice = network_work(network, (2, 1, 256, 256), 2)

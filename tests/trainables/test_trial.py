@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,11 @@ from tiny_trial import CLASSES, loss_of, steady, tiny_dataset, trial_config
 from volume_writer import write_small
 
 from trainables import checkpoint, engine
+from trainables.data.phantom import generate as phantom
 from trainables.errors import CheckpointError
 from trainables.history_line import CHECKSUM, is_intact
+from trainables.inference import inference, load_program, save_program
+from trainables.prediction import PREDICTION
 from trainables.trial import SegmentationTrial
 from trainables.trial_folder import TrialFolder, first_epoch_share
 
@@ -222,6 +226,13 @@ def test_another_configuration_is_refused_and_nothing_lost(start, tmp_path, chan
     assert len(history(tmp_path / "t")) == 1
 
 
+def test_a_checkpoint_of_an_earlier_version_names_fewer_settings(start):
+    run(start(), 1)
+    assert start(model={"options": {}})._engine.epoch == 1
+    with pytest.raises(CheckpointError, match="model was"):
+        start(model={"options": {"norm": "instance"}})
+
+
 def test_other_data_is_refused(start, monkeypatch):
     run(start(), 1)
 
@@ -355,6 +366,49 @@ def test_it_trains_on_volumes_on_disk(monkeypatch, start, tmp_path):
     assert len(rows) == 4
     assert rows[-1]["support/nuc"] > 0
     assert all(math.isfinite(row["loss"]) and 0 <= row["mean_dice"] <= 1 for row in rows)
+
+
+PHANTOM = phantom.Plan(volumes=(replace(phantom.VOLUMES[0], shape=(40, 128, 128), sides=("validate", "train")),))
+
+
+def test_a_network_in_3d_trains_on_the_phantom(monkeypatch, start, tmp_path):
+    """The whole way: cache, patches, training, validation, resuming, the picture, the exported program."""
+    monkeypatch.undo()
+    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "ray"))
+    phantom.make(tmp_path / "data", plan=PHANTOM)
+    sections = {
+        "data": {
+            "name": "phantom",
+            "root": str(tmp_path / "data"),
+            "cache_dir": str(tmp_path / "cache"),
+            "classes": ["nuc", "mito_mem", "er_mem"],
+            "patch": [8, 24, 16],
+        },
+        "model": {"width": 4, "depth": 2},
+        "hardware": {"precision": "bf16", "device": "cpu"},
+    }
+    whole = run(start("whole", **sections))
+    assert [row["epoch"] for row in whole] == [1, 2, 3, 4]
+    assert all(math.isfinite(row["loss"]) and 0 <= row["mean_dice"] <= 1 for row in whole)
+    assert whole[-1]["support/nuc"] > 0
+    run(start("t", **sections), 2)
+    again = start("t", **sections)
+    run(again)
+    assert same(history(tmp_path / "t"), history(tmp_path / "whole"))
+
+    best, trained = checkpoint.read(tmp_path / "whole" / "best.pt"), again._engine
+    assert trained.model.down[0][0].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    with np.load(tmp_path / "whole" / PREDICTION) as picture:
+        em, predicted = picture["em"], picture["predicted"]
+    assert em.shape == (2, 24, 16)
+    assert predicted.shape == (2, 1, 24, 16)
+    weights = {name: value.contiguous() for name, value in best["model"].items()}
+    model = inference(trained.settings, weights, best["inference_shift"])
+    save_program(model, tmp_path / "model.pt2")
+    program = load_program(tmp_path / "model.pt2", torch.device("cpu"))
+    volume = torch.randint(0, 256, (1, 1, 12, 8, 20), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(program(volume), model(volume))
 
 
 class TinyTrial(SegmentationTrial):

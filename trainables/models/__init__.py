@@ -2,9 +2,10 @@
 
 A model file defines `build(settings, *, in_channels, num_classes, patch) -> torch.nn.Module`. The module maps
 images (N, in_channels, *space) to logits (N, num_classes, *space) and says in `spatial_dims` whether its space is
-H W (2, the patch is one slice thick) or D H W (3), and in `stride` of what its sides must be multiples. Its layers
-re-initialise by construction: the engine draws a new model on the CPU and copies its weights in place, so a model needs
-no reset of its own.
+H W (2, the patch is one slice thick) or D H W (3), and in `stride` of what its sides must be multiples. `build` refuses
+what this architecture cannot take: patch, depth, `settings.options`; it runs on the meta device, too, before a sweep
+starts. Its layers re-initialise by construction: the engine draws a new
+model on the CPU and copies its weights in place, so a model needs no reset of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from torch import nn
 
 from trainables.settings import ModelSettings, require_choice
 
+EARLIER_NAMES = {"unet2d": "unet"}
+"""Names by which sweeps and exports of earlier versions call a model, and the file that it is in now."""
+
 
 def model_names() -> tuple[str, ...]:
     """Names of all architectures: the files of this package, sorted."""
@@ -27,9 +31,10 @@ def build(settings: ModelSettings, *, in_channels: int, num_classes: int, patch:
     """The network that `settings.name` names, with freshly drawn weights (global torch seed).
 
     patch: (D, H, W) in voxels, only to be checked against what the architecture can take.
-    Raises SettingsError for an unknown name or a patch that the architecture cannot take.
+    Raises SettingsError for an unknown name, or a patch, depth or option that the architecture cannot take.
     """
-    require_choice("model.name", settings.name, model_names())
-    module = importlib.import_module(f"{__name__}.{settings.name}")
+    name = EARLIER_NAMES.get(settings.name, settings.name)
+    require_choice("model.name", name, model_names())
+    module = importlib.import_module(f"{__name__}.{name}")
     network: nn.Module = module.build(settings, in_channels=in_channels, num_classes=num_classes, patch=patch)
     return network

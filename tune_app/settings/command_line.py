@@ -42,6 +42,8 @@ from tune_app.settings.user import user_setting
 CONF = Path(__file__).parent / "conf"
 TYPES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 """What a setting of such a type takes, in words; OmegaConf's names of them."""
+OPEN = ("space.", "task.options.", "model.options.")
+"""Mappings whose keys are for the family, the task or the model to check."""
 T = TypeVar("T")
 
 
@@ -65,7 +67,7 @@ def compose(verb: str, schema: type[T], argv: Sequence[str]) -> Composed[T] | No
     """
     _register(verb, schema)
     paths = set(path_keys(schema))
-    argv = [_quote_path(_allow_new_space_key(_listed(word, schema)), paths) for word in argv]
+    argv = [_quote_path(_allow_new_key(_listed(word, schema)), paths) for word in argv]
     captured: list[tuple[DictConfig, list[str]]] = []
 
     def capture(config: DictConfig) -> None:
@@ -170,9 +172,9 @@ def _verb_config(verb: str) -> dict[str, Any]:
     }
 
 
-def _allow_new_space_key(word: str) -> str:
+def _allow_new_key(word: str) -> str:
     """`space.p=…` adds a key to an open mapping, which Hydra would want written `++space.p=…`."""
-    return f"++{word}" if word.startswith("space.") else word
+    return f"++{word}" if word.startswith(OPEN) else word
 
 
 def _listed(word: str, schema: type) -> str:
@@ -245,7 +247,7 @@ def _refuse_added_keys(config: DictConfig, verb: str, schema: type) -> None:
     """`+trainer.foo=3` adds a key that nothing reads; OmegaConf lets it pass."""
     known = {*_keys(OmegaConf.structured(schema)), "space"}
     for key in _keys(config):
-        if key not in known and not key.startswith("space."):
+        if key not in known and not key.startswith(OPEN):
             raise InputError(_unknown_key(key, verb, schema))
 
 

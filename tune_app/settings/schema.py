@@ -283,14 +283,6 @@ class Settings:
         both = " ".join(f"{name}={getattr(self, name)}" for name in chosen)
         require(len(chosen) < 2, *both.rpartition("=")[::2], "only one of them may be given", "Drop the others")
         require(not self.final or self.seeds == 1, "seeds", self.seeds, "final= trains one network", "Leave it out")
-        side = 2**self.model.depth
-        require(
-            all(size % side == 0 for size in self.data.patch[1:]),
-            "data.patch",
-            self.data.patch,
-            f"y and x must be divisible by 2**model.depth = {side}",
-            f"For example data.patch=[1,{4 * side},{4 * side}]",
-        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain nested dict, ready for YAML or JSON."""

@@ -86,7 +86,7 @@ def test_repeating_the_settings_of_the_sweep_is_no_change(started):
         ("space.p=0.8", "space.p=0.8"),
         ("space.q=1", "space.q=1"),
         ("seed=3", "seed=3"),
-        ("model=unet2d", "model.width=64"),
+        ("model=unet", "model.width=64"),
         ("trainer=published", "trainer.epochs=60"),
         ("experiment=class_weighting", "experiment_name=class_weighting"),
         ("search=random", "search.name=random"),
