@@ -7,6 +7,8 @@ Scores are float64 tensors; they take tensors or numpy arrays, with any leading 
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -34,32 +36,39 @@ CELLS_PER_LOGIT = 128
 """Every edge is a multiple of 1/128, and z · 128 is exact in floating point: no voxel crosses an edge by rounding."""
 LAST_CELL = int(LOGIT_EDGES[-1]) * CELLS_PER_LOGIT
 
+AT_ONCE = 1 << 20
+"""Logits whose bins are counted at once."""
+
 
 @cache
 def _bin_of_cell(device: torch.device) -> Tensor:
-    """Bin of each cell ((k − 1)/128, k/128] from the lowest bin's last to the highest bin's, int64."""
+    """Bin of each cell ((k − 1)/128, k/128] from the lowest bin's last to the highest bin's, int32."""
     upper = np.arange(1 - LAST_CELL, LAST_CELL + 1) / CELLS_PER_LOGIT
-    return torch.from_numpy(np.searchsorted(LOGIT_EDGES, upper) - 1).to(device)
+    return torch.from_numpy(np.searchsorted(LOGIT_EDGES, upper) - 1).to(device, torch.int32)
 
 
 def logit_bin(logits: Tensor) -> Tensor:
-    """The bin of each logit, int64, same shape: bins closed on the right, 0 in the lower bin, NaN in the lowest."""
+    """The bin of each logit, int32, same shape: bins closed on the right, 0 in the lower bin, NaN in the lowest."""
     finite = torch.nan_to_num(logits.float(), nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    cell = torch.ceil(finite * CELLS_PER_LOGIT).clamp(1 - LAST_CELL, LAST_CELL).long()
-    return torch.take(_bin_of_cell(logits.device), cell + (LAST_CELL - 1))
+    cell = torch.ceil(finite * CELLS_PER_LOGIT).clamp_(1 - LAST_CELL, LAST_CELL).add_(LAST_CELL - 1)
+    return _bin_of_cell(logits.device).index_select(0, cell.to(torch.int32).flatten()).view(logits.shape)
 
 
 def histogram(logits: Tensor, target: Tensor) -> Tensor:
     """Voxels per sample, class, side and bin: (N, C, 2, B) int64; side 0 negative, 1 positive. No sync.
 
-    logits, target: (N, C, *S); target 0, 1, NaN = unknown.
+    logits, target: (N, C, *S); target 0, 1, NaN = unknown. What it needs for a while are some 30 bytes for each of
+    AT_ONCE logits, or for those of one sample and class where they are more: scatter_add_ takes 8-byte indices only.
     """
-    batch, classes = logits.shape[:2]
-    known = ~torch.isnan(target)
-    slot = logit_bin(logits) + NUM_BINS * (target > 0.5)
-    slot = torch.where(known, slot, 2 * NUM_BINS).flatten(2)
+    (batch, classes), voxels = logits.shape[:2], math.prod(logits.shape[2:])
+    samples, planes = max(1, AT_ONCE // (classes * voxels)), max(1, AT_ONCE // voxels)
     counts = torch.zeros(batch, classes, 2 * NUM_BINS + 1, dtype=torch.int64, device=logits.device)
-    counts.scatter_add_(2, slot, torch.ones((), dtype=torch.int64, device=logits.device).expand_as(slot))
+    one = torch.ones((), dtype=torch.int64, device=logits.device)
+    for n, c in itertools.product(range(0, batch, samples), range(0, classes, planes)):
+        part = slice(n, n + samples), slice(c, c + planes)
+        slot = logit_bin(logits[part]).add_(target[part] > 0.5, alpha=NUM_BINS)
+        slot = slot.masked_fill_(torch.isnan(target[part]), 2 * NUM_BINS).flatten(2).long()
+        counts[part].scatter_add_(2, slot, one.expand_as(slot))
     return counts[..., :-1].unflatten(2, (2, NUM_BINS))
 
 

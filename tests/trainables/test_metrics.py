@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from trainables import metrics
 from trainables.metrics import (
     LOGIT_EDGES,
     NUM_BINS,
@@ -18,6 +19,7 @@ from trainables.metrics import (
     f1,
     fg_pred,
     fg_true,
+    histogram,
     iou,
     logit_bin,
     mean_over_known,
@@ -61,6 +63,30 @@ def test_counts_equal_the_plain_loop_and_add_up_over_batches() -> None:
         summed = np.add(expected[0][name], expected[1][name])
         assert getattr(total, name).tolist() == summed.tolist(), name
         assert getattr(total, name).dtype == torch.int64
+
+
+@pytest.mark.parametrize("at_once", [1, 30, 60, 90, 200])
+def test_counting_part_by_part_changes_nothing(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """Parts of less than a plane of 30 logits, one or two of them, one sample and several, with NaN and infinities."""
+    logits, target, _ = batch(3)
+    logits[0, :, 1, 1:4] = torch.tensor([math.nan, math.inf, -math.inf])
+    slot = torch.from_numpy(np.digitize(logits.nan_to_num(nan=-math.inf).numpy(), LOGIT_EDGES[1:-1], right=True))
+    expected = torch.zeros(4, 2, 2, NUM_BINS, dtype=torch.int64)
+    for n, c, y, x in torch.argwhere(~target.isnan()).tolist():
+        expected[n, c, int(target[n, c, y, x]), slot[n, c, y, x]] += 1
+    monkeypatch.setattr(metrics, "AT_ONCE", at_once)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        assert torch.equal(histogram(logits.contiguous(memory_format=layout), target), expected)
+
+
+def test_a_histogram_holds_no_index_of_all_voxels() -> None:
+    """Whatever is alive at a time: 160 MB of logits, of which a part is looked at."""
+    logits = torch.zeros(40, 2, 512, 512)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        histogram(logits, logits)
+    events = sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    alive = np.cumsum([event.nbytes() for event in events if event.name() == "[memory]"])
+    assert 4 * metrics.AT_ONCE < alive.max() < 40 * metrics.AT_ONCE + 40 * 2 * 2 * 8 * (NUM_BINS + 1)
 
 
 def test_a_crop_without_samples_stays_empty() -> None:
