@@ -51,7 +51,7 @@ class Binary(Multilabel):
             "data.classes",
             list(classes),
             "binary learns exactly one class, beside that of task.options.ignore_label",
-            f"Write data.classes=[{classes[0]}], or use task=multilabel",
+            f"Write data.classes=[{classes[0]}], or use task.name=multilabel",
         )
         return learnt
 

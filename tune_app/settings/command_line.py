@@ -40,6 +40,8 @@ from tune_app.settings.terminal import plain_output
 from tune_app.settings.user import user_setting
 
 CONF = Path(__file__).parent / "conf"
+OPEN = ("space.", "task.options.")
+"""Mappings that take any key: what may be in them is checked where it is known."""
 TYPES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 """What a setting of such a type takes, in words; OmegaConf's names of them."""
 OPEN = ("space.", "task.options.", "model.options.")
@@ -245,7 +247,7 @@ def _hydra_process(verb: str, argv: Sequence[str]) -> Iterator[None]:
 
 def _refuse_added_keys(config: DictConfig, verb: str, schema: type) -> None:
     """`+trainer.foo=3` adds a key that nothing reads; OmegaConf lets it pass."""
-    known = {*_keys(OmegaConf.structured(schema)), "space"}
+    known = {*_keys(OmegaConf.structured(schema)), *(prefix.removesuffix(".") for prefix in OPEN)}
     for key in _keys(config):
         if key not in known and not key.startswith(OPEN):
             raise InputError(_unknown_key(key, verb, schema))
