@@ -145,7 +145,10 @@ def sweep(prepared: Any, watched: Watched) -> None:
                 ended = self.progress.ended.total()
                 watched.marks.append((len(seen), ended, time.perf_counter(), time.process_time()))
 
-        resources, study = trial_resources(prepared.settings), open_study(prepared.folder, "sweep")
+        resources, study = (
+            trial_resources(prepared.settings),
+            open_study(prepared.folder, "sweep", prepared.settings.order),
+        )
         watch = Watch(prepared.settings.diagnosis, prepared.folder / "trials")
         display = Marking(_progress(prepared, resources, study), stream=Nowhere(), watch=watch)
         with quiet(0), nothing_read_back():

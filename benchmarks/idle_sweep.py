@@ -132,7 +132,7 @@ def with_ray(folder: Path, trials: int, family: str, clock: Clock) -> Cost:
         from tune_app.sweep.tuner import build_tuner
 
         watch_parts(clock)
-        resources, study = trial_resources(prepared.settings), open_study(folder, "sweep")
+        resources, study = trial_resources(prepared.settings), open_study(folder, "sweep", prepared.settings.order)
 
         class Counting(Display):
             def on_trial_result(self, *args: Any, **info: Any) -> None:
@@ -175,7 +175,7 @@ def alone(folder: Path, trials: int, family: str, clock: Clock) -> Cost:
     from tune_app.sweep.tuner import build_scheduler, build_searcher
 
     prepared, cost = prepared_sweep(folder, trials, family), Cost(trials=trials)
-    study = open_study(folder, "sweep")
+    study = open_study(folder, "sweep", prepared.settings.order)
     searcher = build_searcher(prepared, TrialResources(cpus=1, gpus=0, slots=SLOTS), study)
     scheduler = build_scheduler(prepared, study, Watch(prepared.settings.diagnosis, folder / "trials"))
     with measured(cost, clock) as last_ended:

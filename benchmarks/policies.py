@@ -19,6 +19,7 @@ from ray.tune.search.optuna import OptunaSearch
 from benchmarks.learning_curves import Table
 from benchmarks.replay import METRIC, Search
 from search_spaces import Choice, ClassCounts, Parameter, parameters_of
+from trainables.objective import Objective
 from trainables.settings import TrainerSettings
 from tune_app.search.arms import Arm
 from tune_app.search.scheduler import ResumableAsha
@@ -64,7 +65,7 @@ def ours(
 
     arms: rows that are tried first. baseline: label of those that ASHA leaves alone.
     """
-    settings = settings or defaults(table.epochs)
+    settings, objective = settings or defaults(table.epochs), Objective(metric=METRIC)
     searcher = TableSearcher(
         study=optuna.create_study(direction="maximize"),
         arms=arms,
@@ -76,10 +77,10 @@ def ours(
         budget=Budget(num_trials=ENDLESS, epochs=table.epochs),
         counts=ClassCounts(("any",), (1,), (1,)),
         configure=configure,
-        metric=METRIC,
+        objective=objective,
     )
     scheduler = ResumableAsha(
-        metric=METRIC,
+        objective=objective,
         max_epochs=table.epochs,
         grace_period=settings.grace_period,
         reduction_factor=settings.scheduler.reduction_factor,

@@ -114,11 +114,11 @@ def sweep_of(settings: Settings, resources: Any, *, reuse: bool) -> Path:
     folder.mkdir(parents=True)
     prepared = prepare(settings, folder)
     progress = Progress(
-        prepared.num_trials, settings.trainer.epochs, settings.data.classes, prepared.metric, resources.slots
+        prepared.num_trials, settings.trainer.epochs, settings.data.classes, settings.order, resources.slots
     )
     with mock.patch("tune_app.sweep.tuner.TuneConfig", with_actors(TuneConfig, reuse)), quiet(0):
         display = Display(progress, io.StringIO())
-        build_tuner(prepared, resources, open_study(folder, settings.name), display, TimedTrial).fit()
+        build_tuner(prepared, resources, open_study(folder, settings.name, settings.order), display, TimedTrial).fit()
     return folder
 
 

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from trainables import losses, models
+from trainables.calibration import calibrate, score_keys
 from trainables.compile_clock import CompileClock
 from trainables.data import PackedBatch, PackedDataset, PatchSampler, augment, open_packed
 from trainables.evaluation import ValidationRecord, Validator
@@ -193,14 +194,19 @@ class Engine:
         finished = self._now()
         self.epoch += 1
         row = {"epoch": self.epoch, **self.task.scores(result, self.classes), **self._training_metrics(training)}
-        metric = self.objective.metric
-        fix = f"Choose a figure of the rows: {', '.join(row)}"
-        require(metric in row, "objective.metric", metric, f"no epoch of {self.settings.task.name} has it", fix)
+        figures = self.objective.figures
+        if searched := [name for name in figures if name not in row and name in score_keys(self.classes)]:
+            own = calibrate(result | {"classes": np.array(self.classes), "best_epoch": np.array(self.epoch)})
+            row |= {name: own.score(name) for name in searched}
+        for name in figures:
+            fix = f"Choose a figure of the rows: {', '.join(row)}"
+            require(name in row, "objective", name, f"no epoch of {self.settings.task.name} has this figure", fix)
         if not (finite and math.isfinite(row["loss"])):
             self.diagnosis = "nan"
-            row |= dict.fromkeys((*self.task.summary, metric), math.nan)
+            row |= dict.fromkeys((*self.task.summary, self.objective.metric), math.nan)
         self.record.add(self.epoch, result, row, self.objective.better)
-        row |= {f"best_{metric}": self.record.best_row.get(metric, math.nan), "best_epoch": self.record.best_epoch}
+        row |= {f"best_{name}": self.record.best_row.get(name, math.nan) for name in figures}
+        row["best_epoch"] = self.record.best_epoch
         return row | self._timing(started, trained, finished, seconds_load) | {"diagnosis": self.diagnosis}
 
     def _train_epoch(self, on_step: Callable[[int, int], None] | None = None) -> float:

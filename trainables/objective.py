@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from trainables.settings import require, require_choice
 
 Row = Mapping[str, Any]
+Key = tuple[bool, float, float]
 MODES = ("max", "min")
 
 
@@ -63,20 +64,41 @@ class Objective:
         bounds = {side: dict(section.get(side) or {}) for side in ("at_least", "at_most")}
         return cls(metric=metric, mode=section.get("mode") or default, **bounds)
 
-    def violation(self, row: Row) -> float:
-        """Σ of what each bound is missed by, as a share of the bound (of 1 where the bound is 0); 0 where all are kept.
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """The figures of a row that the order reads."""
+        return tuple(dict.fromkeys((self.metric, *self.at_least, *self.at_most)))
+
+    @property
+    def bounds(self) -> str:
+        """The bounds in words, "" where there are none: precision/nuc ≥ 0.65, fg_pred/nuc ≤ 0.2."""
+        told = [f"{name} ≥ {bound:g}" for name, bound in self.at_least.items()]
+        return ", ".join(told + [f"{name} ≤ {bound:g}" for name, bound in self.at_most.items()])
+
+    def misses(self, row: Row) -> dict[str, float]:
+        """By which share of itself (of 1 where it is 0) each bound is missed; ≤ 0 where it is kept.
 
         A figure that is absent or NaN misses its bound infinitely.
         """
-        misses = [(bound - number(row, name), bound) for name, bound in self.at_least.items()]
-        misses += [(number(row, name) - bound, bound) for name, bound in self.at_most.items()]
-        return sum(math.inf if math.isnan(miss) else max(0.0, miss / (abs(bound) or 1.0)) for miss, bound in misses)
+        found = {f"{name} ≥ {bound:g}": (bound - number(row, name), bound) for name, bound in self.at_least.items()}
+        found |= {f"{name} ≤ {bound:g}": (number(row, name) - bound, bound) for name, bound in self.at_most.items()}
+        return {
+            name: math.inf if math.isnan(miss) else miss / (abs(bound) or 1.0) for name, (miss, bound) in found.items()
+        }
+
+    def violation(self, row: Row) -> float:
+        """The sum of what the missed bounds are missed by; 0 where all are kept."""
+        return sum(max(0.0, miss) for miss in self.misses(row).values())
+
+    def best_of(self, row: Row) -> Row:
+        """The figures of the best epoch so far, which a row has as best_<figure>."""
+        return {name: number(row, f"best_{name}") for name in self.figures}
 
     def is_feasible(self, row: Row) -> bool:
         """Whether a row keeps every bound."""
         return self.violation(row) == 0
 
-    def key(self, row: Row) -> tuple[bool, float, float]:
+    def key(self, row: Row) -> Key:
         """What to compare rows by; larger is better. A row without the metric, or with NaN for it, comes last."""
         score = number(row, self.metric) * (1 if self.mode == "max" else -1)
         if math.isnan(score):

@@ -11,6 +11,7 @@ import optuna
 from planned import COUNTS, settings_of
 from ray.tune.search import Searcher
 
+from trainables.objective import Objective
 from tune_app.search.arms import num_trials, planned_arms, searched_space
 from tune_app.search.searcher import Budget, StudySearcher
 from tune_app.search.study import open_study
@@ -19,13 +20,16 @@ Config = dict[str, Any]
 _trial_ids: Iterator[int] = itertools.count()
 
 
-def searcher_of(folder: Path, *words: str) -> StudySearcher:
+DICE = Objective(metric="mean_dice")
+
+
+def searcher_of(folder: Path, *words: str, objective: Objective = DICE) -> StudySearcher:
     """A searcher over the journal in `folder`, as a driver that has just started makes one."""
     settings = settings_of(*words)
     space = searched_space(settings)
     arms = planned_arms(settings, space)
     return StudySearcher(
-        study=study_of(folder),
+        study=study_of(folder, objective),
         arms=arms,
         space=space,
         family=settings.family,
@@ -35,12 +39,12 @@ def searcher_of(folder: Path, *words: str) -> StudySearcher:
         budget=Budget(num_trials=num_trials(settings, arms, space, COUNTS, 1e9), epochs=settings.trainer.epochs),
         counts=COUNTS,
         configure=configure,
-        metric="mean_dice",
+        objective=objective,
     )
 
 
-def study_of(folder: Path) -> optuna.Study:
-    return open_study(folder, "sweep")
+def study_of(folder: Path, objective: Objective = DICE) -> optuna.Study:
+    return open_study(folder, "sweep", objective)
 
 
 def configure(run: Mapping[str, Any], trial: Mapping[str, Any], seed: int) -> Config:

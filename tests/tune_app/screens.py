@@ -34,7 +34,7 @@ def run(results: Path) -> None:
     """The live table of the recorded sweep: two trials have ended, three run, one of them in its first epoch."""
     sweep = Sweep(results / "swept")
     display = Display(
-        Progress(num_trials=12, epochs=9, classes=sweep.classes, metric=sweep.metric, slots=3, planned=6.0)
+        Progress(num_trials=12, epochs=9, classes=sweep.classes, objective=sweep.objective, slots=3, planned=6.0)
     )
     display.setup()
     try:

@@ -23,7 +23,7 @@ import optuna
 
 from tune_app.results.sweep import Sweep
 from tune_app.search.recovery import recorded_curves
-from tune_app.search.scheduler import ResumableAsha
+from tune_app.search.scheduler import Rank, ResumableAsha
 from tune_app.search.study import open_study
 
 ROOT = Path(__file__).parents[2]
@@ -228,7 +228,7 @@ def reported_epochs(sweep: Path) -> dict[str, list[int]]:
 
 
 def trials_of(sweep: Path) -> list[optuna.trial.FrozenTrial]:
-    return open_study(sweep, sweep.name).get_trials()
+    return open_study(sweep, sweep.name, Sweep(sweep).objective).get_trials()
 
 
 def states(sweep: Path) -> dict[str, str]:
@@ -258,13 +258,14 @@ class Cut:
     states: dict[str, str]
     files: dict[str, dict[str, tuple[int, bytes]]]
     """Of the trials that had ended."""
-    rungs: dict[int, dict[str, float]]
+    rungs: dict[int, dict[str, Rank]]
 
 
-def rungs_of(sweep: Path) -> dict[int, dict[str, float]]:
+def rungs_of(sweep: Path) -> dict[int, dict[str, Rank]]:
     """The rungs of a sweep of nine epochs, as a driver that takes it up rebuilds them."""
-    curves = recorded_curves(open_study(sweep, sweep.name))
-    return ResumableAsha(metric="mean_dice", max_epochs=9, grace_period=5, reduction_factor=4.0, curves=curves).rungs()
+    best = Sweep(sweep).objective
+    curves = recorded_curves(open_study(sweep, sweep.name, best), sweep, best)
+    return ResumableAsha(objective=best, max_epochs=9, grace_period=5, reduction_factor=4.0, curves=curves).rungs()
 
 
 def look_at(sweep: Path, output: str = "") -> Cut:

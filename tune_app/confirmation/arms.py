@@ -45,7 +45,7 @@ class ChosenArm:
     sections: Mapping[str, Any]
     """What its point gave besides the loss."""
     search_score: float
-    """The highest score of those trials; NaN without one."""
+    """The best score of those trials; NaN without one."""
     cost: float
     """Device-hours of one run at full budget."""
     simplicity: float
@@ -159,7 +159,7 @@ def _chosen(name: str, members: Sequence[Trial], hours: float) -> ChosenArm:
         preset=first.preset,
         loss=dict(first.loss),
         sections=dict(first.sections),
-        search_score=max(trial.score(first.metric) for trial in members),
+        search_score=first.score(first.metric),
         cost=hours,
         simplicity=simplicity(first),
     )
@@ -226,6 +226,11 @@ def make_plan(
     """What `confirm` is going to train; rounds = 0 is replicates=auto with a budget in device-hours."""
     arms = _apart(choose_arms(sweep, counts, window_voxels, top), counts, window_voxels)
     design = None
+    if not rounds and sweep.objective.bounds:
+        raise InputError(
+            f"replicates=auto: stages spend runs by score alone; {sweep.name} has bounds, {sweep.objective.bounds}. "
+            "Give a number: replicates=5"
+        )
     if not rounds:
         costs = [arm.cost for arm in arms]
         if not all(math.isfinite(cost) for cost in costs):

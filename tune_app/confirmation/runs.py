@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trainables.files import write_text
+from trainables.objective import Objective
+from trainables.tasks.multilabel import TASK
 from tune_app.confirmation.arms import Plan, confirmations
 from tune_app.evidence import Replicates, confirm_statistics, next_replicates
 from tune_app.results.diagnosis import hopeless
@@ -23,6 +25,20 @@ from tune_app.results.trial import Trial
 from tune_app.search.arms import Arm
 
 COUNTS = ("epochs", "tp", "fp", "fn")
+MOST_MISSED = 1e9
+"""The violation of an arm without runs: JSON knows no ∞."""
+DECIDED = (
+    "statement",
+    "winner",
+    "leader",
+    "equivalence_set",
+    "default_choice",
+    "default_reason",
+    "reasons",
+    "cautions",
+    "duel",
+)
+"""What of a finding is of the arms that may win."""
 NO_SCORE = "No winner: no run of the confirmation ended with a score."
 
 
@@ -34,10 +50,12 @@ def replicates_of(plan: Plan, sweep: Sweep | None) -> Replicates:
     shape = (len(plan.arms), max([plan.rounds, 1, *(column + 1 for _, column in cells)]))
     scores, attempted = np.full(shape, np.nan), np.zeros(shape, bool)
     class_scores = np.full((*shape, len(classes)), np.nan)
+    sign = -1 if sweep and sweep.objective.mode == "min" else 1  # the statistics take more as better
+    usual = sweep is None or sweep.metric == TASK.metric  # what the counts of the crops give
     for cell, trial in cells.items():
         attempted[cell] = has_ended(trial)
         if is_sound(trial):
-            scores[cell] = trial.score(trial.metric)
+            scores[cell] = sign * trial.score(trial.metric)
             class_scores[cell] = [trial.score(f"dice/{name}") for name in classes]
     return Replicates(
         arms=[arm.name for arm in plan.arms],
@@ -46,8 +64,8 @@ def replicates_of(plan: Plan, sweep: Sweep | None) -> Replicates:
         baseline=plan.baseline,
         classes=classes,
         class_scores=class_scores if classes else None,
-        counts=crop_counts(cells, (*shape, len(classes))),
-        search_scores=[arm.search_score for arm in plan.arms],
+        counts=crop_counts(cells, (*shape, len(classes))) if usual else None,
+        search_scores=[sign * arm.search_score for arm in plan.arms],
         costs=[arm.cost for arm in plan.arms],
         simplicity=[arm.simplicity for arm in plan.arms],
     )
@@ -129,13 +147,96 @@ def conclude(plan: Plan, folder: Path) -> dict[str, Any]:
         sweep = Sweep(folder)
         runs = replicates_of(plan, sweep)
         scored = bool(np.isfinite(runs.scores).any())
-        content = confirm_statistics(runs, plan.design).to_dict() if scored else {"statement": NO_SCORE, "arms": []}
+        content: dict[str, Any] = {"statement": NO_SCORE, "arms": []}
+        if scored:
+            content = confirm_statistics(runs, plan.design).to_dict()
+        if scored and sweep.objective.bounds:
+            content |= decided_among_feasible(content, runs, figures_of(plan, sweep), sweep.objective)
+        if sweep.objective.mode == "min":
+            content["arms"] = [turned(arm) for arm in content["arms"]]
         found = as_file(content, plan, sweep)
         write_finding(folder, found)
     newest = is_sweep(folder.parent) and confirmations(folder.parent)[-1:] == [folder]
     if newest and read_confirmation(folder.parent) != found:
         write_finding(folder.parent, found)
     return found
+
+
+def figures_of(plan: Plan, sweep: Sweep) -> dict[str, dict[str, float]]:
+    """The mean, over its sound runs, of every figure that the objective reads, by arm; {} for an arm without any."""
+    runs: dict[str, list[Trial]] = {arm.name: [] for arm in plan.arms}
+    for (row, _), trial in cells_of(plan, sweep.trials).items():
+        if is_sound(trial):
+            runs[plan.arms[row].name].append(trial)
+    return {
+        name: {key: float(np.mean([trial.score(key) for trial in own])) for key in sweep.objective.figures if own}
+        for name, own in runs.items()
+    }
+
+
+def decided_among_feasible(
+    content: Mapping[str, Any], runs: Replicates, figures: Mapping[str, Mapping[str, float]], objective: Objective
+) -> dict[str, Any]:
+    """What changes in a finding where there are bounds: the winner is decided among the arms whose means keep them.
+
+    Where none does there is no winner, and the nearest is the default choice.
+    """
+    missed = {name: objective.violation(own) for name, own in figures.items()}
+    arms = [{**arm, "violation": min(missed[arm["name"]], MOST_MISSED)} for arm in content["arms"]]
+    kept = [row for row, name in enumerate(runs.arms) if not missed[name]]
+    if len(kept) == len(runs.arms):
+        return {"arms": arms}
+    if not kept:
+        nearest = max(figures, key=lambda name: objective.key(figures[name]))
+        told = f"No winner: no arm keeps the bounds {objective.bounds}; the nearest is {nearest}"
+        decided: dict[str, Any] = {"statement": f"{told}.", "winner": None, "leader": nearest, "duel": None}
+        decided |= {
+            "default_choice": nearest,
+            "default_reason": "the nearest to the bounds",
+            "reasons": [],
+            "duel": None,
+        }
+    else:
+        decided = confirm_statistics(some_of(runs, kept)).to_dict()
+        decided["statement"] = f"Of the arms that keep the bounds {objective.bounds}: {decided['statement']}"
+        if len(kept) == 1:
+            only = runs.arms[kept[0]]
+            decided |= {
+                "statement": f"{only} is the only arm that keeps the bounds {objective.bounds}.",
+                "winner": only,
+            }
+            decided |= {"winner": only, "default_choice": only, "default_reason": "it alone keeps the bounds"}
+            decided["reasons"] = []
+    changed = {name: decided[name] for name in DECIDED if name in decided}
+    mine = {arm["name"]: arm for arm in decided.get("arms", ())}
+    for arm in arms:
+        arm |= {key: mine.get(arm["name"], {}).get(key, unset) for key, unset in (("in_set", False), ("p_best", 0.0))}
+    return {**changed, "arms": arms}
+
+
+def some_of(runs: Replicates, rows: Sequence[int]) -> Replicates:
+    """The replicates of some arms."""
+    chosen, names = list(rows), [runs.arms[row] for row in rows]
+    listed: dict[str, Any] = {
+        key: [getattr(runs, key)[row] for row in chosen] for key in ("search_scores", "costs", "simplicity")
+    }
+    tp, fp, fn = runs.counts or (None, None, None)
+    return replace(
+        runs,
+        arms=names,
+        scores=runs.scores[chosen],
+        attempted=np.asarray(runs.attempted)[chosen],
+        baseline=runs.baseline if runs.baseline in names else None,
+        class_scores=None if runs.class_scores is None else runs.class_scores[chosen],
+        counts=None if tp is None or fp is None or fn is None else (tp[chosen], fp[chosen], fn[chosen]),
+        **listed,
+    )
+
+
+def turned(arm: Mapping[str, Any]) -> dict[str, Any]:
+    """An arm of a minimised metric with its figures as they are; differences stay leads, above 0 where it is better."""
+    mirrored = {"mean": "mean", "low": "high", "high": "low", "search_score": "search_score"}
+    return {**arm, **{key: None if arm[other] is None else -arm[other] for key, other in mirrored.items()}}
 
 
 def write_finding(folder: Path, found: Mapping[str, Any]) -> None:
@@ -156,7 +257,7 @@ def as_file(content: dict[str, Any], plan: Plan, sweep: Sweep) -> dict[str, Any]
     source = {
         "sweep": plan.sweep,
         "runs": sweep.folder.name,
-        "metric": sweep.metric,
+        **asdict(sweep.objective),
         "device": plan.device,
         "seeds": seeds_of(sweep.trials),
         "concluded": now(),

@@ -28,12 +28,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from trainables.calibration import CALIBRATED
 from trainables.settings import PATH
 from tune_app.confirmation.runs import is_sound
 from tune_app.errors import InputError, require_input
 from tune_app.exporting.model_file import WEIGHTS, best_state, write_model, write_program
 from tune_app.exporting.operating_point import inference_shift, inherited_point, metadata, operating_point
-from tune_app.results.calibration import CALIBRATED
 from tune_app.results.cautions import NOT_VALIDATED, PHANTOM
 from tune_app.results.finding import confirmation_of, in_confirmed_order, read_confirmation
 from tune_app.results.folders import CONFIRMATIONS, is_sweep
@@ -186,6 +186,8 @@ def _tell_about(sweep: Sweep, out: Path, chosen: list[tuple[int, Trial]], tell: 
         tell(NOT_VALIDATED)
     if sweep.status == "running":
         tell("the sweep is still running: a later export may choose others")
+    if sweep.nearest:
+        tell(sweep.nearest)
     unfinished = [trial.name for _, trial in chosen if trial.status in ("running", "interrupted", "waiting")]
     if unfinished:
         tell(f"not trained to the end: {', '.join(unfinished)}; exported as of the best epoch so far")
@@ -313,6 +315,8 @@ def _readme(
     epoch = thresholds["epoch"]
     if sweep.validated:
         worth = f"{sweep.metric} {trial.score(sweep.metric):.4f} on the validation crops"
+        if trial.violation:
+            worth += f". It misses the bounds {sweep.objective.bounds} (with {trial.bounded})"
     else:
         before = source.get(sweep.metric)
         worth = f"not validated.\n\n{NOT_VALIDATED}" + (
@@ -365,6 +369,7 @@ def _provenance(sweep: Sweep, trial: Trial, rank: int) -> dict[str, Any]:
         "seed": trial.seed,
         "metric": sweep.metric,
         "validated": sweep.validated,
+        **({"bounds": sweep.objective.bounds, "missed": trial.bounded} if sweep.objective.bounds else {}),
         sweep.metric: trial.best[sweep.metric],
         CALIBRATED: trial.score(CALIBRATED),
         "best_epoch": trial.best["epoch"],

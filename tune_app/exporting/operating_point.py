@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tune_app.results.calibration import CALIBRATED, sigmoid
+from trainables.calibration import CALIBRATED, sigmoid
 from tune_app.results.trial import Trial
 
 APPLY = "a class is predicted where the model's logit > logit, which is where sigmoid(logit of the model) > probability"

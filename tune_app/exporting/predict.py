@@ -337,6 +337,9 @@ def _provenance(
 def predict_and_print(settings: PredictSettings) -> int:
     """Predict, and say where it lies and how good it is."""
     done = predict(settings, progress=Console(stderr=True))
+    source = read_manifest(Path(settings.checkpoint).expanduser())
+    if source.get("missed"):
+        print(f"note: this network misses the bounds of its sweep, {source['bounds']}, with {source['missed']}")
     print(f"{done.out}   {' × '.join(map(str, done.shape))} voxels (z y x)")
     for name, value in done.dice.items():
         print(f"  Dice {name:<14}{'not there' if value != value else f'{value:.4f}'}")

@@ -15,6 +15,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,9 @@ from numpy.typing import NDArray
 IMPROVING = 1.0
 """By how many standard deviations of all trials the mean of the proposals rises from the first to the last one."""
 NUM_SWEEPS, MOST_DRAWN = 64, 200
+
+
+T = TypeVar("T", float, tuple[float, float])
 
 
 @dataclass(frozen=True)
@@ -155,25 +159,29 @@ def epochs_of(
     return found
 
 
-def quantile(ascending: Sequence[float], share: float) -> float:
-    """np.quantile of values in order, interpolated linearly, to the last bit."""
+def quantile(ascending: Sequence[T], share: float) -> T:
+    """np.quantile of values in order, interpolated linearly, to the last bit; of tuples, place by place."""
     place = share * (len(ascending) - 1)
     return _between(ascending[int(place)], ascending[min(int(place) + 1, len(ascending) - 1)], place % 1)
 
 
-def quantile_without(ascending: Sequence[float], value: float, share: float) -> float:
-    """The quantile of the values without one that equals `value`; −∞ where none is left.
+def quantile_without(ascending: Sequence[T], value: T, share: float) -> T:
+    """The quantile of the values without one that equals `value`; `value` where none is left.
 
     In logarithmic time: it is asked for at every epoch of every trial.
     """
     left_out, last = bisect_left(ascending, value), len(ascending) - 2
     if last < 0:
-        return -math.inf
+        return value
     place = share * last
     low, high = (ascending[i + (i >= left_out)] for i in (int(place), min(int(place) + 1, last)))
     return _between(low, high, place % 1)
 
 
-def _between(low: float, high: float, share: float) -> float:
-    """As NumPy interpolates: from the nearer of the two."""
+def _between(low: Any, high: Any, share: float) -> Any:
+    """As NumPy interpolates: from the nearer of the two. Between −∞ and a number lies −∞."""
+    if isinstance(low, tuple):
+        return tuple(_between(a, b, share) for a, b in zip(low, high))
+    if low == -math.inf:
+        return low
     return high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share

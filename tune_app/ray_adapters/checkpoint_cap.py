@@ -6,11 +6,13 @@ A finished trial needs only its best epoch; across the sweep the best `max_numbe
 from __future__ import annotations
 
 import contextlib
-import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
+
+from trainables.objective import Key, Objective, Row
 
 RESUME_FILES = ("last.pt", "previous.pt")
 BEST_FILE = "best.pt"
@@ -19,24 +21,26 @@ BEST_FILE = "best.pt"
 class CheckpointKeeper(Callback):
     """Tune callback: at the end of each trial, drop what no later step will read.
 
-    scores: best value by trial folder, of the trials that ended before (a sweep that goes on).
+    best: what each trial is ranked by (`Objective.key`), by its folder, of those that
+    ended before (a sweep that goes on).
     """
 
-    def __init__(self, max_number: int, max_gb: float, metric: str, scores: dict[Path, float] | None = None) -> None:
+    def __init__(
+        self, max_number: int, max_gb: float, objective: Objective, best: Mapping[Path, Key] | None = None
+    ) -> None:
         self._max_number, self._max_bytes = max_number, max_gb * 1e9
-        self._scores = dict(scores or {})
-        self._metric = metric
+        self._objective, self._best = objective, dict(best or {})
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._ended(trial, (trial.last_result or {}).get(f"best_{self._metric}", math.nan))
+        self._ended(trial, trial.last_result or {})
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Called when no restart is left. A failed trial is never taken up again."""
-        self._ended(trial, math.nan)
+        self._ended(trial, {})
 
-    def _ended(self, trial: Any, best: object) -> None:
+    def _ended(self, trial: Any, row: Row) -> None:
         folder = Path(trial.config["run"]["dir"])
-        self._scores[folder] = best if isinstance(best, float) and math.isfinite(best) else -math.inf
+        self._best[folder] = self._objective.key(self._objective.best_of(row))
         for name in RESUME_FILES:
             (folder / name).unlink(missing_ok=True)
         self.enforce()
@@ -48,8 +52,8 @@ class CheckpointKeeper(Callback):
         """
         kept_bytes = 0
         removed: list[Path] = []
-        kept: dict[Path, float] = {}
-        for folder in sorted(self._scores, key=lambda folder: -self._scores[folder]):
+        kept: dict[Path, Key] = {}
+        for folder in sorted(self._best, key=self._best.__getitem__, reverse=True):
             path = folder / BEST_FILE
             if not path.is_file():
                 continue
@@ -57,9 +61,9 @@ class CheckpointKeeper(Callback):
             if kept and (len(kept) >= self._max_number or kept_bytes + size > self._max_bytes) and _removed(path):
                 removed.append(path)
             else:
-                kept[folder] = self._scores[folder]
+                kept[folder] = self._best[folder]
                 kept_bytes += size
-        self._scores = kept
+        self._best = kept
         return removed
 
 

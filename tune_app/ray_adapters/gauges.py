@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -18,6 +19,7 @@ from optuna.trial import TrialState
 from ray.tune import Callback
 from ray.util.metrics import Gauge
 
+from trainables.objective import Objective, Row
 from tune_app.results.trial import is_finite, read_history
 
 OF_TRIAL = {
@@ -49,14 +51,22 @@ class SweepGauges(Callback):
 
     A trial that has ended is set no more: its curve ends there, and only as many curves are open as trials run.
     study: the sweep's; earlier drivers' trials are in it. planned: trials of the whole sweep. gpus: cards per trial.
-    gpu_hours: spent by earlier drivers.
+    gpu_hours: spent by earlier drivers. best: the best row of theirs.
     """
 
     def __init__(
-        self, sweep: str, study: optuna.Study, *, metric: str, planned: int, gpus: float, gpu_hours: float = 0.0
+        self,
+        sweep: str,
+        study: optuna.Study,
+        *,
+        objective: Objective,
+        planned: int,
+        gpus: float,
+        gpu_hours: float = 0.0,
+        best: Row = MappingProxyType({}),
     ) -> None:
         self._sweep, self._study, self._planned, self._gpus = {"sweep": sweep}, study, planned, gpus
-        self._metric = metric
+        self._objective, metric = objective, objective.metric
         self._columns = OF_TRIAL | {
             "tune_app_score": (metric, f"{metric} of the trial's last epoch"),
             "tune_app_trial_best_score": (f"best_{metric}", f"best {metric} of the trial so far"),
@@ -67,7 +77,7 @@ class SweepGauges(Callback):
         self._best = Gauge("tune_app_best_score", f"best {metric} of the sweep so far", ("sweep",))
         self._states = Gauge("tune_app_trials", "trials by state", ("sweep", "state"))
         self._hours = Gauge("tune_app_gpu_hours", "GPU-hours spent in epochs", ("sweep",))
-        self._best_so_far = best_of(study)
+        self._best_so_far = best
         self._spent = gpu_hours
         self._running: dict[str, Shown] = {}
         self._beaten = -math.inf
@@ -78,7 +88,8 @@ class SweepGauges(Callback):
         given = {gauge: result.get(column) for gauge, (column, _) in self._columns.items()}
         shown.values |= finite(given)
         shown.dice |= finite({key[5:]: value for key, value in result.items() if key.startswith("dice/")})
-        self._best_so_far = max(self._best_so_far, number(result.get(self._metric), -math.inf))
+        if self._objective.better(result, self._best_so_far):
+            self._best_so_far = {name: result.get(name) for name in self._objective.figures}
         self._spent += number(result.get("seconds_epoch"), 0.0) * self._gpus / 3600
         self._show_trial(shown)
         self._show_sweep()
@@ -112,19 +123,13 @@ class SweepGauges(Callback):
             self._dice.set(value, {**shown.tags, "class": class_})
 
     def _show_sweep(self) -> None:
-        if math.isfinite(self._best_so_far):
-            self._best.set(self._best_so_far, self._sweep)
+        if is_finite(best := self._best_so_far.get(self._objective.metric)):
+            self._best.set(best, self._sweep)
         self._hours.set(self._spent, self._sweep)
 
 
 def name_of(trial: Any) -> str:
     return str((trial.config or {}).get("run", {}).get("name", trial))
-
-
-def best_of(study: optuna.Study) -> float:
-    """The highest finite score of any epoch recorded; -∞ before the first."""
-    recorded = (trial.intermediate_values.values() for trial in study.get_trials(deepcopy=False))
-    return max((value for values in recorded for value in values if math.isfinite(value)), default=-math.inf)
 
 
 def count_states(study: optuna.Study, planned: int, running: int) -> dict[str, int]:

@@ -19,6 +19,7 @@ import plotly.graph_objects as go
 from rich.console import Console
 
 from search_spaces import flatten
+from trainables.calibration import CALIBRATED
 from trainables.files import write_text
 from trainables.settings import PATH
 from tune_app.confirmation.runs import is_sound
@@ -26,7 +27,6 @@ from tune_app.errors import InputError, require_input
 from tune_app.evidence import Replicates, confirm_statistics
 from tune_app.reporting.page import Page, Plot, Section, Table, refuse_to_replace, render
 from tune_app.reporting.plots import INK, QUIET, color, figure
-from tune_app.results.calibration import CALIBRATED
 from tune_app.results.cautions import notices
 from tune_app.results.folders import find_sweep
 from tune_app.results.manifest import now
@@ -97,7 +97,7 @@ def compare(settings: CompareSettings) -> Comparison:
     names = (a.name, b.name) if a.name != b.name else (f"a: {a.name}", f"b: {b.name}")
     same, told = _same_data(a, b)
     differing = _differing_settings(a, b)
-    ranked = same is not False and a.metric == b.metric
+    ranked = same is not False and a.objective == b.objective
     paired = _paired(a, b) if ranked else pd.DataFrame(columns=list(PAIRED))
     return Comparison(
         sweeps=(a, b),
@@ -140,6 +140,9 @@ def _about(a: Sweep, b: Sweep, differing: pd.DataFrame) -> list[str]:
     told = []
     if a.metric != b.metric:
         told.append(f"different metrics, {a.metric} and {b.metric}: the rows have no common rank")
+    elif a.objective != b.objective:
+        said = [sweep.objective.bounds or "none" for sweep in (a, b)]
+        told.append(f"different bounds, {said[0]} and {said[1]}: the rows have no common rank")
     patches = [key for key in differing["setting"] if key in PATCHES]
     if patches:
         told.append(f"validated on different patches: {', '.join(patches)} differ")
@@ -153,7 +156,9 @@ def _merged(a: Sweep, b: Sweep, names: Sequence[str], *, ranked: bool) -> pd.Dat
     boards = [sweep.leaderboard().assign(sweep=name) for sweep, name in zip((a, b), names)]
     whole = pd.concat([board.astype(object) for board in boards], ignore_index=True)
     score = whole[a.metric].where(whole["rank"].notna()).astype(float)
-    whole = whole.assign(_score=score).sort_values("_score", ascending=a.mode == "min", kind="stable")
+    bounded = ["violation"] if "violation" in whole and ranked else []
+    order = [*[True] * len(bounded), a.mode == "min"]
+    whole = whole.assign(_score=score).sort_values([*bounded, "_score"], ascending=order, kind="stable")
     ranks = whole["_score"].notna().cumsum().where(whole["_score"].notna() & ranked)
     shown = whole.assign(rank=ranks.astype("Int64"))[["rank", "sweep", "name", *(c for c in columns if c in whole)]]
     return shown.reset_index(drop=True).infer_objects()
@@ -166,7 +171,15 @@ Runs = Mapping[str, Mapping[int, float]]
 def _paired(a: Sweep, b: Sweep) -> pd.DataFrame:
     """The best arm of each against the other, then every arm that both trained; differences b − a over common seeds."""
     runs, labels = (_runs(a), _runs(b)), (arm_labels(a.trials), arm_labels(b.trials))
-    best = [max(own, key=lambda arm: float(np.mean(list(own[arm].values())))) if own else "" for own in runs]
+    missed = [
+        {t.signature: t.violation for t in sorted(sweep.trials, key=lambda t: -t.violation) if is_sound(t)}
+        for sweep in (a, b)
+    ]
+    sign = -1 if a.mode == "min" else 1
+    best = [
+        max(own, key=lambda arm: (-by[arm], sign * float(np.mean(list(own[arm].values()))))) if own else ""
+        for own, by in zip(runs, missed)
+    ]
     pairs = [(best[0], best[1])] if all(best) and best[0] != best[1] else []
     pairs += [(arm, arm) for arm in runs[0] if arm in runs[1]]
     rows = [

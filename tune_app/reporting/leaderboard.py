@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
+from trainables.calibration import CALIBRATED
 from tune_app.reporting.findings import Findings, counted
 from tune_app.reporting.page import Plot as Picture
 from tune_app.reporting.page import Section, Table, short
 from tune_app.reporting.plots import BEST, OUTLINE, figure, hatching
 from tune_app.results.baseline import verdicts
-from tune_app.results.calibration import CALIBRATED
 from tune_app.results.cautions import cautions
 from tune_app.results.folders import spoken
 from tune_app.results.repeats import t_quantile
@@ -66,7 +66,8 @@ def shown(findings: Findings) -> pd.DataFrame:
     wanted: list[str] = []
     for name in COLUMNS:
         filled = [f"dice/{c}" for c in sweep.classes] if name == "{classes}" else [name.format(metric=sweep.metric)]
-        wanted += [column for column in filled if column in board]
+        filled += [*sweep.objective.figures[1:], "violation"] if name == "{metric}" and sweep.objective.bounds else []
+        wanted += [column for column in filled if column in board and column not in wanted]
     frame = board[wanted]
     constant = [c for c in ("family", CALIBRATED) if c in frame and frame[c].nunique(dropna=False) == 1]
     return frame.drop(columns=constant)
@@ -77,6 +78,7 @@ def verdict(findings: Findings) -> str:
     sweep, best = findings.sweep, findings.best
     assert best is not None
     lead = f"{best.name} leads with {findings.metric} {short(best.best[sweep.metric])} at epoch {best.best['epoch']}."
+    lead = sweep.nearest or lead
     noise = sweep.noise()
     if noise is None:
         return f"{lead} Nothing here says how much a second run would differ."
@@ -157,6 +159,8 @@ def arm_intervals(findings: Findings) -> pd.DataFrame:
         half = t_quantile(0.975, noise.dof) * noise.sd / math.sqrt(runs) if noise and runs > 1 else math.nan
         rows.append({"arm": arm, "mean": mean, "low": mean - half, "high": mean + half, "runs": runs})
     frame = pd.DataFrame(rows, columns=["arm", "mean", "low", "high", "runs"])
+    if findings.sweep.objective.bounds:
+        return frame  # in the order of the leaderboard
     return frame.sort_values("mean", ascending=findings.sweep.mode == "min", kind="stable", ignore_index=True)
 
 

@@ -210,10 +210,10 @@ def slices(study: optuna.Study, key: str, target: str) -> Iterator[Plot]:
 
 
 def slices_in_words(study: optuna.Study, names: list[str], target: str) -> str:
-    best = study.best_trial
+    best, extreme = study.best_trial, "lowest" if study.direction == StudyDirection.MINIMIZE else "highest"
     at = ", ".join(f"{name} = {value(best.params.get(name))}" for name in names)
     return (
-        f"{target} of {counted(len(trials_of(study)), 'trial')}, a dot each, later ones darker. The highest, "
+        f"{target} of {counted(len(trials_of(study)), 'trial')}, a dot each, later ones darker. The {extreme}, "
         f"{short(study.best_value, 3)}, is at {at}."
     )
 

@@ -9,11 +9,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from trainables.calibration import ARRAYS, CALIBRATED, GAP, dice_at_thresholds, sigmoid
+from trainables.tasks.multilabel import TASK
 from tune_app.reporting.findings import Findings, counted
 from tune_app.reporting.page import Plot, Section, Table, short
 from tune_app.reporting.plots import BASELINE, BEST, OUTLINE, QUIET, color, figure, styled, symbol
 from tune_app.results.baseline import verdicts
-from tune_app.results.calibration import ARRAYS, CALIBRATED, GAP, dice_at_thresholds, sigmoid
+from tune_app.results.tables import header
 from tune_app.results.trial import Trial
 
 FEW, MANY, ROW_HEIGHT = 3, 4, 220
@@ -194,7 +196,7 @@ def at_both(findings: Findings, calibrated: list[Trial]) -> Plot:
         )
     )
     base = findings.baseline
-    drawn = figure(traces, height=460, x=f"{findings.metric} at 0.5", y="at thresholds of its own")
+    drawn = figure(traces, height=460, x=f"{header(TASK.metric)} at 0.5", y="at thresholds of its own")
     if base is not None and base.name in set(data["name"]):
         drawn.add_hline(
             y=base.score(CALIBRATED),

@@ -1,19 +1,20 @@
 """The untuned baseline of a sweep, for losses uniform weights, and what each family has gained over it.
 
 A family may lead at a threshold of 0.5 only because its loss moves the operating point. So it is compared twice: at
-0.5, and with a threshold of its own for every class and run (`tune_app.results.calibration`).
+0.5, and with a threshold of its own for every class and run (`trainables.calibration`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
-from tune_app.results.calibration import CALIBRATED
+from trainables.calibration import CALIBRATED
+from trainables.objective import Objective
 from tune_app.results.folders import spoken
 from tune_app.results.repeats import Noise, arms_frame, pooled_noise
 from tune_app.results.sweep import Sweep
@@ -80,7 +81,7 @@ def with_baseline_row(board: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
 
 def calibrated_noise(sweep: Sweep) -> Noise | None:
     """The noise of the calibrated mean Dice between runs of one configuration; None where none was repeated."""
-    return pooled_noise(arms_frame(sweep.trials, sweep.classes, CALIBRATED, "max"))
+    return pooled_noise(arms_frame(sweep.trials, sweep.classes, _calibrated(sweep)))
 
 
 def gains(sweep: Sweep) -> list[Gain]:
@@ -88,21 +89,26 @@ def gains(sweep: Sweep) -> list[Gain]:
     base = _finished(baseline_trials(sweep))
     if not base:
         return []
-    base_half, _, _ = _best_arm(sweep, base, sweep.metric)
-    base_own, base_runs, _ = _best_arm(sweep, base, CALIBRATED)
-    found = []
+    base_half, _, _ = _best_arm(sweep, base, sweep.objective)
+    base_own, base_runs, _ = _best_arm(sweep, base, _calibrated(sweep))
+    found, sign = [], -1 if sweep.mode == "min" else 1
     for family in dict.fromkeys(trial.family for trial in sweep.trials):
         members = _finished(t for t in sweep.trials if t.family == family and not t.baseline)
         if members:
-            half, _, _ = _best_arm(sweep, members, sweep.metric)
-            own, runs, arms = _best_arm(sweep, members, CALIBRATED)
-            found.append(Gain(family, arms, half - base_half, own - base_own, own, base_own, runs, base_runs))
+            half, _, _ = _best_arm(sweep, members, sweep.objective)
+            own, runs, arms = _best_arm(sweep, members, _calibrated(sweep))
+            found.append(Gain(family, arms, sign * (half - base_half), own - base_own, own, base_own, runs, base_runs))
     return found
 
 
-def _best_arm(sweep: Sweep, finished: list[Trial], key: str) -> tuple[float, int, int]:
+def _calibrated(sweep: Sweep) -> Objective:
+    """The same bounds, but thresholds of their own decide."""
+    return replace(sweep.objective, metric=CALIBRATED, mode="max")
+
+
+def _best_arm(sweep: Sweep, finished: list[Trial], objective: Objective) -> tuple[float, int, int]:
     """The highest mean over seeds among the configurations of these trials, its seeds, and how many configurations."""
-    arms = arms_frame(finished, sweep.classes, key, "max")
+    arms = arms_frame(finished, sweep.classes, objective)
     return float(arms["mean"].iloc[0]), int(arms["runs"].iloc[0]), len(arms)
 
 

@@ -36,8 +36,12 @@ def cautions(sweep: Sweep, board: pd.DataFrame, *, confirmed: bool = False) -> l
     if ranked.empty:
         return ["No trial has a score yet.", *([] if baseline_trials(sweep) else verdicts(sweep))]
     found = ["A row of the leaderboard is one run: a screening score, not a result."]
+    if sweep.nearest:
+        found.insert(0, sweep.nearest)
+    elif sweep.objective.bounds:
+        found.insert(0, f"First come the trials that keep the bounds: {sweep.objective.bounds}.")
     if not confirmed and not is_confirmation(sweep.folder):
-        found[0] += f" Before choosing: python -m tune_app.confirm sweep={spoken(sweep.folder)}"
+        found[-1] += f" Before choosing: python -m tune_app.confirm sweep={spoken(sweep.folder)}"
     noise = sweep.noise()
     if noise is not None:
         found.append(

@@ -46,6 +46,7 @@ SHOWN = {
     "winners_curse": "winner's curse",
     "difference_to_baseline": "to baseline",
     "baseline_p_holm": "p (Holm)",
+    "violation": "violation",
 }
 """Columns of `arms_of` for the eye, and their headings."""
 DROPPABLE = ("winner's curse", "search score", "replicates")
@@ -63,11 +64,15 @@ def arms_of(found: Mapping[str, Any]) -> pd.DataFrame:
     rows = [
         {"name": str(arm["name"]), "in_set": bool(arm.get("in_set"))}
         | {name: float(arm[name]) if is_finite(arm.get(name)) else math.nan for name in NUMBERS}
+        | {"violation": float(arm["violation"]) if is_finite(arm.get("violation")) else 0.0}
         for arm in arms
     ]
-    frame = pd.DataFrame(rows, columns=["name", *NUMBERS[:5], "in_set", *NUMBERS[5:]])
+    frame = pd.DataFrame(rows, columns=["name", *NUMBERS[:5], "in_set", *NUMBERS[5:], "violation"])
+    lower = (found.get("source") or {}).get("mode") == "min"
     whole = {"replicates": "Int64"} if (frame["replicates"].dropna() % 1 == 0).all() else {}
-    return frame.astype(whole).sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+    return frame.astype(whole).sort_values(
+        ["violation", "mean"], ascending=[True, lower], kind="stable", ignore_index=True
+    )
 
 
 def entries(found: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
@@ -95,6 +100,7 @@ def default_choice(found: Mapping[str, Any]) -> list[str]:
 def confirmed_table(found: Mapping[str, Any]) -> pd.DataFrame:
     """The arms for the eye, best first; empty without a finding."""
     arms = arms_of(found)
+    arms = arms if arms["violation"].any() else arms.drop(columns="violation")
     return arms[[name for name in SHOWN if name in arms]].rename(columns=SHOWN)
 
 

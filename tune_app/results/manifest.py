@@ -1,7 +1,7 @@
 """manifest.json: where a result came from. Gathering never fails; what cannot be found out is null.
 
 {"sweep": name, "created": iso, "status": "running"|"interrupted"|"finished", "family", "experiment", "seed",
- "metric", "mode", "validated", "classes", "space", "git", "packages",
+ "metric", "mode", "at_least", "at_most", "validated", "classes", "space", "git", "packages",
  "data": {"name", "root", "fingerprint", "phantom"}, "hardware", "settings_hash", "class_counts": sentence,
  "notices": [sentence]}
 """
@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 import yaml
 
 from trainables.files import write_text
+from trainables.objective import Objective
 from tune_app.errors import InputError, require_input
 
 MANIFEST = "manifest.json"
@@ -38,6 +40,8 @@ KINDS = {
     "seed": int,
     "metric": str,
     "mode": str,
+    "at_least": dict,
+    "at_most": dict,
     "validated": bool,
     "classes": list,
     "space": dict,
@@ -74,8 +78,7 @@ def build_manifest(
     sweep: str,
     family: str,
     seed: int,
-    metric: str,
-    mode: str,
+    objective: Objective,
     classes: Sequence[str],
     data: Mapping[str, Any],
     fingerprint: str = "",
@@ -102,8 +105,7 @@ def build_manifest(
         "family": family,
         "experiment": experiment,
         "seed": seed,
-        "metric": metric,
-        "mode": mode,
+        **asdict(objective),
         "validated": data.get("train_on") != "all",
         "classes": list(classes),
         "space": dict(space or {}),

@@ -16,6 +16,7 @@ from statistics import stdev
 import numpy as np
 import pandas as pd
 
+from trainables.objective import Objective
 from tune_app.results.trial import Trial
 
 
@@ -53,8 +54,9 @@ def arm_labels(trials: Sequence[Trial]) -> dict[str, str]:
     return {s: trial.label if shared[trial.label] == 1 else trial.name for s, trial in first.items()}
 
 
-def arms_frame(trials: Sequence[Trial], classes: Sequence[str], metric: str, mode: str) -> pd.DataFrame:
-    """One row per arm: arm, names, trials, runs (seeds among the finished trials), mean, sd, min, max, dice/<class>.
+def arms_frame(trials: Sequence[Trial], classes: Sequence[str], objective: Objective) -> pd.DataFrame:
+    """One row per arm: arm, names, trials, runs (seeds among the finished trials), mean, sd, min, max, dice/<class>,
+    and where there are bounds violation, by the means of their figures.
 
     Only finished trials count in the figures: a trial that was stopped early had a smaller budget. Best arm first.
     """
@@ -62,16 +64,29 @@ def arms_frame(trials: Sequence[Trial], classes: Sequence[str], metric: str, mod
     members: dict[str, list[Trial]] = {signature: [] for signature in labels}
     for trial in trials:
         members[trial.signature].append(trial)
-    rows = [_arm_row(labels[s], own, classes, metric) for s, own in members.items()]
-    columns = ["arm", "names", "trials", "runs", "mean", "sd", "min", "max", *(f"dice/{c}" for c in classes)]
+    rows = [_arm_row(labels[s], own, classes, objective) for s, own in members.items()]
+    columns = [
+        "arm",
+        "names",
+        "trials",
+        "runs",
+        "mean",
+        "sd",
+        "min",
+        "max",
+        *(f"dice/{c}" for c in classes),
+        "violation",
+    ]
     frame = pd.DataFrame(rows, columns=columns)
-    frame = frame.sort_values("mean", ascending=mode == "min", na_position="last", kind="stable")
-    return frame.reset_index(drop=True)
+    order = [True, objective.mode == "min"]
+    frame = frame.sort_values(["violation", "mean"], ascending=order, na_position="last", kind="stable")
+    return frame.drop(columns=[] if objective.bounds else "violation").reset_index(drop=True)
 
 
-def _arm_row(arm: str, members: Sequence[Trial], classes: Sequence[str], metric: str) -> dict[str, object]:
+def _arm_row(arm: str, members: Sequence[Trial], classes: Sequence[str], objective: Objective) -> dict[str, object]:
     runs = _by_seed(members)
-    scores = _scores(runs, metric)
+    scores = _scores(runs, objective.metric)
+    means = {name: _mean(_scores(runs, name)) for name in objective.figures}
     finite = [score for score in scores if math.isfinite(score)]
     row: dict[str, object] = {
         "arm": arm,
@@ -83,7 +98,8 @@ def _arm_row(arm: str, members: Sequence[Trial], classes: Sequence[str], metric:
         "min": min(finite, default=math.nan),
         "max": max(finite, default=math.nan),
     }
-    return row | {f"dice/{c}": _mean(_scores(runs, f"dice/{c}")) for c in classes}
+    row |= {f"dice/{c}": _mean(_scores(runs, f"dice/{c}")) for c in classes}
+    return row | {"violation": objective.violation(means) if runs else math.nan}
 
 
 def _by_seed(members: Sequence[Trial]) -> list[list[Trial]]:

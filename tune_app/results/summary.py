@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from trainables.calibration import CALIBRATED, GAP
 from trainables.settings import PATH
 from tune_app.errors import InputError, require_input
 from tune_app.results.baseline import NOT_RUN, add_command, baseline_trials, gains, with_baseline_row
-from tune_app.results.calibration import CALIBRATED, GAP
 from tune_app.results.cautions import cautions, notices
 from tune_app.results.finding import DROPPABLE, confirmed_table, read_confirmation, what_is_confirmed
 from tune_app.results.reference import NOT_COMPARABLE, PUBLISHED_CAUTION, read_reference

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from search_spaces import ClassCounts, Preset, all_presets, trial_of, trial_signature, untuned
+from trainables.calibration import CALIBRATED, GAP, score_keys
 from trainables.errors import TrainablesError
+from trainables.objective import Objective
 from trainables.settings import TaskSettings
 from trainables.tasks import get_task
 from tune_app.errors import InputError
-from tune_app.results.calibration import CALIBRATED, GAP, score_keys
 from tune_app.results.folders import LOCK, find_sweep, lock_is_held, recorded_status
 from tune_app.results.manifest import KINDS, MANIFEST, read_known
 from tune_app.results.repeats import Noise, arm_labels, arms_frame, pooled_noise
@@ -63,8 +64,8 @@ class Sweep:
         """Read the folder again."""
         self.manifest, manifest_whole = read_known(self.folder / MANIFEST, KINDS)
         self.settings, settings_whole = read_known(self.folder / "sweep.yaml", SETTING_KINDS)
-        self.metric = str(self.manifest.get("metric") or get_task(TaskSettings().name).metric)
-        self.mode = str(self.manifest.get("mode") or "max")
+        self.objective = _objective(self.manifest)
+        self.metric, self.mode = self.objective.metric, self.objective.mode
         told = self.manifest.get("notices")
         self.notices = [str(notice) for notice in told] if isinstance(told, list) else []
         self._judged_by = _diagnosis_settings(self.settings.get("diagnosis"))
@@ -126,12 +127,14 @@ class Sweep:
 
         The best epoch is that of the sweep's metric whatever `by` says. `by`: the metric (default), mean_iou,
         dice/<class>, iou/<class>, a class's name, the calibrated mean or calibrated/<class>. Failed trials and those
-        without a finite score have no rank. Trials of one arm are one effective configuration, whatever their names;
+        without a finite score have no rank. With bounds there are columns for their figures and for `violation`, which
+        comes before the score. Trials of one arm are one effective configuration, whatever their names;
         arm_trials counts them. baseline: whether that is the untuned one. Calibrated figures are cross-fitted, see
-        `tune_app.results.calibration`; thresholds are σ(logit); calibration says which of them are missing, and why.
+        `trainables.calibration`; thresholds are σ(logit); calibration says which of them are missing, and why.
         """
         by = self._ranking_key(by)
-        shown = list(dict.fromkeys([self.metric, CALIBRATED, GAP, by, *(f"dice/{c}" for c in self.classes)]))
+        bounded = ["violation", *self.objective.figures[1:]] if self.objective.bounds else []
+        shown = list(dict.fromkeys([self.metric, *bounded, CALIBRATED, GAP, by, *(f"dice/{c}" for c in self.classes)]))
         own = [key for key in score_keys(self.classes) if key not in shown]
         labels, sizes = arm_labels(self.trials), Counter(trial.signature for trial in self.trials)
         rows = [_leaderboard_row(t, shown, own, labels[t.signature], sizes[t.signature]) for t in self.trials]
@@ -142,6 +145,15 @@ class Sweep:
         """One row per trial and epoch: name, number, and every figure of history.jsonl. Empty before the first."""
         rows = [{"name": t.name, "number": t.number, **row} for t in self.trials for row in t.history]
         return pd.DataFrame(rows, columns=None if rows else ["name", "number", "epoch", self.metric])
+
+    @property
+    def nearest(self) -> str:
+        """Where no trial keeps the bounds, a sentence that says so and names the nearest; else ""."""
+        ranked = [trial for trial in self.trials if trial.best and not trial.failed]
+        best = max(ranked, key=lambda trial: self.objective.key(trial.best), default=None)
+        if best is None or not best.violation:
+            return ""
+        return f"No trial keeps the bounds {self.objective.bounds}: the nearest is {best.name}, with {best.bounded}."
 
     def best_per_class(self) -> pd.DataFrame:
         """The ranked trial with the highest Dice of each class, at that trial's best epoch: class, dice, name, arm,
@@ -158,7 +170,7 @@ class Sweep:
 
     def arms(self) -> pd.DataFrame:
         """One row per effective configuration, mean and sd over its finished runs; see `tune_app.results.repeats`."""
-        return arms_frame(self.trials, self.classes, self.metric, self.mode)
+        return arms_frame(self.trials, self.classes, self.objective)
 
     def noise(self) -> Noise | None:
         """Standard deviation between repeated runs; None where no arm has two finished runs with different seeds."""
@@ -174,7 +186,7 @@ class Sweep:
         rows = []
         for family in dict.fromkeys(trial.family for trial in self.trials):
             members = [trial for trial in self.trials if trial.family == family]
-            arms = arms_frame(members, self.classes, self.metric, self.mode)
+            arms = arms_frame(members, self.classes, self.objective)
             first = arms.iloc[0]
             rows.append(
                 {
@@ -185,10 +197,17 @@ class Sweep:
                     "mean": arms["mean"].mean(),
                     "best": first["mean"],
                     "best_arm": first["arm"] if first["runs"] else "",
+                    "violation": first.get("violation", 0.0),
                 }
             )
-        frame = pd.DataFrame(rows, columns=["family", "trials", "arms", "runs", "mean", "best", "best_arm"])
-        return frame.sort_values("best", ascending=self.mode == "min", kind="stable").reset_index(drop=True)
+        frame = pd.DataFrame(
+            rows, columns=["family", "trials", "arms", "runs", "mean", "best", "best_arm", "violation"]
+        )
+        return (
+            frame.sort_values(["violation", "best"], ascending=[True, self.mode == "min"], kind="stable")
+            .drop(columns="violation")
+            .reset_index(drop=True)
+        )
 
     def trial(self, name: str) -> Trial:
         """One trial by its name, its name without the number, or its number; InputError lists the names."""
@@ -230,8 +249,7 @@ class Sweep:
             self.folder / "trials" / name,
             frozen,
             number=number,
-            metric=self.metric,
-            mode=self.mode,
+            objective=self.objective,
             driver_runs=driver_runs,
             judged_by=self._judged_by,
             untuned=untuned_signature,
@@ -290,12 +308,22 @@ def _leaderboard_row(
 def _ranked(frame: pd.DataFrame, by: str, *, ascending: bool) -> pd.DataFrame:
     """Sorted by a score, equal scores in the order of their numbers; rank 1, 2, … where a trial may have one."""
     frame = frame.assign(_failed=frame["status"].astype(str).str.startswith("failed"), _key=frame[by].astype(float))
-    frame = frame.sort_values(["_failed", "_key", "number"], ascending=[True, ascending, True], kind="stable")
+    bounded = ["violation"] if "violation" in frame else []
+    keys = {"_failed": True} | dict.fromkeys(bounded, True) | {"_key": ascending, "number": True}
+    frame = frame.sort_values(list(keys), ascending=list(keys.values()), kind="stable")
     eligible = ~frame["_failed"].astype(bool) & frame["_key"].notna()
     frame = frame.drop(columns=["_failed", "_key"]).reset_index(drop=True)
     ranks = eligible.cumsum().where(eligible).astype("Int64").to_numpy()
     types = dict.fromkeys(["rank", "best_epoch", "seed", "number", "epochs", "arm_trials"], "Int64")
     return frame.assign(rank=ranks).astype(types)
+
+
+def _objective(manifest: Mapping[str, Any]) -> Objective:
+    """Of a sweep; bounds that are damaged are left out, and without a metric it is that of the usual task."""
+    told = {key: manifest[key] for key in ("metric", "mode", "at_least", "at_most") if manifest.get(key)}
+    with suppress(TrainablesError):
+        return Objective.from_config(told, get_task(TaskSettings().name))
+    return Objective.from_config({"metric": told.get("metric")}, get_task(TaskSettings().name))
 
 
 def _diagnosis_settings(values: Any) -> DiagnosisSettings:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tune_app.results.calibration import CALIBRATED
+from trainables.calibration import CALIBRATED
 from tune_app.settings.terminal import plain
 
 MISSING = "-"

@@ -21,8 +21,9 @@ from zipfile import BadZipFile
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from trainables.calibration import ARRAYS, Calibration, calibrate
 from trainables.history_line import CHECKSUM, is_intact
-from tune_app.results.calibration import ARRAYS, Calibration, calibrate
+from trainables.objective import Objective
 from tune_app.results.diagnosis import HOPELESS, Diagnosis, diagnose, hopeless, of_error
 from tune_app.results.manifest import read_known
 from tune_app.settings.schema import DiagnosisSettings
@@ -73,14 +74,13 @@ CONFIG_KINDS = {
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial of a sweep. Scores are those of the best epoch, the one with the best value of `metric`."""
+    """A trial of a sweep. Scores are those of the best epoch, the best row by the objective."""
 
     name: str
     number: int
     folder: Path
     status: str
-    metric: str
-    mode: str = "max"
+    objective: Objective
     reason: str = ""
     family: str = ""
     preset: str = ""
@@ -101,6 +101,11 @@ class Trial:
     """Epochs finished before it."""
     damage: tuple[str, ...] = ()
     """What its files have lost, in a sentence each."""
+
+    @property
+    def metric(self) -> str:
+        """The figure that ranks."""
+        return self.objective.metric
 
     @cached_property
     def diagnoses(self) -> tuple[Diagnosis, ...]:
@@ -133,8 +138,19 @@ class Trial:
     def best(self) -> Mapping[str, Any]:
         """The row of the best epoch, the first of equals; {} while there is no finite score."""
         scored = [row for row in self.history if is_finite(row.get(self.metric))]
-        sign = 1 if self.mode == "max" else -1
-        return max(scored, key=lambda row: sign * row[self.metric], default={})
+        return max(scored, key=self.objective.key, default={})
+
+    @property
+    def violation(self) -> float:
+        """By how much the best epoch misses the bounds, see `Objective.violation`; NaN while there is no score."""
+        return self.objective.violation(self.best) if self.best else math.nan
+
+    @property
+    def bounded(self) -> str:
+        """The figures of the best epoch that miss a bound, in words."""
+        missed = [name for name, miss in self.objective.misses(self.best).items() if miss > 0]
+        names = dict.fromkeys(name.split(" ")[0] for name in missed)
+        return ", ".join(f"{name} {self.best.get(name, math.nan):.4f}" for name in names)
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -145,7 +161,9 @@ class Trial:
         return calibrate(self.validation(ARRAYS), self.best["epoch"], counted)
 
     def score(self, key: str) -> float:
-        """A figure of the best epoch, calibrated ones included; NaN where there is none."""
+        """A figure of the best epoch, calibrated ones and `violation` included; NaN where there is none."""
+        if key == "violation":
+            return self.violation
         return float(self.best[key]) if key in self.best else self.calibration.score(key)
 
     def validation(self, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
@@ -226,8 +244,7 @@ def read_trial(
     frozen: FrozenTrial | None,
     *,
     number: int,
-    metric: str,
-    mode: str,
+    objective: Objective,
     driver_runs: bool,
     judged_by: DiagnosisSettings | None = None,
     untuned: str = "",
@@ -239,7 +256,7 @@ def read_trial(
     attrs = frozen.user_attrs if frozen else config.get("run") or {}
     told = set(frozen.intermediate_values) if frozen and frozen.state.is_finished() else set()
     history, lost_rows = _recorded(folder, told)
-    history = history or _study_curve(frozen, metric)
+    history = history or _study_curve(frozen, objective.metric)
     loss = attrs.get("loss") or config.get("loss") or {}
     status = _study_status(frozen, attrs) if frozen else _folder_status(folder, config, history)
     if status == "running" and not driver_runs:
@@ -252,6 +269,7 @@ def read_trial(
         number=number,
         folder=folder,
         status=status,
+        objective=objective,
         reason=_reason(status, error, attrs, history, judged_by),
         family=str(attrs.get("family") or loss.get("name") or ""),
         preset=str(attrs.get("preset") or ""),
@@ -263,8 +281,6 @@ def read_trial(
         baseline=bool(attrs.get("baseline", attrs.get("signature") == untuned != "")),
         config=config,
         history=history,
-        metric=metric,
-        mode=mode,
         judged_by=judged_by,
         error=error,
         error_epoch=_epochs_before(error, history),

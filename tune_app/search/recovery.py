@@ -13,7 +13,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search_spaces import Sections, Space
+from trainables.objective import Objective
 from tune_app.errors import InputError
 from tune_app.results.study import read_study
 from tune_app.results.tables import counted
@@ -32,21 +33,23 @@ LOST = "lost"
 """Label of a trial that nothing is left of but its number."""
 
 
-def reconcile(study: optuna.Study, folder: Path, metric: str, epochs: int) -> None:
+def reconcile(study: optuna.Study, folder: Path, objective: Objective, epochs: int) -> None:
     """Report to the study what only result.json knows; tell it of the trials that had ended."""
     for frozen in study.get_trials(deepcopy=False):
         if frozen.state != TrialState.RUNNING or "name" not in frozen.user_attrs:
             continue
         rows = read_reported(folder / "trials" / frozen.user_attrs["name"] / "result.json")
         for row in rows:
-            report(study, frozen.number, row, metric)
+            report(study, frozen.number, row, objective)
         if rows and (rows[-1].get("done") or rows[-1]["epoch"] >= epochs):
-            end(study, frozen.number, rows[-1], False, metric, epochs)
+            end(study, frozen.number, rows[-1], False, objective, epochs)
         elif was_given_up(folder / "trials" / frozen.user_attrs["name"]):
-            end(study, frozen.number, {}, True, metric, epochs)
+            end(study, frozen.number, {}, True, objective, epochs)
 
 
-def mend_study(folder: Path, space: Space, signature: Callable[[Sections], str], metric: str, epochs: int) -> str:
+def mend_study(
+    folder: Path, space: Space, signature: Callable[[Sections], str], objective: Objective, epochs: int
+) -> str:
     """Make a damaged or missing journal anew from its intact beginning and the trial folders; what to say of it.
 
     "" where nothing is wrong: it can be read to its end, and holds every trial that has a folder. The damaged file is
@@ -62,16 +65,16 @@ def mend_study(folder: Path, space: Space, signature: Callable[[Sections], str],
     for path, number in numbers.items():
         if number not in trials:
             trials[number] = _recorded_trial(path, space, signature)
-        if problem := _disagreement(trials[number], path, metric):
+        if problem := _disagreement(trials[number], path, objective.metric):
             raise InputError(
                 f"{folder.name}: {JOURNAL} is damaged, and does not go together with trials/{path.name}: {problem}. "
                 f"Put back from a copy what is wrong, or move it away: without {JOURNAL}, the folders alone count"
             )
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{JOURNAL}") as scratch:
-        study = open_study(Path(scratch), folder.name)
+        study = open_study(Path(scratch), folder.name, objective)
         for number in range(max(trials, default=-1) + 1):
             study.add_trial(trials.get(number) or _lost_trial(number))
-        reconcile(study, folder, metric, epochs)
+        reconcile(study, folder, objective, epochs)
         was = _set_aside(folder / JOURNAL)
         os.replace(Path(scratch) / JOURNAL, folder / JOURNAL)
     lost = [str(number) for number in range(max(trials, default=0)) if number not in trials]
@@ -150,11 +153,18 @@ def read_reported(path: Path) -> list[Mapping[str, Any]]:
     return rows
 
 
-def recorded_curves(study: optuna.Study) -> dict[str, list[tuple[int, float]]]:
-    """{trial name: curve} of every trial in the study; the curve of a trial that became NaN ends with a NaN."""
-    curves = {}
+def recorded_curves(study: optuna.Study, folder: Path, objective: Objective) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """{trial name: its rows as far as the objective reads them}; the curve of a trial that became NaN ends with a NaN.
+
+    The study knows the metric alone: what bounds are on is read from the rows in the folder of the sweep.
+    """
+    curves: dict[str, Sequence[Mapping[str, Any]]] = {}
     for trial in study.get_trials(deepcopy=False):
-        if "name" in trial.user_attrs:
+        if (name := trial.user_attrs.get("name")) is None:
+            continue
+        if objective.bounds:
+            curves[name] = read_reported(folder / "trials" / name / "result.json")
+        else:
             ending = [(trial.user_attrs[NAN_EPOCH], math.nan)] if NAN_EPOCH in trial.user_attrs else []
-            curves[trial.user_attrs["name"]] = curve(trial) + ending
+            curves[name] = [{"epoch": epoch, objective.metric: value} for epoch, value in curve(trial) + ending]
     return curves

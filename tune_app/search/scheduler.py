@@ -10,20 +10,18 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
+from trainables.objective import Objective, Row
 from tune_app.planning.epochs import quantile, quantile_without
 from tune_app.search.early_failure import Watch
 
-Curve = Sequence[tuple[int, float]]
-"""[(epoch, metric value)], epochs ascending."""
-
-WORST = 0.0
-"""What a value that is no number counts as at a rung: the lowest Dice. The trial itself is stopped."""
+Rank = tuple[float, float]
+"""(−violation of the bounds, score where more is better): what is compared at a rung."""
 
 
 def trial_name(trial: Any) -> str:
@@ -35,6 +33,15 @@ def has_no_score(result: Mapping[str, Any], metric: str) -> bool:
     """True where the metric is not finite: nothing later can rank this trial."""
     value = result.get(metric)
     return value is None or not math.isfinite(value)
+
+
+def rank(objective: Objective, row: Row) -> Rank:
+    """What a row counts as at a rung. A trial without a score is stopped, and counts as the worst that can be: no
+    figure is negative, so that is 0 where more is better."""
+    if has_no_score(row, objective.metric):
+        return -math.inf if objective.bounds else 0.0, 0.0 if objective.mode == "max" else -math.inf
+    _, kept, score = objective.key(row)
+    return kept, score
 
 
 def next_to_run(tune_controller: Any) -> Any:
@@ -62,7 +69,7 @@ class ResumableAsha(AsyncHyperBandScheduler):
     recheck: hold a trial to its last rung at every epoch, not only when it arrives there. The first trials at a rung go
     on because nothing better has come by; they are stopped once it has. Otherwise the first of a sweep, whatever it is,
     trains to the end (docs/decisions/search-defaults.md).
-    curves: recorded curves by trial name, of a sweep that goes on; they fill the rungs as they were.
+    curves: recorded rows by trial name, of a sweep that goes on; they fill the rungs as they were.
     baseline: label of trials that run to the end and that no other is judged by; empty for none.
     watch: says which trials are hopeless; they are stopped whatever their rank.
     """
@@ -70,33 +77,33 @@ class ResumableAsha(AsyncHyperBandScheduler):
     def __init__(
         self,
         *,
-        metric: str,
+        objective: Objective,
         max_epochs: int,
         grace_period: int,
         reduction_factor: float,
         recheck: bool = True,
-        curves: Mapping[str, Curve] | None = None,
+        curves: Mapping[str, Iterable[Row]] | None = None,
         baseline: str = "",
         watch: Watch | None = None,
     ) -> None:
-        self._watch = watch
+        self._watch, self._objective = watch, objective
         self._recheck, self._baseline = recheck, baseline
         self._share = (1 - 1 / reduction_factor) * 100 / 100  # as Ray gives it to np.nanpercentile
-        self._ascending: dict[float, list[float]] = defaultdict(list)  # the values of each rung
+        self._ascending: dict[float, list[Rank]] = defaultdict(list)  # of each rung
         super().__init__(
             time_attr="epoch",
-            metric=metric,
-            mode="max",
+            metric=objective.metric,
+            mode=objective.mode,
             max_t=max_epochs,
             grace_period=grace_period,
             reduction_factor=reduction_factor,
         )
-        for name, curve in (curves or {}).items():
-            for epoch, value in curve:
-                self._record(name, epoch, value)
+        for name, rows in (curves or {}).items():
+            for row in rows:
+                self._record(name, row)
 
-    def rungs(self) -> dict[int, dict[str, float]]:
-        """{epoch: {trial name: value recorded there}}, ascending."""
+    def rungs(self) -> dict[int, dict[str, Rank]]:
+        """{epoch: {trial name: rank recorded there}}, ascending."""
         return {int(epoch): dict(values) for epoch, values in reversed(self._brackets[0]._rungs)}
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
@@ -106,10 +113,9 @@ class ResumableAsha(AsyncHyperBandScheduler):
         """Nothing to do: there is one bracket, and trials are known by name."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision = self._record(trial_name(trial), result)
         if has_no_score(result, self._metric):
-            self._record(trial_name(trial), result["epoch"], WORST)
             return TrialScheduler.STOP
-        decision = self._record(trial_name(trial), result["epoch"], result[self._metric])
         overtaken = self._recheck and self._is_overtaken(trial_name(trial))
         return unless_hopeless(self._watch, trial, result, TrialScheduler.STOP if overtaken else decision)
 
@@ -117,7 +123,7 @@ class ResumableAsha(AsyncHyperBandScheduler):
         if self._watch:
             self._watch.forget(trial_name(trial))
         if "epoch" in result and not has_no_score(result, self._metric):
-            self._record(trial_name(trial), result["epoch"], result[self._metric])
+            self._record(trial_name(trial), result)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Its recorded values stay: other trials were judged by them."""
@@ -129,14 +135,14 @@ class ResumableAsha(AsyncHyperBandScheduler):
                 return values[name] < quantile_without(self._ascending[epoch], values[name], self._share)
         return False
 
-    def _record(self, name: str, epoch: int, value: float) -> str:
+    def _record(self, name: str, row: Row) -> str:
         """Ray's decision at the highest rung that the trial has come to, from values that are kept in order: Ray's own
         goes through the whole rung."""
         if self._baseline and name.partition("_")[2] == self._baseline:
             return TrialScheduler.CONTINUE
-        value = value if math.isfinite(value) else WORST
+        value = rank(self._objective, row)
         for milestone, values in self._brackets[0]._rungs:
-            if epoch >= milestone and name not in values:
+            if row["epoch"] >= milestone and name not in values:
                 ascending = self._ascending[milestone]
                 is_poor = bool(ascending) and value < quantile(ascending, self._share)
                 values[name] = value

@@ -7,6 +7,7 @@ a restarted search goes on exactly where the killed one stood.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ray.tune.search import Searcher
 
 from search_spaces import ClassCounts, Parameter, Sections
+from trainables.objective import Objective
 from tune_app.search.arms import Arm, all_arms
 from tune_app.search.study import distribution, propose, trial_of
 
@@ -27,6 +29,8 @@ NAN_EPOCH = "nan_epoch"
 
 TOLD = ("name", "family", "preset", "sections", "baseline", "planned")
 """Of what the study knows of a trial, what its config repeats under `run`."""
+MOST_MISSED = 1e9
+"""What a figure that is not there misses its bound by: JSON knows no ∞."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +68,11 @@ class StudySearcher(Searcher):
         counts: ClassCounts,
         window_voxels: float | None = None,
         configure: Callable[[Mapping[str, Any], Sections, int], dict[str, Any]],
-        metric: str,
+        objective: Objective,
         untuned: str = "",
     ) -> None:
-        super().__init__(metric=metric, mode="max")
+        super().__init__(metric=objective.metric, mode=objective.mode)
+        self._objective = objective
         self._study, self._space, self._family = study, dict(space), family
         self._kind, self._seed, self._startup_trials = kind, seed, startup_trials
         self._budget, self._counts, self._configure = budget, counts, configure
@@ -102,12 +107,12 @@ class StudySearcher(Searcher):
         return self._begin(trial_id, arm, arm.point, planned=False) if arm else Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        report(self._study, self._live[trial_id], result, self._metric)
+        report(self._study, self._live[trial_id], result, self._objective)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = self._live.pop(trial_id, None)
         if number is not None:
-            end(self._study, number, result or {}, error, self._metric, self._budget.epochs)
+            end(self._study, number, result or {}, error, self._objective, self._budget.epochs)
 
     def _continue(self, trial_id: str) -> dict[str, Any]:
         frozen = self._unfinished.pop(0)
@@ -205,21 +210,30 @@ def verdict(result: Mapping[str, Any], error: bool, metric: str, epochs: int) ->
     return TrialState.COMPLETE, float(result.get(f"best_{metric}", result[metric])), ""
 
 
-def report(study: optuna.Study, number: int, result: Mapping[str, Any], metric: str) -> None:
+def report(study: optuna.Study, number: int, result: Mapping[str, Any], objective: Objective) -> None:
     """Add one epoch to a trial's curve, once; a value that is no number has no place in it."""
-    value, trial = result.get(metric), trial_of(study, number)
+    value, trial = result.get(objective.metric), trial_of(study, number)
     if value is not None and math.isfinite(value) and result["epoch"] not in trial.intermediate_values:
         study._storage.set_trial_intermediate_value(trial._trial_id, result["epoch"], value)
 
 
-def end(study: optuna.Study, number: int, result: Mapping[str, Any], error: bool, metric: str, epochs: int) -> None:
-    """Record the end of a trial with its last row, which Ray hands over nowhere else."""
+def end(
+    study: optuna.Study, number: int, result: Mapping[str, Any], error: bool, objective: Objective, epochs: int
+) -> None:
+    """Record the end of a trial with its last row, which Ray hands over nowhere else; by which share its best epoch
+    misses each bound is told to Optuna as a constraint."""
     if "epoch" in result:
-        report(study, number, result, metric)
-    state, value, reason = verdict(result, error, metric, epochs)
+        report(study, number, result, objective)
+    state, value, reason = verdict(result, error, objective.metric, epochs)
     attributes = {"reason": reason} if reason else {}
     if reason == "nan":
         attributes[NAN_EPOCH] = result["epoch"]
     for name, attribute in attributes.items():
         study._storage.set_trial_user_attr(trial_of(study, number)._trial_id, name, attribute)
+    if state != TrialState.FAIL:
+        told = copy.deepcopy(trial_of(study, number))
+        for name, miss in objective.misses(objective.best_of(result)).items():
+            told.set_constraint(name, min(miss, MOST_MISSED))
+        for name in told.system_attrs.keys() - trial_of(study, number).system_attrs.keys():
+            study._storage.set_trial_system_attr(told._trial_id, name, told.system_attrs[name])
     study.tell(number, value, state=state)

@@ -24,16 +24,18 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces import Choice, Parameter, parameters_of
 from trainables.files import drop_torn_line
+from trainables.objective import Objective
+from tune_app.results.tables import header
 
-JOURNAL, OBJECTIVE = "study.journal", "mean Dice"
+JOURNAL = "study.journal"
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 MOST_TOLD, BEST_TOLD = 500, 25
 """Trials that the sampler is told of, and how many of those are the best ones. More would hardly change a proposal and
 make every one slower."""
 
 
-def open_study(sweep_dir: Path, name: str) -> optuna.Study:
-    """The study of the sweep folder, created where there is none; for the one driver of the sweep.
+def open_study(sweep_dir: Path, name: str, objective: Objective) -> optuna.Study:
+    """The study of the sweep folder, created where there is none, for this objective; for the one driver of the sweep.
 
     A last line cut short by a crash is cut off: Optuna would append to it and could then never read the journal again.
     """
@@ -45,11 +47,11 @@ def open_study(sweep_dir: Path, name: str) -> optuna.Study:
     if existing:
         study = optuna.load_study(study_name=existing[0], storage=storage)
     else:
-        study = optuna.create_study(study_name=name, storage=storage, direction=StudyDirection.MAXIMIZE)
+        study = optuna.create_study(study_name=name, storage=storage, direction=f"{objective.mode}imize")
     if study.metric_names is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names([OBJECTIVE])
+            study.set_metric_names([header(objective.metric)])
     return study
 
 
@@ -76,8 +78,8 @@ def propose(
             warnings.simplefilter("ignore", ExperimentalWarning)  # of `group`, which conditional spaces need
             sampler = TPESampler(seed=own_seed, n_startup_trials=startup_trials, multivariate=True, group=True)
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        told = thinned(study.get_trials(deepcopy=False, states=states))
-    copied = optuna.create_study(direction=StudyDirection.MAXIMIZE, sampler=sampler)
+        told = thinned(study.get_trials(deepcopy=False, states=states), study.direction)
+    copied = optuna.create_study(direction=study.direction, sampler=sampler)
     for trial in told:
         bare = copy.copy(trial)
         bare.user_attrs = {}  # the loss, the name: Optuna copies deeply what it is given
@@ -85,23 +87,23 @@ def propose(
     return suggest_point(copied.ask(), space)
 
 
-def thinned(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+def thinned(trials: Sequence[FrozenTrial], direction: StudyDirection) -> Sequence[FrozenTrial]:
     """MOST_TOLD of the trials at most, in the same order: the BEST_TOLD best, of the others an even selection."""
     if len(trials) <= MOST_TOLD:
         return trials
-    order = sorted(range(len(trials)), key=lambda i: _rank(trials[i]))
+    order = sorted(range(len(trials)), key=lambda i: _rank(trials[i], -1 if direction == StudyDirection.MAXIMIZE else 1))
     others = sorted(order[BEST_TOLD:])
     even = np.linspace(0, len(others) - 1, MOST_TOLD - BEST_TOLD).round().astype(int)
     return [trials[i] for i in sorted([*order[:BEST_TOLD], *(others[i] for i in even)])]
 
 
-def _rank(trial: FrozenTrial) -> tuple[float, ...]:
+def _rank(trial: FrozenTrial, sign: int) -> tuple[float, ...]:
     """The lower the better, as TPE sees it: complete before pruned, of those the ones that ran longer, then running."""
     missed = sum(value for value in trial.constraints.values() if value > 0)
     if trial.state == TrialState.COMPLETE:
-        return missed, 0, -trial.value
+        return missed, 0, sign * trial.value
     epoch, value = max(trial.intermediate_values.items(), default=(-1, 0.0))
-    return missed, 1 if trial.state == TrialState.PRUNED else 2, -epoch, -value
+    return missed, 1 if trial.state == TrialState.PRUNED else 2, -epoch, sign * value
 
 
 def suggest_point(trial: optuna.Trial, space: Mapping[str, Parameter]) -> dict[str, Any]:
@@ -126,5 +128,5 @@ def trial_of(study: optuna.Study, number: int) -> FrozenTrial:
 
 
 def curve(trial: FrozenTrial) -> list[tuple[int, float]]:
-    """[(epoch, mean Dice)] as reported."""
+    """[(epoch, score)] as reported."""
     return sorted(trial.intermediate_values.items())

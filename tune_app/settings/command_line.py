@@ -40,12 +40,10 @@ from tune_app.settings.terminal import plain_output
 from tune_app.settings.user import user_setting
 
 CONF = Path(__file__).parent / "conf"
-OPEN = ("space.", "task.options.")
-"""Mappings that take any key: what may be in them is checked where it is known."""
 TYPES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 """What a setting of such a type takes, in words; OmegaConf's names of them."""
-OPEN = ("space.", "task.options.", "model.options.")
-"""Mappings whose keys are for the family, the task or the model to check."""
+OPEN = ("space.", "task.options.", "model.options.", "objective.at_least.", "objective.at_most.")
+"""Mappings whose keys are for the family, the task, the model or the objective to check."""
 T = TypeVar("T")
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from search_spaces import Sections, flatten
+from trainables.objective import Objective
 from trainables.settings import (
     MOST_SEED,
     PATH,
@@ -24,6 +25,8 @@ from trainables.settings import (
     require,
     require_choice,
 )
+from trainables.tasks import get_task
+from tune_app.settings.objective import ObjectiveSettings, require_known
 
 MOST_TRIALS = 100_000
 """Of one sweep: beyond any that ends, and what its driver has been tried with."""
@@ -254,6 +257,7 @@ class Settings:
     """Log to this Weights & Biases project through Ray's callback; empty: off."""
     data: DataSettings = field(default_factory=DataSettings)
     task: TaskSettings = field(default_factory=TaskSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     hardware: HardwareSettings = field(default_factory=HardwareSettings)
@@ -283,6 +287,13 @@ class Settings:
         both = " ".join(f"{name}={getattr(self, name)}" for name in chosen)
         require(len(chosen) < 2, *both.rpartition("=")[::2], "only one of them may be given", "Drop the others")
         require(not self.final or self.seeds == 1, "seeds", self.seeds, "final= trains one network", "Leave it out")
+        if (order := self.order).bounds or self.objective.metric:
+            require_known(order, get_task(self.task.name, self.task.options), self.data.classes)
+
+    @property
+    def order(self) -> Objective:
+        """What is best: the order of the rows of all trials."""
+        return self.objective.of(get_task(self.task.name, self.task.options))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain nested dict, ready for YAML or JSON."""

@@ -121,7 +121,8 @@ def best_line(sweep: Sweep, name: str) -> str:
     best = sweep.trial(name)
     told = best.loss.get("params", {}) | flatten(best.sections)
     params = "  ".join(f"{key}={value}" for key, value in told.items())
-    return f"best           {best.name}: {best.family}  {params}  seed={best.seed}, epoch {best.best['epoch']}"
+    role = "nearest" if best.violation else "best"
+    return f"{role:<15}{best.name}: {best.family}  {params}  seed={best.seed}, epoch {best.best['epoch']}"
 
 
 def next_steps(name: str, more: bool) -> list[str]:

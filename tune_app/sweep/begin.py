@@ -24,7 +24,7 @@ from tune_app.settings.stored import located, merged, stored_settings
 from tune_app.sweep.folder import new_folder
 from tune_app.sweep.resume import going_on, with_allowed
 
-EXPORTED_SECTIONS = ("data", "task", "model", "trainer", "hardware")
+EXPORTED_SECTIONS = ("data", "task", "model", "trainer", "hardware", "objective")
 
 
 def refuse_elsewhere(composed: Composed[Settings]) -> None:

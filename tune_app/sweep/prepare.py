@@ -12,7 +12,6 @@ from search_spaces import ClassCounts, Space
 from trainables.data import PackedDataset, open_packed
 from trainables.data.phantom.generate import is_phantom
 from trainables.models import build as build_model
-from trainables.tasks import get_task
 from tune_app.ray_adapters.session import RaySession, TrialResources
 from tune_app.search.arms import Arm, baseline_arm, end_arms, num_trials, planned_arms, searched_space, with_baseline
 from tune_app.settings.schema import Settings, laid_over
@@ -39,11 +38,6 @@ class Prepared:
     resumed: bool = False
     extended: bool = False
     """resumed with more trials than sweep.yaml says."""
-
-    @property
-    def metric(self) -> str:
-        """The figure of a row that ranks."""
-        return get_task(self.settings.task.name).metric
 
     @property
     def phantom(self) -> bool:

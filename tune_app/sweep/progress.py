@@ -19,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from trainables.objective import Key, Objective, number
 from trainables.trial_folder import first_epoch_share
 from tune_app.results.tables import LEAST_NAME, counted, fit, shortened, text_table
 from tune_app.search.early_failure import Watch
@@ -47,6 +48,7 @@ class TrialView:
     dice: float = math.nan
     classes: dict[str, float] = field(default_factory=dict)
     best: float = math.nan
+    best_key: Key = (False, -math.inf, -math.inf)
     best_classes: dict[str, float] = field(default_factory=dict)
     state: str = "running"
     began: float = 0.0
@@ -61,7 +63,7 @@ class Progress:
     num_trials: int
     epochs: int
     classes: Sequence[str]
-    metric: str
+    objective: Objective
     slots: int
     planned: float = math.nan
     """Epochs that a trial is expected to have, early stopping included; NaN: all of them."""
@@ -88,11 +90,12 @@ class Progress:
         """Take in one epoch's row."""
         view = self.start(name)
         view.epoch, view.trained, view.share, view.seen = row["epoch"], view.trained + 1, 0.0, time.monotonic()
-        view.dice = row.get(self.metric, math.nan)
+        view.dice = number(row, self.objective.metric)
         view.classes = {c: row.get(f"dice/{c}", math.nan) for c in self.classes}
-        if math.isfinite(view.dice) and not view.dice <= view.best:
-            view.best, view.best_classes = view.dice, view.classes
-        if math.isfinite(view.best) and (self._best is None or view.best > self._best.best):
+        key = self.objective.key(row)
+        if math.isfinite(view.dice) and key > view.best_key:
+            view.best, view.best_key, view.best_classes = view.dice, key, view.classes
+        if math.isfinite(view.best) and (self._best is None or view.best_key > self._best.best_key):
             self._best = view
         return view
 
@@ -173,11 +176,15 @@ class Progress:
         best = self.best()
         if best is None:
             return "best —"
-        return trial_line(f"best {best.best:.4f}  ", best.name, "", best.best_classes, width)
+        nearest = f"nothing keeps {self.objective.bounds} yet; nearest " if best.best_key[1] < 0 else "best "
+        return trial_line(f"{nearest}{best.best:.4f}  ", best.name, "", best.best_classes, width)
 
     def row(self, view: TrialView) -> dict[str, Any]:
         """A trial in the live table."""
-        scores = {self.metric: view.dice, **{f"dice/{c}": view.classes.get(c, math.nan) for c in self.classes}}
+        scores = {
+            self.objective.metric: view.dice,
+            **{f"dice/{c}": view.classes.get(c, math.nan) for c in self.classes},
+        }
         return {"trial": view.name, "epoch": f"{view.epoch}/{self.epochs}", **scores}
 
 

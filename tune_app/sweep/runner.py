@@ -101,8 +101,7 @@ def _write_folder(prepared: Prepared) -> None:
             "signature": prepared.untuned.signature(prepared.counts, prepared.window_voxels),
         },
         settings=settings.as_dict(),
-        metric=prepared.metric,
-        mode="max",
+        objective=settings.order,
         phantom=prepared.phantom,
         class_counts=prepared.counts.source,
         notices=prepared.notices,
@@ -138,8 +137,8 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
     from tune_app.sweep.standstill import head_watched
     from tune_app.sweep.tuner import build_tuner
 
-    study = open_study(prepared.folder, prepared.folder.name)
-    reconcile(study, prepared.folder, prepared.metric, prepared.settings.trainer.epochs)
+    study = open_study(prepared.folder, prepared.folder.name, prepared.settings.order)
+    reconcile(study, prepared.folder, prepared.settings.order, prepared.settings.trainer.epochs)
     watch = Watch(prepared.settings.diagnosis, prepared.folder / "trials")
     display = Display(_progress(prepared, resources, study), watch=watch)
     tuner: tune.Tuner = build_tuner(prepared, resources, study, display)
@@ -158,7 +157,7 @@ def _mend(prepared: Prepared) -> None:
     counts, window_voxels = prepared.counts, prepared.window_voxels
     signature = functools.partial(trial_signature, counts=counts, window_voxels=window_voxels)
     epochs = prepared.settings.trainer.epochs
-    if told := mend_study(prepared.folder, prepared.space, signature, prepared.metric, epochs):
+    if told := mend_study(prepared.folder, prepared.space, signature, prepared.settings.order, epochs):
         print(f"note: {told}", file=sys.stderr)
 
 
@@ -172,7 +171,7 @@ def _had_ended(prepared: Prepared) -> bool:
 
 def _is_done(prepared: Prepared, study: optuna.Study | None = None) -> bool:
     """Whether every trial of the sweep has ended."""
-    study = study or open_study(prepared.folder, prepared.folder.name)
+    study = study or open_study(prepared.folder, prepared.folder.name, prepared.settings.order)
     states = [trial.state for trial in study.get_trials(deepcopy=False)]
     return len(states) >= prepared.num_trials and not any(state in UNFINISHED for state in states)
 
@@ -186,7 +185,7 @@ def _progress(prepared: Prepared, resources: TrialResources, study: optuna.Study
         num_trials=max(prepared.num_trials, ended),
         epochs=prepared.settings.trainer.epochs,
         classes=prepared.settings.outputs,
-        metric=prepared.metric,
+        objective=prepared.settings.order,
         slots=resources.slots,
         earlier=ended,
         planned=planned_epochs(prepared.folder),

@@ -84,6 +84,7 @@ def build_searcher(prepared: Prepared, resources: TrialResources, study: optuna.
     def configure(run: Mapping[str, Any], trial: Sections, seed: int) -> dict[str, Any]:
         own = laid_over(settings, trial)
         sections = {name: asdict(getattr(own, name)) for name in ("data", "task", "model", "trainer", "hardware")}
+        sections["objective"] = asdict(settings.order)
         run = {**run, "dir": str(folder / run["name"])}
         own_taken = taken | trial.get("resources", {})
         return {"run": run, "loss": dict(trial["loss"]), "seed": seed, "resources": own_taken, **sections}
@@ -101,7 +102,7 @@ def build_searcher(prepared: Prepared, resources: TrialResources, study: optuna.
         window_voxels=prepared.window_voxels,
         configure=configure,
         untuned=prepared.untuned.signature(prepared.counts, prepared.window_voxels),
-        metric=prepared.metric,
+        objective=settings.order,
     )
 
 
@@ -109,13 +110,13 @@ def build_scheduler(prepared: Prepared, study: optuna.Study, watch: Watch | None
     """ASHA with the rungs of the sweep so far, or none."""
     settings = prepared.settings
     if not settings.early_stopping:
-        return RunToTheEnd(metric=prepared.metric, watch=watch)
+        return RunToTheEnd(metric=settings.order.metric, watch=watch)
     return ResumableAsha(
-        metric=prepared.metric,
+        objective=settings.order,
         max_epochs=settings.trainer.epochs,
         grace_period=settings.grace_period,
         reduction_factor=settings.scheduler.reduction_factor,
-        curves=recorded_curves(study),
+        curves=recorded_curves(study, prepared.folder, settings.order),
         baseline=prepared.baseline,
         watch=watch,
     )
@@ -137,16 +138,24 @@ def _gauges(prepared: Prepared, resources: TrialResources, study: optuna.Study) 
     folder, gpus = prepared.folder, resources.gpus
     name = f"{folder.parent.name}/{folder.name}" if is_confirmation(folder) else folder.name
     before = hours_in(folder.glob("trials/*/history*.jsonl")) * gpus if gpus else 0.0
-    return SweepGauges(name, study, metric=prepared.metric, planned=prepared.num_trials, gpus=gpus, gpu_hours=before)
+    order = prepared.settings.order
+    rows = [row for rows in recorded_curves(study, folder, order).values() for row in rows]
+    best = max(rows, key=order.key, default={})
+    return SweepGauges(
+        name, study, objective=order, best=best, planned=prepared.num_trials, gpus=gpus, gpu_hours=before
+    )
 
 
 def _keeper(prepared: Prepared, study: optuna.Study) -> CheckpointKeeper:
-    scores = {
-        prepared.folder / "trials" / trial.user_attrs["name"]: max(trial.intermediate_values.values(), default=0.0)
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    order, caps = prepared.settings.order, prepared.settings.checkpoints
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    names, curves = {trial.user_attrs["name"] for trial in ended}, recorded_curves(study, prepared.folder, order)
+    best = {
+        prepared.folder / "trials" / name: max(map(order.key, rows), default=order.key({}))
+        for name, rows in curves.items()
+        if name in names
     }
-    caps = prepared.settings.checkpoints
-    return CheckpointKeeper(caps.max_number, caps.max_gb, prepared.metric, scores)
+    return CheckpointKeeper(caps.max_number, caps.max_gb, order, best)
 
 
 def _wandb(project: str) -> list[Any]:

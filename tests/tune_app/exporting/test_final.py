@@ -11,6 +11,7 @@ import yaml
 from planned import composed_of
 from sweep_folder import WrittenTrial, write_sweep
 
+from trainables.objective import Objective
 from tune_app import run as run_module
 from tune_app.confirmation.confirm import refuse_unready
 from tune_app.errors import InputError
@@ -140,7 +141,12 @@ def test_the_board_and_the_manifest_of_its_sweep_say_so(trained: Path) -> None:
     assert NOT_VALIDATED in notices(Sweep(trained))
     for train_on in ("train", "all"):
         manifest = build_manifest(
-            sweep="x", family="x", seed=0, metric="mean_dice", mode="max", classes=(), data={"train_on": train_on}
+            sweep="x",
+            family="x",
+            seed=0,
+            objective=Objective(metric="mean_dice"),
+            classes=(),
+            data={"train_on": train_on},
         )
         assert manifest["validated"] is (train_on == "train")
     assert Settings().data.train_on == "train"

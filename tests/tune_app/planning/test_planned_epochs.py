@@ -7,10 +7,13 @@ import itertools
 import numpy as np
 import pytest
 
+from trainables.objective import Objective
 from tune_app.planning.epochs import Range, Work, epochs_of, expected_work, rung_epochs
 from tune_app.search.scheduler import ResumableAsha
 
 SHAPES = [(9, 3, 3.0), (60, 6, 3.0), (60, 1, 4.0), (10, 1, 2.5), (9, 9, 3.0), (5, 1, 2.0)]
+
+DICE = Objective(metric="mean_dice")
 
 
 class FakeTrial:
@@ -19,9 +22,7 @@ class FakeTrial:
 
 
 def scheduler_of(epochs: int, grace: int, eta: float, *, recheck: bool = False) -> ResumableAsha:
-    return ResumableAsha(
-        metric="mean_dice", max_epochs=epochs, grace_period=grace, reduction_factor=eta, recheck=recheck
-    )
+    return ResumableAsha(objective=DICE, max_epochs=epochs, grace_period=grace, reduction_factor=eta, recheck=recheck)
 
 
 @pytest.mark.parametrize(("epochs", "grace", "eta"), SHAPES)

@@ -10,7 +10,10 @@ from types import SimpleNamespace
 import optuna
 import pytest
 
+from trainables.objective import Objective
 from tune_app.ray_adapters import gauges
+
+DICE = Objective(metric="mean_dice")
 
 
 class Recorded:
@@ -57,7 +60,7 @@ def of_trials(recorded: dict[tuple, float]) -> set[str]:
 
 
 def test_rows_become_gauges_with_the_trial_in_the_tags(recorded, study):
-    callback = gauges.SweepGauges("s", study, metric="mean_dice", planned=2, gpus=0.5)
+    callback = gauges.SweepGauges("s", study, objective=DICE, planned=2, gpus=0.5)
     row = {
         "mean_dice": 0.4,
         "best_mean_dice": 0.5,
@@ -89,7 +92,7 @@ def test_what_is_still_true_is_set_again_and_again(recorded, study, monkeypatch)
     """Ray forgets a gauge twenty seconds after it was set, and an epoch may take minutes."""
     clock = [100.0]
     monkeypatch.setattr(gauges.time, "monotonic", lambda: clock[0])
-    callback = gauges.SweepGauges("s", study, metric="mean_dice", planned=2, gpus=1)
+    callback = gauges.SweepGauges("s", study, objective=DICE, planned=2, gpus=1)
     callback.on_trial_result(1, [], trial("a"), {"mean_dice": 0.4, "epoch": 1, "dice/nuc": 0.7, "seconds_epoch": 60})
     callback.on_step_end(1, [trial("a")])
     before = dict(recorded)
@@ -104,7 +107,7 @@ def test_what_is_still_true_is_set_again_and_again(recorded, study, monkeypatch)
 
 @pytest.mark.parametrize("end", ["on_trial_complete", "on_trial_error"])
 def test_a_trial_that_has_ended_is_set_no_more_and_the_sweep_goes_on(recorded, study, end):
-    callback = gauges.SweepGauges("s", study, metric="mean_dice", planned=2, gpus=1)
+    callback = gauges.SweepGauges("s", study, objective=DICE, planned=2, gpus=1)
     for name in ("a", "b"):
         callback.on_trial_result(1, [], trial(name), {"mean_dice": 0.4, "epoch": 1, "dice/nuc": 0.7})
     getattr(callback, end)(2, [], trial("a"))
@@ -122,14 +125,14 @@ def test_trials_are_counted_by_state(recorded, study):
     begin(study, math.nan, state=state.FAIL)
     for _ in range(3):
         begin(study, 0.1)
-    callback = gauges.SweepGauges("s", study, metric="mean_dice", planned=10, gpus=0)
+    callback = gauges.SweepGauges("s", study, objective=DICE, planned=10, gpus=0)
     callback.on_step_end(1, [trial("d"), trial("e"), trial("f", "PENDING"), trial("a", "TERMINATED")])
     counted = {key[2]: value for key, value in recorded.items() if key[0] == "tune_app_trials"}
     assert counted == {"to come": 4, "waiting": 1, "running": 2, "finished": 1, "stopped early": 1, "failed": 1}
 
 
 def test_a_state_that_holds_no_trial_is_zero_and_not_the_last_number(recorded, study):
-    callback = gauges.SweepGauges("s", study, metric="mean_dice", planned=1, gpus=0)
+    callback = gauges.SweepGauges("s", study, objective=DICE, planned=1, gpus=0)
     begin(study, 0.3)
     callback.on_step_end(1, [trial("a")])
     assert recorded["tune_app_trials", "s", "running"] == 1
@@ -140,9 +143,8 @@ def test_a_state_that_holds_no_trial_is_zero_and_not_the_last_number(recorded, s
 
 
 def test_a_resumed_sweep_goes_on_from_its_best_and_its_hours(recorded, study):
-    begin(study, 0.3, 0.6, math.nan, state=optuna.trial.TrialState.FAIL)
-    begin(study, 0.5)
-    callback = gauges.SweepGauges("s", study, metric="mean_dice", planned=4, gpus=2, gpu_hours=1.25)
+    best = {"mean_dice": 0.6}
+    callback = gauges.SweepGauges("s", study, objective=DICE, planned=4, gpus=2, gpu_hours=1.25, best=best)
     callback.on_step_end(1, [])
     assert recorded["tune_app_best_score", "s"] == 0.6
     callback.on_trial_result(1, [], trial("a"), {"mean_dice": 0.4, "epoch": 1, "seconds_epoch": 900.0})
@@ -158,7 +160,7 @@ def test_hours_are_read_from_histories_damaged_ones_too(tmp_path: Path):
 
 
 def test_a_row_without_figures_sets_no_score(recorded, study):
-    callback = gauges.SweepGauges("s", study, metric="mean_dice", planned=1, gpus=1)
+    callback = gauges.SweepGauges("s", study, objective=DICE, planned=1, gpus=1)
     callback.on_trial_result(1, [], trial("a"), {"mean_dice": math.nan, "done": True})
     assert recorded == {("tune_app_gpu_hours", "s"): 0.0}
 

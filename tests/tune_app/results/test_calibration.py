@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tune_app.exporting.operating_point import operating_point
-from tune_app.results.calibration import (
+from trainables.calibration import (
     SPLITS,
     Calibration,
     best_threshold,
@@ -23,6 +22,8 @@ from tune_app.results.calibration import (
     score_keys,
     split_halves,
 )
+from trainables.objective import Objective
+from tune_app.exporting.operating_point import operating_point
 from tune_app.results.trial import Trial
 
 sys.path.append(str(Path(__file__).parents[2] / "trainables"))  # tiny_trial
@@ -337,7 +338,7 @@ def test_the_exported_thresholds_cut_the_output_of_the_model_as_validation_was_c
         0,
         tmp_path,
         "finished",
-        "mean_dice",
+        Objective(metric="mean_dice"),
         loss=balanced("inference", 2.0),
         history=({"epoch": 1, "mean_dice": found.mean},),
     )

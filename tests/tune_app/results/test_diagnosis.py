@@ -20,6 +20,7 @@ from tiny_trial import loss_of, tiny_dataset, tiny_settings, trial_config
 
 from trainables.data import PackedDataset
 from trainables.engine import Engine
+from trainables.objective import Objective
 from trainables.settings import trial_settings
 from tune_app.results.diagnosis import HOPELESS, diagnose, hopeless, of_error
 from tune_app.search.early_failure import Watch
@@ -29,6 +30,8 @@ from tune_app.settings.schema import DiagnosisSettings
 DEFAULTS = DiagnosisSettings()
 CLASSES = ("nuc", "pm")
 EPOCHS = 60
+
+DICE = Objective(metric="mean_dice")
 
 
 def row(epoch: int, dice: float = 0.5, **other: Any) -> dict[str, Any]:
@@ -217,7 +220,7 @@ def test_thresholds_are_settings() -> None:
 def scheduler_of(kind: str, watch: Watch) -> Any:
     if kind == "none":
         return RunToTheEnd(metric="mean_dice", watch=watch)
-    return ResumableAsha(metric="mean_dice", max_epochs=9, grace_period=5, reduction_factor=4, watch=watch)
+    return ResumableAsha(objective=DICE, max_epochs=9, grace_period=5, reduction_factor=4, watch=watch)
 
 
 @pytest.mark.parametrize("kind", ["none", "asha"])

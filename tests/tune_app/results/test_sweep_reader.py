@@ -14,6 +14,7 @@ from filelock import FileLock
 from sweep_folder import WrittenTrial, add_to_study, history_row, open_study, write_sweep, write_trial
 
 from trainables.history_line import json_line
+from trainables.objective import Objective
 from tune_app.errors import InputError, RunFailed, TuneAppError
 from tune_app.results.folders import is_half_made, sweep_folders
 from tune_app.results.manifest import (
@@ -438,8 +439,7 @@ def test_manifest_round_trip(tmp_path: Path) -> None:
         sweep="s",
         family="seesaw",
         seed=3,
-        metric="mean_dice",
-        mode="max",
+        objective=Objective(metric="mean_dice"),
         classes=["nuc"],
         data=data,
         fingerprint="f00d",
@@ -457,7 +457,13 @@ def test_manifest_never_fails_to_gather(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", str(tmp_path))
     assert git_revision() is None
     manifest = build_manifest(
-        sweep="s", family="f", seed=0, metric="mean_dice", mode="max", classes=[], data={}, space={"p": np.float64(1)}
+        sweep="s",
+        family="f",
+        seed=0,
+        objective=Objective(metric="mean_dice"),
+        classes=[],
+        data={},
+        space={"p": np.float64(1)},
     )
     assert manifest["hardware"]["gpus"] == []
     write_manifest(tmp_path, manifest)

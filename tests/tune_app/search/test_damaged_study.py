@@ -15,6 +15,7 @@ from driven import begin, finish_all, searcher_of, study_of, train
 from planned import COUNTS, settings_of
 
 from search_spaces import trial_signature
+from trainables.objective import Objective
 from tune_app.errors import InputError
 from tune_app.results.trial import GIVEN_UP
 from tune_app.search.arms import searched_space
@@ -34,7 +35,7 @@ NUMBER = 10
 
 def mend(folder: Path) -> str:
     signature = functools.partial(trial_signature, counts=COUNTS, window_voxels=None)
-    return mend_study(folder, searched_space(settings_of(*WORDS)), signature, "mean_dice", 4)
+    return mend_study(folder, searched_space(settings_of(*WORDS)), signature, Objective(metric="mean_dice"), 4)
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,14 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
+from trainables.objective import Objective
 from tune_app.planning.epochs import quantile_without
 from tune_app.search.scheduler import ResumableAsha, RunToTheEnd, has_no_score, trial_name
 
 MAX_EPOCHS, GRACE = 27, 2
 Event = tuple[str, int, float]
+
+DICE = Objective(metric="mean_dice")
 
 
 def named(name: str) -> Any:
@@ -27,7 +30,7 @@ def row(epoch: int, value: float) -> dict[str, Any]:
 
 
 def asha(eta: float = 3.0, **more: Any) -> ResumableAsha:
-    return ResumableAsha(metric="mean_dice", max_epochs=MAX_EPOCHS, grace_period=GRACE, reduction_factor=eta, **more)
+    return ResumableAsha(objective=DICE, max_epochs=MAX_EPOCHS, grace_period=GRACE, reduction_factor=eta, **more)
 
 
 def stock(eta: float = 3.0) -> AsyncHyperBandScheduler:
@@ -69,10 +72,10 @@ def test_the_decisions_at_the_rungs_are_those_of_ray(seed, eta):
     assert any(epoch < MAX_EPOCHS for _, epoch, _ in stops)
 
 
-def curves_of(events: list[tuple[Event, str]]) -> dict[str, list[tuple[int, float]]]:
-    curves: dict[str, list[tuple[int, float]]] = {}
+def curves_of(events: list[tuple[Event, str]]) -> dict[str, list[dict[str, Any]]]:
+    curves: dict[str, list[dict[str, Any]]] = {}
     for (name, epoch, value), _ in events:
-        curves.setdefault(name, []).append((epoch, value))
+        curves.setdefault(name, []).append(row(epoch, value))
     return curves
 
 
@@ -140,10 +143,10 @@ def test_whoever_goes_on_is_among_the_best_of_its_last_rung(seed, eta):
             decision = scheduler.on_trial_result(controller, trial, result)
             name, rungs = trial_name(trial), scheduler.rungs()
             mine = [rungs[epoch] for epoch in rungs if name in rungs[epoch]]
-            others = [value for other, value in mine[-1].items() if other != name] if mine else []
+            others = [score for other, (_, score) in mine[-1].items() if other != name] if mine else []
             if others:
                 cutoff = np.percentile(others, 100 * (1 - 1 / eta))
-                assert (decision == TrialScheduler.STOP) == (mine[-1][name] < cutoff - 1e-12)
+                assert (decision == TrialScheduler.STOP) == (mine[-1][name][1] < cutoff - 1e-12)
                 checked += 1
             return decision
 
@@ -162,14 +165,14 @@ def test_quantile_without_one_value_is_that_of_the_others(share):
     for index, value in enumerate(values):
         others = np.delete(values, index)
         assert quantile_without(sorted(values.tolist()), value, share) == pytest.approx(np.quantile(others, share))
-    assert quantile_without([0.4], 0.4, share) == -math.inf
+    assert quantile_without([0.4], 0.4, share) == 0.4
 
 
 def test_a_trial_is_known_by_its_name_after_a_restart():
     """Ray draws a new id for it: a row that is reported again must not enter a rung twice."""
-    first = asha(curves={"a": [(1, 0.5), (2, 0.6)]})
+    first = asha(curves={"a": [row(1, 0.5), row(2, 0.6)]})
     first.on_trial_result(None, SimpleNamespace(trial_id="new", config={"run": {"name": "a"}}), row(2, 0.1))
-    assert first.rungs()[2] == {"a": 0.6}
+    assert first.rungs()[2] == {"a": (0, 0.6)}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
@@ -185,7 +188,7 @@ def test_a_nan_at_a_rung_counts_as_the_worst():
     """Otherwise numpy's percentile of the rung is NaN, and nothing is ever stopped there again."""
     scheduler = asha()
     scheduler.on_trial_result(None, named("nan"), row(2, math.nan))
-    assert scheduler.rungs()[2] == asha(curves={"nan": [(1, 0.5), (2, math.nan)]}).rungs()[2] == {"nan": 0.0}
+    assert scheduler.rungs()[2] == asha(curves={"nan": [row(1, 0.5), row(2, math.nan)]}).rungs()[2] == {"nan": (0, 0)}
     for number, value in enumerate((0.9, 0.8, 0.7)):
         scheduler.on_trial_result(None, named(str(number)), row(2, value))
     assert scheduler.on_trial_result(None, named("bad"), row(2, 0.1)) == TrialScheduler.STOP
@@ -231,7 +234,7 @@ def test_the_baseline_is_never_stopped_and_nothing_is_judged_by_it(seed):
     """The decisions over the others are those of a sweep without it, live and after a restart."""
     events = play(seed, asha())
     cut = len(events) // 2
-    worst = {"0000_uniform": [(epoch, 0.0) for epoch in range(1, MAX_EPOCHS)]}
+    worst = {"0000_uniform": [row(epoch, 0.0) for epoch in range(1, MAX_EPOCHS)]}
     with_it = asha(baseline="uniform")
     for number, ((name, epoch, value), decision) in enumerate(events):
         if number == cut:

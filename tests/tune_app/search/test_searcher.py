@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from planned import settings_of
 
 from search_spaces import parameters_of
+from trainables.objective import Objective
 from tune_app.search.arms import planned_arms, searched_space
 from tune_app.search.recovery import read_reported, reconcile, recorded_curves
 from tune_app.search.searcher import untried
@@ -25,6 +26,13 @@ from tune_app.search.study import JOURNAL, curve, open_study
 
 RANDOM = ("family=seesaw", "search=random", "search.num_samples=7", "trainer.epochs=4")
 TPE = ("family=seesaw", "search.num_samples=12", "search.startup_trials=4", "trainer.epochs=4")
+
+
+DICE = Objective(metric="mean_dice")
+
+
+def rows(*scores: float) -> list[dict[str, float]]:
+    return [{"epoch": epoch, "mean_dice": score} for epoch, score in enumerate(scores, start=1)]
 
 
 def trials_of(folder: Path) -> list[optuna.trial.FrozenTrial]:
@@ -373,20 +381,20 @@ def test_the_study_catches_up_with_what_was_logged(tmp_path):
     result_json(tmp_path, names[2], [row(1, 0.1), row(2, math.nan, diagnosis="nan", done=True)])
     result_json(tmp_path, names[3], [row(1, 0.1), row(2, 0.2)], torn='{"epoch": 3')
     result_json(tmp_path, names[4], [], torn="{")
-    reconcile(study_of(tmp_path), tmp_path, "mean_dice", 4)
+    reconcile(study_of(tmp_path), tmp_path, DICE, 4)
     trials = trials_of(tmp_path)
     assert [t.state.name for t in trials] == ["COMPLETE", "PRUNED", "FAIL", "RUNNING", "RUNNING", "RUNNING"]
     assert trials[0].value == 0.3
     assert trials[2].user_attrs["reason"] == "nan"
-    curves = recorded_curves(study_of(tmp_path))
-    assert curves[names[0]] == [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.2)]
-    assert curves[names[1]] == [(1, 0.1), (2, 0.05)]
-    assert str(curves[names[2]]) == "[(1, 0.1), (2, nan)]"
-    assert curves[names[3]] == [(1, 0.1), (2, 0.2)]
+    curves = recorded_curves(study_of(tmp_path), tmp_path, DICE)
+    assert curves[names[0]] == rows(0.1, 0.2, 0.3, 0.2)
+    assert curves[names[1]] == rows(0.1, 0.05)
+    assert str(curves[names[2]]) == str(rows(0.1, math.nan))
+    assert curves[names[3]] == rows(0.1, 0.2)
     assert curves[names[4]] == curves[names[5]] == []
 
     before = (tmp_path / JOURNAL).read_bytes()
-    reconcile(study_of(tmp_path), tmp_path, "mean_dice", 4)
+    reconcile(study_of(tmp_path), tmp_path, DICE, 4)
     assert (tmp_path / JOURNAL).read_bytes() == before, "once is enough"
     restarted = searcher_of(tmp_path, *RANDOM)
     assert [begin(restarted)[1]["run"]["number"] for _ in range(4)] == [3, 4, 5, 6]
@@ -395,4 +403,4 @@ def test_the_study_catches_up_with_what_was_logged(tmp_path):
 def test_a_renamed_folder_keeps_its_study(tmp_path):
     searcher = searcher_of(tmp_path, *RANDOM)
     begin(searcher)
-    assert len(open_study(tmp_path, "another name").get_trials()) == 1
+    assert len(open_study(tmp_path, "another name", DICE).get_trials()) == 1

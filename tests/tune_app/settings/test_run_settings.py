@@ -15,6 +15,7 @@ from sweep_folder import WrittenTrial, write_sweep
 
 from search_spaces import ClassCounts
 from trainables.data.cellmap.reader import discover_crops
+from trainables.objective import Objective
 from tune_app.errors import InputError, RunFailed
 from tune_app.ray_adapters.session import RaySession, TrialResources
 from tune_app.results.cautions import notices
@@ -231,7 +232,7 @@ def test_one_trial_is_no_trials(monkeypatch, capsys, tmp_path):
     assert "1 trial of up to 9 × 1 iteration, batch" in said
     assert "1 trial at once" in said
     assert (
-        Progress(num_trials=1, epochs=9, classes=(), metric="mean_dice", slots=1)
+        Progress(num_trials=1, epochs=9, classes=(), objective=Objective(metric="mean_dice"), slots=1)
         .headline()
         .startswith("0/1 trial done")
     )

@@ -15,12 +15,15 @@ from planned import ray_trial
 from ray import cloudpickle
 from rich.console import Console
 
+from trainables.objective import Objective
 from tune_app.settings.terminal import plain_output
 from tune_app.sweep import progress as display_module
 from tune_app.sweep.interrupt import interrupts
 from tune_app.sweep.progress import INTERRUPTED, Display, Progress, clock, short
 
 CLASSES = ("nuc", "golgi_mem")
+
+DICE = Objective(metric="mean_dice")
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +34,7 @@ def signal_handlers() -> Iterator[None]:
 
 
 def progress_of(**more: object) -> Progress:
-    return Progress(**{"num_trials": 4, "epochs": 3, "classes": CLASSES, "metric": "mean_dice", "slots": 2, **more})
+    return Progress(**{"num_trials": 4, "epochs": 3, "classes": CLASSES, "objective": DICE, "slots": 2, **more})
 
 
 def row(epoch: int, nuc: float, golgi: float, **more: object) -> dict:

@@ -14,6 +14,7 @@ import pytest
 from ray.tune.experiment import Trial
 from sweeps import TINY, Place, Run, descendants, reported, rows
 
+from trainables.objective import Objective
 from tune_app.errors import RunFailed
 from tune_app.results.sweep import Sweep
 from tune_app.sweep import standstill
@@ -137,7 +138,7 @@ def test_a_search_that_waits_for_places_says_for_what(monkeypatch):
     monkeypatch.setattr(standstill, "LOOK_EVERY_S", -1.0)
     needs = SimpleNamespace(required_resources={"CPU": 1.0, "GPU": 0.5})
     pending = SimpleNamespace(status=Trial.PENDING, placement_group_factory=needs)
-    progress = Progress(4, 5, ["nuc"], "mean_dice", slots=1)
+    progress = Progress(4, 5, ["nuc"], Objective(metric="mean_dice"), slots=1)
     callback = Waiting(progress)
 
     callback.on_step_end(0, [pending])

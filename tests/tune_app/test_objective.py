@@ -1,0 +1,201 @@
+"""A sweep whose objective has bounds, or is minimised: every reader agrees on what is best."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driven import begin, searcher_of, study_of
+from optuna.trial import TrialState
+from planned import settings_of
+from sweep_folder import WrittenTrial, write_sweep
+
+from trainables.errors import SettingsError
+from trainables.objective import Objective
+from tune_app.errors import InputError
+from tune_app.exporting.export import ExportSettings, export
+from tune_app.ray_adapters.checkpoint_cap import CheckpointKeeper
+from tune_app.reporting.findings import gather
+from tune_app.reporting.leaderboard import verdict
+from tune_app.results.summary import SummarySettings, summarise
+from tune_app.results.sweep import Sweep
+from tune_app.search.recovery import recorded_curves
+from tune_app.search.scheduler import ResumableAsha
+from tune_app.settings.command_line import compose
+from tune_app.settings.schema import Settings
+
+BOUND = Objective(metric="mean_dice", at_least={"dice/pm": 0.5})
+UNFAIR = WrittenTrial(label="unfair", dice=[(0.6, 0.2), (0.9, 0.4), (0.9, 0.3)], params={"p": 0.1})
+FAIR = WrittenTrial(label="fair", dice=[(0.7, 0.5), (0.9, 0.2), (0.5, 0.55)], params={"p": 0.2})
+POOR = WrittenTrial(label="poor", dice=[(0.5, 0.5)] * 3, params={"p": 0.3})
+
+
+def swept(folder: Path, *trials: WrittenTrial, objective: Objective = BOUND) -> Sweep:
+    write_sweep(folder, trials)
+    path = folder / "manifest.json"
+    told = {"metric": objective.metric, "mode": objective.mode}
+    told |= {"at_least": dict(objective.at_least), "at_most": dict(objective.at_most)}  # type: ignore[dict-item]
+    path.write_text(json.dumps(json.loads(path.read_text()) | told))
+    return Sweep(folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["objective.at_least.precision.nuc=0.65"], Objective(metric="mean_dice", at_least={"precision/nuc": 0.65})),
+        (["objective.at_most.fg_pred.pm=1e-2"], Objective(metric="mean_dice", at_most={"fg_pred/pm": 0.01})),
+        (["objective.metric=val_loss"], Objective(metric="val_loss", mode="min")),
+        (["objective.metric=dice/nuc", "objective.mode=min"], Objective(metric="dice/nuc", mode="min")),
+        (["objective.at_least.calibrated.nuc=0.3"], Objective(metric="mean_dice", at_least={"calibrated/nuc": 0.3})),
+        ([], Objective(metric="mean_dice")),
+    ],
+)
+def test_an_objective_is_given_without_quotes(words: list[str], expected: Objective) -> None:
+    composed = compose("run", Settings, words)
+    assert composed is not None
+    assert composed.settings.order == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("objective.metric=f2", r"objective\.metric=f2: no row of this task .* Choices: .*mean_dice.*calibrated/nuc"),
+        ("objective.at_least.dice.cow=0.5", r"objective\.at_least\.dice\.cow.* Choices: .*dice/nuc"),
+        ("objective.at_most.colour=0.5", r"objective\.at_most\.colour.* Choices: "),
+        ("objective.mode=up", r"objective\.mode=up: choose one of max, min"),
+        ("objective.at_least.dice.nuc=nan", r"objective\.at_least\.dice\.nuc=nan: a bound is a finite number"),
+        ("objective.at_least.dice.nuc=much", r"objective\.at_least\.dice\.nuc=much: a bound is a finite number"),
+        ("objective.at_lest.dice.nuc=1", r"at_lest: there is no such setting\. Did you mean objective\.at_least"),
+    ],
+)
+def test_an_objective_that_cannot_be_is_refused_with_the_choices(word: str, told: str) -> None:
+    with pytest.raises((SettingsError, InputError), match=told):
+        compose("run", Settings, [word])
+
+
+def test_an_exported_objective_is_the_same_settings_again() -> None:
+    """A trial's config holds figures as the rows name them, the command line a dot for the slash."""
+    flat, nested = ({"dice/nuc": 0.5}, {"dice": {"nuc": 0.5}})
+    assert settings_of().objective.__class__(at_least=flat).of(BOUND) == Objective(metric="mean_dice", at_least=flat)
+    assert settings_of("objective.at_least.dice.nuc=0.5").objective.at_least == nested
+
+
+def test_the_leader_is_the_best_of_those_that_keep_the_bounds(tmp_path: Path) -> None:
+    sweep = swept(tmp_path / "s", UNFAIR, FAIR, POOR)
+    board = sweep.leaderboard()
+    assert board["name"].tolist() == ["0001_fair", "0002_poor", "0000_unfair"]
+    assert board["violation"].tolist() == pytest.approx([0, 0, 0.2])
+    assert sweep.trial("fair").best["epoch"] == 1, "epoch 2 has a higher score, and misses the bound"
+    assert sweep.arms()["arm"].tolist() == ["fair", "poor", "unfair"]
+    assert sweep.nearest == ""
+    assert "First come the trials that keep the bounds: dice/pm ≥ 0.5." in summarise(
+        SummarySettings(sweep=str(tmp_path / "s"))
+    )
+    assert "0001_fair leads" in verdict(gather(sweep))
+
+
+def test_where_nothing_keeps_the_bounds_the_nearest_is_shown_and_said(tmp_path: Path, capsys: Any) -> None:
+    sweep = swept(tmp_path / "s", WrittenTrial(label="far", dice=[(0.99, 0.1)]), UNFAIR)
+    told = "No trial keeps the bounds dice/pm ≥ 0.5: the nearest is 0001_unfair, with dice/pm 0.4000."
+    assert sweep.nearest == told
+    assert sweep.leaderboard()["name"].tolist() == ["0001_unfair", "0000_far"]
+    assert told in summarise(SummarySettings(sweep=str(tmp_path / "s")))
+    assert told in verdict(gather(sweep))
+    said: list[str] = []
+    (folder,) = export(ExportSettings(sweep=str(tmp_path / "s"), top=1, out=str(tmp_path / "out")), tell=said.append)
+    assert told in said
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["trial"], manifest["missed"]) == ("0001_unfair", "dice/pm 0.4000")
+    assert "It misses the bounds dice/pm ≥ 0.5 (with dice/pm 0.4000)" in (folder / "README.md").read_text()
+
+
+def test_a_minimised_metric_is_read_the_other_way_round(tmp_path: Path) -> None:
+    sweep = swept(tmp_path / "s", UNFAIR, FAIR, POOR, objective=Objective(metric="dice/nuc", mode="min"))
+    assert sweep.leaderboard()["name"].tolist() == ["0001_fair", "0002_poor", "0000_unfair"]
+    assert sweep.trial("fair").best["epoch"] == 3
+    assert sweep.arms()["mean"].tolist() == [0.5, 0.5, 0.6]
+
+
+def rows(*pairs: tuple[float, float]) -> list[dict[str, Any]]:
+    """Rows of Dice of the two classes, with what the engine says of the best epoch so far."""
+    found: list[dict[str, Any]] = []
+    for epoch, (nuc, pm) in enumerate(pairs, start=1):
+        found.append({"epoch": epoch, "mean_dice": (nuc + pm) / 2, "dice/nuc": nuc, "dice/pm": pm})
+        best = max(found, key=BOUND.key)
+        found[-1] |= {f"best_{name}": best[name] for name in BOUND.figures} | {"best_epoch": best["epoch"]}
+    return found
+
+
+def named(name: str) -> Any:
+    return type("FakeTrial", (), {"config": {"run": {"name": name}}, "trial_id": name})()
+
+
+def asha(**more: Any) -> ResumableAsha:
+    return ResumableAsha(objective=BOUND, max_epochs=9, grace_period=1, reduction_factor=2, **more)
+
+
+def test_asha_stops_what_misses_the_bounds_and_its_rungs_are_rebuilt_from_the_rows(tmp_path: Path) -> None:
+    reported = {"0000_fair": rows((0.3, 0.5)), "0001_good": rows((0.4, 0.6)), "0002_unfair": rows((0.9, 0.4))}
+    live = asha()
+    decisions = [live.on_trial_result(None, named(name), own[0]) for name, own in reported.items()]
+    assert decisions == ["CONTINUE", "CONTINUE", "STOP"], "the highest score, and stopped"
+    tied = rows((0.95, 0.4))[0]
+    assert live.on_trial_result(None, named("0003_unfair"), tied) == "STOP"
+
+    searcher = searcher_of(tmp_path, "family=seesaw", "search=random", "search.num_samples=3", "trainer.epochs=4")
+    for own in reported.values():
+        _, config = begin(searcher) or ("", {})
+        folder = tmp_path / "trials" / config["run"]["name"]
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text("".join(json.dumps(row) + "\n" for row in own))
+    curves = recorded_curves(study_of(tmp_path), tmp_path, BOUND)
+    again = asha(curves=dict(zip(reported, curves.values(), strict=True)))
+    assert again.rungs()[1] == {name: rung for name, rung in live.rungs()[1].items() if name in reported}
+    assert again.on_trial_result(None, named("0003_unfair"), tied) == "STOP"
+
+
+def test_the_study_learns_which_bounds_were_missed_once_and_by_how_much(tmp_path: Path) -> None:
+    searcher = searcher_of(
+        tmp_path, "family=seesaw", "search=random", "search.num_samples=3", "trainer.epochs=2", objective=BOUND
+    )
+    for own in (rows((0.9, 0.4), (0.9, 0.3)), rows((0.6, 0.55), (0.9, 0.2)), rows((0.6, 0.6))):
+        trial_id, _ = begin(searcher) or ("", {})
+        for row in own:
+            searcher.on_trial_result(trial_id, row)
+        searcher.on_trial_complete(trial_id, own[-1])
+    missed, kept, stopped = study_of(tmp_path).get_trials()
+    name = "dice/pm ≥ 0.5"
+    assert [trial.constraints[name] for trial in (missed, kept, stopped)] == pytest.approx([0.2, -0.1, -0.2])
+    assert (missed.value, kept.value) == pytest.approx((0.65, 0.575)), "of the best epoch: that which kept the bound"
+    assert stopped.state == TrialState.PRUNED
+    assert study_of(tmp_path).best_trial.number == 1
+    best, others = searcher._history.split(2)
+    assert (best.tolist(), others.tolist()) == ([1, 2], [0])
+
+
+def test_a_minimised_study_has_that_direction(tmp_path: Path) -> None:
+    least = Objective(metric="val_loss", mode="min")
+    searcher = searcher_of(
+        tmp_path, "family=seesaw", "search=random", "search.num_samples=2", "trainer.epochs=1", objective=least
+    )
+    for loss in (0.7, 0.4):
+        trial_id, _ = begin(searcher) or ("", {})
+        searcher.on_trial_complete(trial_id, {"epoch": 1, "val_loss": loss, "best_val_loss": loss})
+    assert study_of(tmp_path).best_trial.number == 1
+    assert searcher._history.split(1)[0].tolist() == [1]
+    scheduler = ResumableAsha(objective=least, max_epochs=9, grace_period=1, reduction_factor=2)
+    losses = (("a", 0.4), ("b", 0.6), ("c", float("nan")), ("d", 0.3))
+    judged = [scheduler.on_trial_result(None, named(n), {"epoch": 1, "val_loss": loss}) for n, loss in losses]
+    assert judged == ["CONTINUE", "STOP", "STOP", "CONTINUE"]
+
+
+def test_the_checkpoint_that_keeps_the_bounds_stays(tmp_path: Path) -> None:
+    keeper = CheckpointKeeper(1, 1.0, BOUND)
+    for name, own in (("fair", rows((0.3, 0.5))), ("unfair", rows((0.9, 0.4)))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "best.pt").write_text("weights")
+        trial = type("Ended", (), {"config": {"run": {"dir": str(tmp_path / name)}}, "last_result": own[-1]})()
+        keeper.on_trial_complete(0, [], trial)
+    assert [path.parent.name for path in tmp_path.glob("*/best.pt")] == ["fair"]
