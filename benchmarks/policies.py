@@ -24,7 +24,7 @@ from trainables.settings import TrainerSettings
 from tune_app.search.arms import Arm
 from tune_app.search.scheduler import ResumableAsha
 from tune_app.search.searcher import Budget, StudySearcher, folder_name
-from tune_app.search.study import distribution
+from tune_app.search.study import distributions
 from tune_app.settings.schema import SchedulerSettings, SearchSettings, Settings
 
 ENDLESS = 10**9
@@ -103,7 +103,7 @@ def stock(table: Table, seed: int) -> Search:
     if "family" in table.space:
         space: Any = JointSpace(table.space)
     else:
-        space = {name: distribution(parameter) for name, parameter in table.space.items()}
+        space = distributions(table.space, table.space)
     return Search(OptunaSearch(space=space, metric=METRIC, mode="max", seed=seed), stock_asha(table))
 
 

@@ -21,9 +21,10 @@ from search_spaces._family import (
     space_of,
     trial_of,
     trial_signature,
+    tune_space,
     untuned,
 )
-from search_spaces._parameters import Choice, Float, Parameter, Space, flatten, narrow
+from search_spaces._parameters import Choice, Float, Int, Parameter, Simplex, Space, flatten, independent, narrow
 
 __all__ = [
     "PUBLISHED",
@@ -31,11 +32,13 @@ __all__ = [
     "ClassCounts",
     "Family",
     "Float",
+    "Int",
     "LossConfig",
     "Parameter",
     "Point",
     "Preset",
     "Sections",
+    "Simplex",
     "Space",
     "all_families_space",
     "all_presets",
@@ -44,6 +47,7 @@ __all__ = [
     "flatten",
     "get_family",
     "get_preset",
+    "independent",
     "loss_families",
     "loss_of",
     "narrow",
@@ -52,5 +56,6 @@ __all__ = [
     "space_of",
     "trial_of",
     "trial_signature",
+    "tune_space",
     "untuned",
 ]

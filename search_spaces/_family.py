@@ -87,6 +87,10 @@ class Family:
         make_rule(loss["name"], loss["params"], counts.classes)
         return {"loss": loss, **(self.settings(point) if self.settings else {})}
 
+    def tune_space(self) -> dict[str, Any]:
+        """The space as domains of Ray Tune, see `search_spaces.tune_space`."""
+        return tune_space(self.name)
+
     def narrow(self, overrides: Mapping[str, Any]) -> Space:
         """This family's space with `space.NAME=…` of the command line applied."""
         return narrow(self.space, overrides, family=self.name, optional=self.optional)
@@ -189,6 +193,18 @@ def space_of(name: str, overrides: Mapping[str, Any] | None = None) -> Space:
     chosen = space["family"]
     assert isinstance(chosen, Choice)
     return {key: p for key, p in space.items() if key == "family" or key.split(".")[0] in chosen.options}
+
+
+def tune_space(name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`space_of` as domains of Ray Tune, for the `param_space` of a Tuner: `tune.uniform`, `loguniform`, `randint`,
+    `lograndint` and `choice`; a fixed axis is its value.
+
+    What is used only where its family is chosen ("seesaw.p" of `all`), and a simplex, is `tune.sample_from`, which
+    Tune's own random search takes and OptunaSearch does not; where another family is chosen it is None.
+    """
+    from search_spaces._tune import domains  # which imports ray
+
+    return domains(space_of(name, overrides))
 
 
 def _replaced_in_all(overrides: Mapping[str, Any], found: Mapping[str, Family]) -> set[str]:

@@ -32,6 +32,7 @@ LAYERS = (
 FOUNDATIONS = ("trainables", "cluster", "tune_app.evidence")
 """These do not see each other."""
 RAY = (
+    "search_spaces._tune",
     "tune_app.ray_adapters",
     "tune_app.sweep",
     "tune_app.search",

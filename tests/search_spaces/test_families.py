@@ -28,6 +28,7 @@ from search_spaces import (
     space_of,
     trial_of,
     trial_signature,
+    tune_space,
     untuned,
 )
 from trainables.losses import SettingsError, build
@@ -246,3 +247,38 @@ def test_tversky_complements_fp_weight_unless_fn_weight_is_free() -> None:
 def test_bad_names_list_the_choices(call, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         call()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_is_a_space_of_ray_tune(name: str) -> None:
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+    from ray.tune.search.variant_generator import generate_variants
+
+    family = FAMILIES[name]
+    space = family.tune_space()
+    assert space.keys() == family.space.keys()
+    for key, domain in space.items():
+        kind = tune.search.sample.Categorical if isinstance(family.space[key], Choice) else tune.search.sample.Float
+        assert isinstance(domain, kind)
+    ((_, point),) = generate_variants(space)
+    assert all(family.space[key].contains(value) for key, value in point.items())
+    loss_is_finite(loss_of(name, point, COUNTS), COUNTS)
+    proposed = OptunaSearch(space, metric="mean_dice", mode="max").suggest("one")
+    assert all(family.space[key].contains(value) for key, value in proposed.items())
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_the_joint_space_is_conditional_in_ray_tune_too(nested: bool) -> None:
+    from ray.tune.search.variant_generator import generate_variants
+
+    seen = set()
+    for _ in range(20):
+        space = tune_space("all", {"family": ["seesaw", "tversky"], "seesaw": {"p": 0.8}})
+        ((_, config),) = generate_variants({"point": space} if nested else space)
+        point = config["point"] if nested else config
+        live = {key for key, value in point.items() if value is not None}
+        assert live == {"family", *parameters_of(space_of("all"), point["family"])}
+        loss_is_finite(loss_of("all", point, COUNTS), COUNTS)
+        seen.add(point["family"])
+    assert seen == {"seesaw", "tversky"}

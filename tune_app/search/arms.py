@@ -13,8 +13,10 @@ import yaml
 
 from search_spaces import (
     PUBLISHED,
+    Choice,
     ClassCounts,
-    Float,
+    Int,
+    Parameter,
     Preset,
     Sections,
     Space,
@@ -30,6 +32,8 @@ from search_spaces import (
 from tune_app.errors import InputError, require_input
 from tune_app.settings.schema import MOST_TRIALS, Settings
 
+MOST_LISTED = 1000
+"""Points of a space that are gone through to find one that was not tried; in a larger one a search hardly repeats."""
 MOST_VALUES = 10_000
 """In an exported configuration; one of ours has about a hundred."""
 
@@ -74,6 +78,8 @@ class Arm:
 
 
 def _word(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "-".join(map(_word, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -236,9 +242,19 @@ def end_arms(settings: Settings, space: Space) -> list[Arm]:
 
 
 def all_arms(family: str, space: Space, seed: int) -> list[Arm] | None:
-    """The arms of a space without an axis that is continuous; None for any other. Some may be the same weights."""
-    continuous = any(isinstance(parameter, Float) and not parameter.fixed for parameter in space.values())
-    return None if continuous else grid_arms(family, space, 1, seed)
+    """The arms of a space with few points; None for any other. Some may come out as the same training."""
+    if math.prod(map(num_values, space.values())) > MOST_LISTED:
+        return None
+    return grid_arms(family, space, MOST_LISTED + 1, seed)
+
+
+def num_values(parameter: Parameter) -> float:
+    """How many values an axis has."""
+    if parameter.fixed:
+        return 1
+    if isinstance(parameter, Choice):
+        return len(parameter.options)
+    return parameter.high - parameter.low + 1 if isinstance(parameter, Int) else math.inf
 
 
 def num_trials(settings: Settings, arms: Sequence[Arm], space: Space, counts: ClassCounts, window_voxels: float) -> int:

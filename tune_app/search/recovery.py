@@ -27,7 +27,7 @@ from tune_app.results.study import read_study
 from tune_app.results.tables import counted
 from tune_app.results.trial import is_finite, read_config, was_given_up
 from tune_app.search.searcher import NAN_EPOCH, TOLD, end, folder_name, report
-from tune_app.search.study import JOURNAL, curve, distribution, open_study
+from tune_app.search.study import JOURNAL, curve, distributions, open_study
 
 LOST = "lost"
 """Label of a trial that nothing is left of but its number."""
@@ -108,7 +108,7 @@ def _recorded_trial(path: Path, space: Space, signature: Callable[[Sections], st
         return create_trial(
             state=TrialState.RUNNING,
             params=run["params"],
-            distributions={name: distribution(space[name]) for name in run["params"]},
+            distributions=distributions(space, run["params"]),
             user_attrs={
                 "name": path.name,
                 "label": path.name.partition("_")[2],

@@ -21,7 +21,7 @@ from ray.tune.search import Searcher
 from search_spaces import ClassCounts, Parameter, Sections
 from trainables.objective import Objective
 from tune_app.search.arms import Arm, all_arms
-from tune_app.search.study import distribution, propose, trial_of
+from tune_app.search.study import propose, recorded, trial_of
 
 NAN_EPOCH = "nan_epoch"
 """User attribute of a failed trial: the epoch whose score was no number."""
@@ -150,8 +150,7 @@ class StudySearcher(Searcher):
         """
         number = self._num_created
         attributes = self._attributes(arm, number, planned=planned)
-        params = {name: value for name, value in point.items() if not self._space[name].fixed}
-        axes = {name: distribution(self._space[name]) for name in params}
+        params, axes = recorded(self._space, point)
         self._study.add_trial(
             create_trial(state=TrialState.RUNNING, params=params, distributions=axes, user_attrs=attributes)
         )

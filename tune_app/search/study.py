@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
@@ -22,12 +22,13 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from search_spaces import Choice, Parameter, parameters_of
+from search_spaces import Choice, Float, Int, Parameter, Simplex, independent, parameters_of
 from trainables.files import drop_torn_line
 from trainables.objective import Objective
 from tune_app.results.tables import header
 
 JOURNAL = "study.journal"
+Axes = dict[str, BaseDistribution]
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 MOST_TOLD, BEST_TOLD = 500, 25
 """Trials that the sampler is told of, and how many of those are the best ones. More would hardly change a proposal and
@@ -55,10 +56,28 @@ def open_study(sweep_dir: Path, name: str, objective: Objective) -> optuna.Study
     return study
 
 
-def distribution(parameter: Parameter) -> BaseDistribution:
-    """Optuna's distribution of one parameter."""
+def recorded(space: Mapping[str, Parameter], point: Mapping[str, Any]) -> tuple[dict[str, Any], Axes]:
+    """A point as Optuna records it, with the distributions of its axes; without those that are fixed."""
+    params: dict[str, Any] = {}
+    for name, value in point.items():
+        axis = space[name]
+        if not axis.fixed:
+            params |= axis.on_axes(name, value) if isinstance(axis, Simplex) else {name: value}
+    return params, distributions(space, params)
+
+
+def distributions(space: Mapping[str, Parameter], names: Iterable[str]) -> Axes:
+    """Those of some of the axes. KeyError where there is no such axis."""
+    axes = independent(space)
+    return {name: distribution(axes[name]) for name in names}
+
+
+def distribution(parameter: Float | Int | Choice) -> BaseDistribution:
+    """Optuna's distribution of one axis."""
     if isinstance(parameter, Choice):
         return CategoricalDistribution(list(parameter.options))
+    if isinstance(parameter, Int):
+        return IntDistribution(parameter.low, parameter.high, log=parameter.log)
     return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
 
 
@@ -91,7 +110,9 @@ def thinned(trials: Sequence[FrozenTrial], direction: StudyDirection) -> Sequenc
     """MOST_TOLD of the trials at most, in the same order: the BEST_TOLD best, of the others an even selection."""
     if len(trials) <= MOST_TOLD:
         return trials
-    order = sorted(range(len(trials)), key=lambda i: _rank(trials[i], -1 if direction == StudyDirection.MAXIMIZE else 1))
+    order = sorted(
+        range(len(trials)), key=lambda i: _rank(trials[i], -1 if direction == StudyDirection.MAXIMIZE else 1)
+    )
     others = sorted(order[BEST_TOLD:])
     even = np.linspace(0, len(others) - 1, MOST_TOLD - BEST_TOLD).round().astype(int)
     return [trials[i] for i in sorted([*order[:BEST_TOLD], *(others[i] for i in even)])]
@@ -118,6 +139,11 @@ def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
         return parameter.grid(1)[0]
     if isinstance(parameter, Choice):
         return trial.suggest_categorical(name, parameter.options)
+    if isinstance(parameter, Simplex):
+        axes = parameter.axes(name).items()
+        return parameter.of_axes([trial.suggest_float(axis, part.low, part.high) for axis, part in axes])
+    if isinstance(parameter, Int):
+        return trial.suggest_int(name, parameter.low, parameter.high, log=parameter.log)
     return trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
 
 

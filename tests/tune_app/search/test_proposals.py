@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.samplers import TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search_spaces import Space, space_of
@@ -76,11 +77,13 @@ def test_of_many_trials_the_best_are_told_and_of_the_others_an_even_selection(mo
     trials[15] = told(15, TrialState.PRUNED, curve=(0.2, 0.1))
     trials[16] = told(16, TrialState.COMPLETE, 0.2)
     trials[20] = told(20, TrialState.RUNNING, curve=(0.9, 0.9, 0.9))
-    assert [trial.number for trial in thinned(trials)] == [0, 4, 7, 14, 15, 16, 22]
-    assert thinned(trials[:7]) == trials[:7]
+    assert [trial.number for trial in thinned(trials, StudyDirection.MAXIMIZE)] == [0, 4, 7, 14, 15, 16, 22]
+    assert thinned(trials[:7], StudyDirection.MAXIMIZE) == trials[:7]
     trials[16] = create_trial(value=0.9, constraints={"precision": 0.1})
     trials[16].number = 16
-    assert [trial.number for trial in thinned(trials)][:4] == [0, 1, 4, 8], "what misses a bound is no best one"
+    assert [trial.number for trial in thinned(trials, StudyDirection.MAXIMIZE)][:4] == [0, 1, 4, 8], (
+        "what misses a bound is no best one"
+    )
 
 
 def test_with_a_tenth_of_the_others_it_still_goes_where_the_best_are(monkeypatch: pytest.MonkeyPatch) -> None:
