@@ -3,6 +3,9 @@
 The trial's own folder (config["run"]["dir"]) is the source of truth, not Ray's checkpoints: setup takes up whatever
 last.pt is there, and rows that Ray has not logged yet are reported without being trained again. The driver runs it with
 `reuse_actors=True`: a reused actor keeps process, data and compiled graphs, and `reset_config` re-initialises in place.
+
+A config without `run` is that of a Tuner of the user's own (docs/with-ray-tune.md): sections may be left out or be
+incomplete, the trial's folder is Ray's working directory, and Ray's checkpoints hold the whole state.
 """
 
 from __future__ import annotations
@@ -40,11 +43,16 @@ IDENTITY = ("data", "model", "trainer", "task", "objective")
 FREE_SETTINGS = ("root", "split_file", "cache_dir", "compile", "checkpoint_every")
 """Data and trainer settings that may change between the two: they do not change what is trained."""
 
+RESOURCES = {"cpus_per_trial": 1, "gpus_per_trial": 0}
+"""Of a trial that says nothing of them."""
+
 
 class SegmentationTrial(tune.Trainable):
     """Trains config["loss"] on config["data"] for config["trainer"]["epochs"] epochs; one `step` is one epoch."""
 
     _engine: Engine | None = None
+    _from_ray: checkpoint.Loaded | None = None
+    """What Ray has given to go on from, where its checkpoints are the truth."""
     _pictures: PredictionPictures | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -60,7 +68,8 @@ class SegmentationTrial(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self._time_setup = time.time()
         self._close_folder()
-        self._trial = config
+        self._from_ray, self._own = None, "run" in config
+        self._trial = config = config if self._own else _completed(config, self.logdir)
         self._engine_for(_settings(config), config)
 
     def _open_folder(self) -> None:
@@ -87,7 +96,7 @@ class SegmentationTrial(tune.Trainable):
             how,
         )
         self._take_up(engine, folder)
-        self._reported = folder.last_reported()
+        self._reported = folder.last_reported() if self._own else engine.epoch
         self._pictured = -PICTURE_EVERY
 
     def _engine_for(self, settings: TrialSettings, config: Mapping[str, Any]) -> Engine:
@@ -115,7 +124,7 @@ class SegmentationTrial(tune.Trainable):
     def _take_up(self, engine: Engine, folder: TrialFolder) -> None:
         """Go on from the folder's checkpoint; without a usable one start at epoch 0, and say so where one was lost."""
         try:
-            found = checkpoint.read_latest(folder.path)
+            found = checkpoint.read_latest(folder.path) if self._own else self._from_ray
         except CheckpointError as problem:
             logger.error("STARTING AGAIN AT EPOCH 0: %s", problem)
             found = None
@@ -170,8 +179,8 @@ class SegmentationTrial(tune.Trainable):
             if row["epoch"] >= self._pictured + PICTURE_EVERY and not self._ends(row):
                 self._leave_prediction()
                 self._pictured = row["epoch"]
-        if self._ends(row) or row["epoch"] % engine.settings.trainer.checkpoint_every == 0:
-            folder.save({"engine": engine.state_dict(), "identity": identity(self._trial)})
+        if self._own and (self._ends(row) or row["epoch"] % engine.settings.trainer.checkpoint_every == 0):
+            folder.save(self._state())
         best = f"best {short(row[f'best_{engine.objective.metric}'])} at {row['best_epoch']}"
         logger.info(
             "epoch %d/%d: %s, loss %.4f, %s, %.1f s%s",
@@ -185,6 +194,10 @@ class SegmentationTrial(tune.Trainable):
         )
         return row
 
+    def _state(self) -> dict[str, Any]:
+        assert self._engine is not None
+        return {"engine": self._engine.state_dict(), "identity": identity(self._trial)}
+
     def _ends(self, row: Row) -> bool:
         return bool(row["epoch"] >= self._trial["trainer"]["epochs"] or row["diagnosis"])
 
@@ -193,13 +206,23 @@ class SegmentationTrial(tune.Trainable):
         return bool(self._folder.history) and self._ends(self._folder.history[-1])
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Leave a note of where the real checkpoint lies: Ray's copy would be a second truth."""
+        """In a sweep of ours a note of where the real checkpoint lies: Ray's copy would be a second truth. Else the
+        whole state."""
         assert self._engine is not None
+        if not self._own:
+            assert self._folder is not None
+            checkpoint.rotate(Path(checkpoint_dir), {**self._state(), "history": self._folder.history})
+            return
         note = {"dir": self._trial["run"]["dir"], "epoch": self._engine.epoch}
         (Path(checkpoint_dir) / MARKER).write_text(json.dumps(note))
 
     def load_checkpoint(self, checkpoint_dir: dict[str, Any] | str | None) -> None:
-        """Nothing to do: the first step takes up the trial folder's newest checkpoint."""
+        """Keep what Ray gives until the first step; nothing in a sweep of ours, where that takes up the trial folder's
+        newest checkpoint."""
+        if not self._own:
+            assert isinstance(checkpoint_dir, str)
+            self._close_folder()
+            self._from_ray = checkpoint.read_latest(Path(checkpoint_dir))
 
     def cleanup(self) -> None:
         """Let go of the log, the graphs and the device."""
@@ -228,12 +251,25 @@ class SegmentationTrial(tune.Trainable):
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """One bundle: resources.cpus_per_trial CPUs and resources.gpus_per_trial GPUs (fractions share a card)."""
-        cpus, gpus = config["resources"]["cpus_per_trial"], config["resources"]["gpus_per_trial"]
+        taken = RESOURCES | config.get("resources", {})
+        cpus, gpus = taken["cpus_per_trial"], taken["gpus_per_trial"]
         return tune.PlacementGroupFactory([{"CPU": cpus} | ({"GPU": gpus} if gpus else {})])
 
     def __repr__(self) -> str:
         # Ray reads it once, when the actor starts; a reused actor would go on bearing its first trial's name.
         return f"trial_slot_{os.getpid()}"
+
+
+def _completed(config: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """A whole config from one that leaves out what has a default."""
+    settings = trial_settings({"data": {}, "model": {}, "trainer": {}, "hardware": {}, **config})
+    return {
+        "seed": 0,
+        **config,
+        **asdict(settings),
+        "resources": RESOURCES | config.get("resources", {}),
+        "run": {"name": Path(folder).name, "dir": folder},
+    }
 
 
 def _settings(config: Mapping[str, Any]) -> TrialSettings:

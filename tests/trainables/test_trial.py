@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -352,7 +353,6 @@ def test_a_result_log_of_ray_is_read_for_the_last_epoch(tmp_path):
 def test_it_trains_on_volumes_on_disk(monkeypatch, start, tmp_path):
     """The whole way from Zarr: cache, patches, training, validation."""
     monkeypatch.undo()
-    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "ray"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     write_small(tmp_path / "data")
     data = {
@@ -461,3 +461,41 @@ def test_reused_actors_equal_fresh_ones(start, tmp_path):
         got = history(tmp_path / "trials" / family)
         assert same(got, history(tmp_path / f"fresh_{family}"))
         assert len(got) == len(expected) == 4
+
+
+@pytest.fixture
+def of_a_user():
+    """Starts a trial whose config says nothing of our folders, as a Tuner of the user's own would."""
+    config = trial_config()
+    for name in ("run", "seed", "hardware", "resources"):
+        del config[name]
+    started = []
+
+    def begin() -> SegmentationTrial:
+        started.append(SegmentationTrial(copy.deepcopy(config)))
+        return started[-1]
+
+    yield begin
+    for trial in started:
+        trial.cleanup()
+
+
+def test_without_our_folders_rays_checkpoint_is_the_whole_state(of_a_user, start, tmp_path):
+    whole = run(of_a_user())
+    assert same(whole, run(start())), "as in a sweep of ours"
+    first = of_a_user()
+    first.step()
+    first.step()
+    first.save(str(tmp_path / "kept"))
+    first.step()  # is not in the checkpoint, and not to be seen after it
+    second = of_a_user()
+    second.restore(str(tmp_path / "kept"))
+    assert same(run(second), whole[2:])
+    first.restore(str(tmp_path / "kept"))
+    assert same(run(first), whole[2:]), "in the same process, too"
+
+
+def test_a_trial_of_its_own_asks_for_the_resources_of_its_config_or_one_cpu():
+    assert SegmentationTrial.default_resource_request({}).bundles == [{"CPU": 1}]
+    config = {"resources": {"cpus_per_trial": 2, "gpus_per_trial": 0.5}}
+    assert SegmentationTrial.default_resource_request(config).bundles == [{"CPU": 2, "GPU": 0.5}]
