@@ -44,6 +44,8 @@ from trainables.data import PackedBatch, PatchSampler, augment, expand_labels, o
 from trainables.data.cellmap import reader as cellmap
 from trainables.data.cellmap.ngff import Level
 from trainables.data.cellmap.reader import CropSource
+from trainables.data.patch import em_margin
+from trainables.data.sources import open_source
 from trainables.hardware import compiler_problem, keep_graphs
 from trainables.settings import DataSettings
 from trainables.steps import normalise
@@ -190,9 +192,9 @@ def against_memcpy(ours: Pipeline, repetitions: int) -> Result:
 
 def cache_build(settings: DataSettings, repetitions: int) -> Result:
     """MB/s of decoded voxels: building the packed cache ÷ reading the same boxes with zarr."""
-    _, sources = packed.data_sources(settings)
-    chosen = sources[::EVERY]
-    boxes = [boxes_of(settings, source) for source in chosen]
+    source = open_source(settings)
+    chosen: Sequence[Any] = packed.usable_items(source)[::EVERY]
+    boxes = [boxes_of(settings, crop) for crop in chosen]
     megabytes = sum(_nbytes(box) for crop in boxes for box in crop) / 1e6
     threads = max(1, min(packing.MAX_THREADS, len(os.sched_getaffinity(0)), len(chosen)))
 
@@ -202,7 +204,7 @@ def cache_build(settings: DataSettings, repetitions: int) -> Result:
 
     def build() -> None:
         with tempfile.TemporaryDirectory(dir=packed.cache_folder(settings)) as folder:
-            packing.write_cache(settings, chosen, Path(folder))
+            packing.write_cache(source, chosen, Path(folder))
 
     read()  # the files come into the page cache
     pairs = interleaved(lambda: megabytes / seconds(build), lambda: megabytes / seconds(read), repetitions)
@@ -227,7 +229,7 @@ def boxes_of(settings: DataSettings, source: CropSource) -> list[Box]:
 
     with mock.patch.object(cellmap, "read_box", note):
         grid = cellmap.crop_grid(source, settings.classes, settings.voxel_nm)
-        cellmap.read_em(source, grid, packing.em_margin(settings, grid))
+        cellmap.read_em(source, grid, em_margin(settings.patch, grid.shape))
         cellmap.read_labels(source, settings.classes, grid, settings.label_resampling)
     return boxes
 

@@ -48,7 +48,7 @@ class DataSettings:
     """Where the volumes lie and what a patch is."""
 
     name: str = "phantom"
-    """phantom (generated, for trying things out) or cellmap (the CellMap layout on disk)."""
+    """A file of trainables/data/sources. phantom: generated, for trying things out. cellmap: the layout of CellMap."""
     root: str = field(default="", metadata=PATH)
     """Folder that holds {dataset}/{dataset}.zarr. Empty with name=phantom: the generated data in the cache."""
     split_file: str = field(default="", metadata=PATH)
@@ -80,9 +80,10 @@ class DataSettings:
     """Exchange y and x with probability 0.5."""
     rotate_degrees: float = 180.0
     """Rotate in the slice plane by a uniform angle within ± this; 0 switches it off."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What only this source has, checked in its file: data.options.NAME=VALUE."""
 
     def __post_init__(self) -> None:
-        require_choice("data.name", self.name, ("phantom", "cellmap"))
         require_choice("data.sampling", self.sampling, ("crop", "volume", "class_aware"))
         require_choice("data.train_on", self.train_on, ("train", "all"))
         require_choice("data.label_resampling", self.label_resampling, ("nearest", "majority"))
@@ -284,7 +285,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
             f"{prefix}.{key}",
             values[key],
             f"{prefix} has no such setting",
-            f"Choices: {', '.join(known)}",
+            f"Choices: {', '.join(known) or 'none, leave it out'}",
         )
     return cls(**values)
 

@@ -19,6 +19,7 @@ from benchmarks.peers.cellmap_data_worker import CropSampler, stay_in_plane
 from trainables.data import open_packed, packed, packing
 from trainables.data.cellmap import reader as cellmap
 from trainables.data.phantom import generate as phantom
+from trainables.data.sources import open_source
 from trainables.settings import DataSettings
 
 TIMES, COPIES = 4, 3
@@ -61,12 +62,13 @@ def test_the_volume_is_tiled_in_the_slice_plane(roots):
 
 def test_boxes_are_what_the_build_reads(roots, tmp_path, monkeypatch):
     settings = settings_of(roots[0], tmp_path)
-    _, sources = packed.data_sources(settings)
+    source = open_source(settings)
+    sources = packed.usable_items(source)
     expected = [box for source in sources for box in boxes_of(settings, source)]
     read, real = [], cellmap.read_box
     monkeypatch.setattr(packing, "MAX_THREADS", 1)
     monkeypatch.setattr(cellmap, "read_box", lambda *box: read.append(box) or real(*box))
-    packing.write_cache(settings, sources, tmp_path)
+    packing.write_cache(source, sources, tmp_path)
     assert read == expected
     assert len({level.path for level, *_ in read}) > len(sources)
 

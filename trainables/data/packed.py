@@ -15,8 +15,8 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from trainables.data.cellmap.classes import annotated_names, check_classes, unannotated_classes
-from trainables.data.cellmap.datasplit import cache_written, given_split, load_or_make_split, read_split
-from trainables.data.cellmap.overlap import leak
-from trainables.data.cellmap.reader import CropSource, discover_crops
 from trainables.data.packing import cache_key, write_cache
+from trainables.data.sources import Item, Source, check_classes, open_source, unannotated_classes
 from trainables.errors import DataError
 from trainables.settings import DataSettings
 
@@ -73,13 +70,19 @@ class PackedDataset:
     folder: Path
     held: mmap.mmap | None = field(default=None, repr=False, compare=False)
     """index.json, open under a shared lock as long as this data set is in use."""
-    sources: tuple[CropSource, ...] = ()
-    """Where the crops were read from."""
+    source: Source[Any] | None = field(default=None, repr=False, compare=False)
+    items: tuple[Item, ...] = ()
+    """Where the crops were read from, and what it calls them; not there where the crops were made in memory."""
 
     @property
     def leak(self) -> str:
         """What of the validation crops is trained on, as a sentence; empty where nothing is."""
-        return leak(self.sources, self.classes)
+        return self.source.leak(self.items) if self.source else ""
+
+    @property
+    def moved(self) -> str:
+        """What was found elsewhere than expected, as a sentence; empty where nothing was."""
+        return self.source.moved(self.items) if self.source else ""
 
     def counts(self, side: str = "train") -> dict[str, list[Any]]:
         """Exact voxel counts over the crops of one side: classes, positive, known, in class order."""
@@ -103,26 +106,6 @@ def cache_folder(settings: DataSettings) -> Path:
     return Path(chosen).expanduser().absolute()
 
 
-def data_root(settings: DataSettings) -> Path:
-    """The folder that holds the data sets; the phantom is made first where no root is given. DataError if missing."""
-    if settings.name == "phantom" and not settings.root:
-        from trainables.data.phantom import generate as phantom
-
-        with cache_written(cache_folder(settings)):
-            made = Path(phantom.ensure(cache_folder(settings)))
-        mark_used(made)
-        return made
-    if not settings.root:
-        raise DataError(
-            f"data.root is empty: data={settings.name} needs the folder that holds DATASET/DATASET.zarr. "
-            "Give data.root=PATH, or use data=phantom to try things out."
-        )
-    root = Path(settings.root).expanduser().absolute()
-    if not root.is_dir():
-        raise DataError(f"data.root={settings.root}: no such folder. Give the folder that holds DATASET/DATASET.zarr.")
-    return root
-
-
 def named_classes(settings: DataSettings) -> DataSettings:
     """The settings with the names of all annotated classes where they say data.classes=auto.
 
@@ -130,34 +113,32 @@ def named_classes(settings: DataSettings) -> DataSettings:
     """
     if settings.classes != ["auto"]:
         return settings
-    root = data_root(settings)
-    path = given_split(settings, root)
-    return replace(settings, classes=sorted(annotated_names(read_split(path, root) if path else discover_crops(root))))
+    return replace(settings, classes=open_source(settings).annotated())
 
 
-def data_sources(settings: DataSettings) -> tuple[Path, list[CropSource]]:
-    """Root and crops of the split that annotate at least one of the classes. Warns of classes nobody annotates.
+def usable_items(source: Source[Any]) -> list[Item]:
+    """Crops of the split that annotate at least one of the classes. Warns of classes nobody annotates.
 
-    Raises DataError for a missing root, a split that cannot be used, an unknown class, or no annotated class at all.
+    Raises DataError for missing data, a split that cannot be used, an unknown class, or no annotated class at all.
     """
-    root = data_root(settings)
-    sources = load_or_make_split(settings, root, cache_folder(settings))
-    check_classes(settings.classes, sources)
-    missing = unannotated_classes(settings.classes, sources)
+    settings, items = source.settings, source.items()
+    check_classes(settings.classes, items, source.vocabulary)
+    missing = unannotated_classes(settings.classes, items)
     if missing:
         log.warning("No crop annotates %s: these channels stay unknown and are not trained.", ", ".join(missing))
-    return root, [s for s in sources if set(s.classes) & set(settings.classes)]
+    return [item for item in items if set(item.classes) & set(settings.classes)]
 
 
 def open_packed(settings: DataSettings) -> PackedDataset:
     """The packed cache of `settings`, built first where there is none; safe for any number of processes at once.
 
-    The cache is keyed by what lies on disk (metadata, sizes and times of the files read), the split, and the settings
-    that shape it. Raises DataError naming the file that is missing or broken, or the folder that cannot be written.
+    The cache is keyed by what its source says of its crops, the split, and the settings that shape it. Raises DataError
+    naming the file that is missing or broken, or the folder that cannot be written.
     """
-    root, sources = data_sources(settings)
+    source = open_source(settings)
+    items = usable_items(source)
     place = cache_folder(settings) / "packed"
-    folder = place / cache_key(settings, sources)
+    folder = place / cache_key(source, items)
     with cache_written(place):
         place.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=place).close()
@@ -165,13 +146,26 @@ def open_packed(settings: DataSettings) -> PackedDataset:
         if not (folder / "index.json").exists():
             with cache_written(place), FileLock(folder.with_suffix(".lock")):
                 if not (folder / "index.json").exists():
-                    _build(settings, sources, folder)
+                    _build(source, items, folder)
         mark_used(folder)
         try:
-            return replace(load_packed(settings, on_this_node(folder), str(root)), sources=tuple(sources))
+            found = load_packed(settings, on_this_node(folder), source.root)
+            return replace(found, source=source, items=tuple(items))
         except FileNotFoundError:
             if (folder / "index.json").exists():
                 raise  # damaged, not removed in the meantime
+
+
+@contextmanager
+def cache_written(folder: Path) -> Iterator[None]:
+    """Within it, a folder in the cache that cannot be written, or is full, is a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"The cache folder {folder} cannot be written ({error.strerror or error}). Free space there, or give "
+            "data.cache_dir=PATH on a local disk."
+        ) from error
 
 
 def mark_used(folder: Path) -> None:
@@ -236,14 +230,14 @@ def on_this_node(folder: Path) -> Path:
     return copy
 
 
-def _build(settings: DataSettings, sources: Sequence[CropSource], folder: Path) -> None:
+def _build(source: Source[Any], items: Sequence[Item], folder: Path) -> None:
     """Write the cache beside `folder` and rename it. Called under the lock: what is left of dead builds is removed."""
     for dead in folder.parent.glob(f"{folder.name}.building-*"):
         shutil.rmtree(dead, ignore_errors=True)
     building = folder.with_name(f"{folder.name}.building-{os.getpid()}")
     building.mkdir()
     try:
-        write_cache(settings, sources, building)
+        write_cache(source, items, building)
         shutil.rmtree(folder, ignore_errors=True)  # there without index.json: emptied by hand
         os.replace(building, folder)
     finally:

@@ -18,7 +18,7 @@ class PackedBatch:
     """Patches as they lie in the cache. In training D H W is the context and `draws` says what `augment` does."""
 
     em: Tensor
-    """uint8 (N, 1, D, H, W), 0 where the volume has no data."""
+    """uint8 (N, K, D, H, W) of K input channels, 0 where the volume has no data."""
     labels: Tensor
     """uint8 (N, P, D, H, W), all bits 0 (unknown) beyond the crop."""
     crop: Tensor
@@ -52,6 +52,15 @@ def context_size(patch: Sequence[int], *, rotate: bool, transpose: bool) -> tupl
     elif transpose and height != width:
         reach = max(height, width)
     return depth, _same_parity(max(reach, height), height), _same_parity(max(reach, width), width)
+
+
+def em_margin(patch: Sequence[int], shape: Sequence[int]) -> list[int]:
+    """Voxels of image to keep on each side of a crop of `shape`, per axis: no patch or rotated context lacks any.
+
+    A patch wider than the crop sticks out by at most their difference; its context by half of what it adds.
+    """
+    context = context_size(patch, rotate=True, transpose=True)
+    return [max(0, int(p) - n) + (c - int(p)) // 2 for p, c, n in zip(patch, context, shape)]
 
 
 def _same_parity(size: int, like: int) -> int:

@@ -35,7 +35,8 @@ from trainables.data.cellmap.reader import (
     read_labels,
 )
 from trainables.data.expand import class_masks
-from trainables.data.packed import data_root
+from trainables.data.sources import open_source
+from trainables.data.sources.cellmap import CellMap
 from trainables.inference import load_program
 from trainables.settings import PATH, DataSettings, from_mapping, require, require_choice
 from trainables.tiling import blended, span
@@ -213,7 +214,10 @@ def find_source(settings: PredictSettings, model: Model) -> tuple[CropSource, Gr
         root=settings.data.root or model.data.root,
         cache_dir=settings.data.cache_dir or model.data.cache_dir,
     )
-    source = _named(discover_crops(data_root(place)), settings.crop)
+    trained_on = open_source(place)
+    if not isinstance(trained_on, CellMap):
+        raise InputError(f"crop={settings.crop}: data.name={place.name} is not in the CellMap layout. Give volume=PATH")
+    source = _named(discover_crops(trained_on.folder), settings.crop)
     return source, crop_grid(source, [n for n in model.classes if n in source.classes] or source.classes, voxel)
 
 

@@ -42,8 +42,8 @@ from tune_app.settings.user import user_setting
 CONF = Path(__file__).parent / "conf"
 TYPES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 """What a setting of such a type takes, in words; OmegaConf's names of them."""
-OPEN = ("space.", "task.options.", "model.options.", "objective.at_least.", "objective.at_most.")
-"""Mappings whose keys are for the family, the task, the model or the objective to check."""
+OPEN = ("space.", "task.options.", "model.options.", "data.options.", "objective.at_least.", "objective.at_most.")
+"""Mappings whose keys are for the family, task, model, source or objective to check."""
 T = TypeVar("T")
 
 

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable
 
 from search_spaces import ClassCounts, flatten, untuned
-from trainables.data.cellmap.datasplit import moved
 from trainables.files import write_text
 from trainables.hardware import compiler_problem
 from tune_app.planning.forecast import PLAN, make_plan
@@ -97,7 +96,7 @@ def _baseline_line(prepared: Prepared) -> str:
 def _warnings(prepared: Prepared) -> Iterable[str]:
     settings = prepared.settings
     yield from (f"warning: {notice}" for notice in prepared.notices)
-    if elsewhere := moved(prepared.dataset.sources):
+    if elsewhere := prepared.dataset.moved:
         yield f"note: {elsewhere}"
     for names in same_arms(planned_arms(settings, prepared.space), prepared.counts, prepared.window_voxels):
         once = "one arm, compared as one" if settings.listed else "only the first is tried"

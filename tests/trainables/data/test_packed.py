@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +21,11 @@ from volume_writer import container, write_em, write_label
 from trainables.data import named_classes, open_packed, packed
 from trainables.data.cellmap.reader import discover_crops
 from trainables.data.expand import class_masks
-from trainables.data.packed import data_sources, is_open, remove_packed
+from trainables.data.packed import is_open, remove_packed, usable_items
+from trainables.data.packing import shaping_settings
 from trainables.data.phantom import generate as phantom
-from trainables.errors import DataError
+from trainables.data.sources import open_source
+from trainables.errors import DataError, SettingsError
 
 
 def test_round_trip(small_root, settings_for):
@@ -85,6 +88,31 @@ def test_fingerprint_does_not_depend_on_place_or_time(small_root, settings_for):
     second = open_packed(settings_for(moved))
     assert second.folder != first.folder
     assert second.fingerprint == first.fingerprint
+
+
+def test_caches_and_checkpoints_of_earlier_versions_stay_valid(small_root, settings_for):
+    """The fingerprint that these volumes had before there were several sources."""
+    known = "f03c67eb7cf43715fe6b308f2c3a11e7a17e64b2e1c6207172c4cd3b2c7b8de1"
+    assert open_packed(settings_for(small_root)).fingerprint == known
+    assert set(shaping_settings(settings_for(small_root))) == {
+        "version",
+        "classes",
+        "voxel_nm",
+        "patch",
+        "label_resampling",
+    }
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"name": "bogus"}, "data.name=bogus: choose one of cellmap, phantom"),
+        ({"options": {"bogus": 1}}, "data.options.bogus=1: data.options has no such setting. Choices: none"),
+    ],
+)
+def test_an_unknown_source_or_option_is_refused(small_root, settings_for, more, words):
+    with pytest.raises(SettingsError, match=re.escape(words)):
+        open_packed(dataclasses.replace(settings_for(small_root), **more))
 
 
 def test_missing_em_chunks_are_not_counted(small_root, settings_for):
@@ -184,7 +212,7 @@ def test_a_cache_that_is_full_is_one_sentence_and_keeps_nothing_half(
     (tmp_path / "cache").mkdir()
     settings = settings_for(small_root)
     if written == "packed":
-        data_sources(settings)
+        usable_items(open_source(settings))
     if written == "phantom":
         settings = dataclasses.replace(settings, name="phantom", root="")
         monkeypatch.setattr(phantom, "_write", lambda *_: None)

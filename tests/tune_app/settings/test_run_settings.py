@@ -15,6 +15,7 @@ from sweep_folder import WrittenTrial, write_sweep
 
 from search_spaces import ClassCounts
 from trainables.data.cellmap.reader import discover_crops
+from trainables.data.sources import open_source
 from trainables.objective import Objective
 from tune_app.errors import InputError, RunFailed
 from tune_app.ray_adapters.session import RaySession, TrialResources
@@ -261,7 +262,7 @@ def test_a_leaking_split_is_warned_of_and_stays_beside_the_leaderboard(monkeypat
     ]
 
     def leaking(settings):
-        return dataclasses.replace(dataset_in_memory(settings), sources=tuple(sides))
+        return dataclasses.replace(dataset_in_memory(settings), source=open_source(settings), items=tuple(sides))
 
     monkeypatch.setattr("tune_app.sweep.prepare.open_packed", leaking)
     prepared = prepare(settings_of("family=seesaw"), tmp_path / "new")

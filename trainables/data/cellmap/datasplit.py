@@ -12,16 +12,18 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trainables.data.cellmap.classes import check_classes
+from trainables.data.cellmap.classes import VOCABULARY
 from trainables.data.cellmap.overlap import first_of_group
 from trainables.data.cellmap.reader import CropSource, annotated_in, crop_name, discover_crops, holds_class
+from trainables.data.packed import cache_written
+from trainables.data.sources import check_classes
 from trainables.errors import DataError
 from trainables.files import replacing
 from trainables.settings import DataSettings
@@ -174,18 +176,6 @@ def _repeats(path: Path, sources: Sequence[CropSource]) -> list[str]:
     return problems
 
 
-@contextlib.contextmanager
-def cache_written(folder: Path) -> Iterator[None]:
-    """Within it, a folder in the cache that cannot be written, or is full, is a DataError."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"The cache folder {folder} cannot be written ({error.strerror or error}). Free space there, or give "
-            "data.cache_dir=PATH on a local disk."
-        ) from error
-
-
 def write_split(path: Path, sources: Sequence[CropSource]) -> None:
     """Write the five-column form atomically; an existing file is replaced, never appended to."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +198,7 @@ def make_split(settings: DataSettings, crops: Sequence[CropSource], folder: Path
 
     Crops that annotate none of the classes are left out. DataError for an unknown class, or when all are left out.
     """
-    check_classes(settings.classes, crops)
+    check_classes(settings.classes, crops, VOCABULARY)
     usable = [crop for crop in crops if set(crop.classes) & set(settings.classes)]
     units = _units(settings, usable)
     asked: dict[str, Any] = {

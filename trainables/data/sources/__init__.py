@@ -1,0 +1,188 @@
+"""Sources: where samples come from. One file per source; the file's name is `data.name` on the command line.
+
+A source file defines `SOURCE`, a subclass of `Source`. It lists its crops, each with the classes that it annotates and
+its side of the split, and decodes them; they are packed once per node (`trainables.data.packed`), and everything else
+sees packed crops.
+
+Shapes: C classes, K input channels, P = ceil(2C / 8) bytes per voxel (`trainables.data.expand`), D H W a crop in target
+voxels, D' H' W' the crop with its surroundings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables.errors import DataError
+from trainables.settings import DataSettings, from_mapping, require_choice
+
+
+class Item(Protocol):
+    """A crop that has not been decoded."""
+
+    @property
+    def name(self) -> str:
+        """Unique in its source: dataset/crop234."""
+
+    @property
+    def side(self) -> str:
+        """train, validate or test"""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those that it annotates; the others are unknown in all of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """A crop as it goes into the cache."""
+
+    em: NDArray[np.uint8]
+    """(D', H', W'), or (K, D', H', W') where there are several channels."""
+    labels: NDArray[np.uint8]
+    """(P, D, H, W), see `trainables.data.expand.pack_class`."""
+    offset: tuple[int, int, int] = (0, 0, 0)
+    """Crop coordinates of the first voxel of `em`; not positive where the surroundings begin before the crop."""
+    masked: float = 0.0
+    """Share of the crop, in [0, 1], that is unknown because there is no image of it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a check found."""
+
+    level: str
+    """error: a run would stop. warning: it would run, but not as one may think. info: for the record."""
+    where: str
+    """A file, a crop or a setting."""
+    message: str
+
+    def __str__(self) -> str:
+        where = "" if self.message.startswith(self.where) else f"{self.where}: "
+        return f"{self.level}: {where}{self.message}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """data.options of a source that has none."""
+
+
+T = TypeVar("T", bound=Item)
+
+
+class Source(ABC, Generic[T]):
+    """What packing, check and sweep ask of a source. Nothing is read before it is asked for.
+
+    Raises SettingsError for data.options that it does not have.
+    """
+
+    Options: ClassVar[type] = NoOptions
+    """A dataclass of what `data.options` may hold; values are checked in its `__post_init__`."""
+    vocabulary: ClassVar[Collection[str]] = ()
+    """Classes that may be asked for even where no crop annotates them."""
+
+    def __init__(self, settings: DataSettings) -> None:
+        self.settings = settings
+        self.options: Any = from_mapping(self.Options, settings.options, "data.options")
+
+    @property
+    def in_channels(self) -> int:
+        """Channels K of an image; known without the data, so that a network can be built."""
+        return 1
+
+    @property
+    def root(self) -> str:
+        """Where the data lie, as text, for the record."""
+        return self.settings.root
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What decides how a crop is decoded, beside classes, voxel size, patch and label resampling."""
+        return {"source": self.settings.name, "options": self.settings.options}
+
+    @abstractmethod
+    def items(self) -> Sequence[T]:
+        """All crops of the split. Raises DataError."""
+
+    @abstractmethod
+    def stamp(self, item: T) -> str:
+        """Changes whenever what `decode` reads has changed; cheap, it is asked for before every run. DataError."""
+
+    @abstractmethod
+    def decode(self, item: T) -> Decoded:
+        """The crop at the target voxel size, with `em_margin` voxels round it where there are any. DataError."""
+
+    def annotated(self) -> list[str]:
+        """Names of all classes, for data.classes=auto. Raises DataError."""
+        return sorted(annotated_names(self.items()))
+
+    def holds(self, item: T, name: str) -> bool:
+        """Whether a crop has positive voxels of a class, as far as can be told without decoding it."""
+        return name in item.classes
+
+    def moved(self, items: Sequence[T]) -> str:
+        """What was found elsewhere than expected, as a sentence; empty where nothing was."""
+        return ""
+
+    def leak(self, items: Sequence[T]) -> str:
+        """What of the validation crops is trained on, as a sentence; empty where nothing is."""
+        return ""
+
+    def inspected(self) -> tuple[Sequence[T], list[Finding]]:
+        """The usable crops, and all that is wrong with the split where `items` raises at the first. DataError."""
+        return self.items(), []
+
+    def overlaps(self, items: Sequence[T]) -> Iterator[Finding]:
+        """Crops that share voxels."""
+        if told := self.leak(items):
+            yield Finding("warning", "split", told)
+
+
+def source_names() -> tuple[str, ...]:
+    """Names of all sources: the files of this package, sorted."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+
+
+def open_source(settings: DataSettings) -> Source[Any]:
+    """The source that `settings.name` names. Raises SettingsError with the choices, for an unknown option too."""
+    require_choice("data.name", settings.name, source_names())
+    source: Source[Any] = importlib.import_module(f"{__name__}.{settings.name}").SOURCE(settings)
+    return source
+
+
+def annotated_names(items: Iterable[Item]) -> set[str]:
+    """Every class that at least one of the crops annotates."""
+    return set().union(*(item.classes for item in items))
+
+
+def unannotated_classes(classes: Sequence[str], items: Iterable[Item]) -> list[str]:
+    """Those of `classes` that no crop annotates, in order: their channel would be unknown everywhere."""
+    annotated = annotated_names(items)
+    return [name for name in classes if name not in annotated]
+
+
+def check_classes(classes: Sequence[str], items: Iterable[Item], vocabulary: Collection[str]) -> None:
+    """DataError for a name that neither the crops nor the vocabulary know (a misspelling), and when no crop annotates
+    any of the classes."""
+    annotated, known = annotated_names(items), {*vocabulary}
+    for name in classes:
+        if name not in annotated | known:
+            close = difflib.get_close_matches(name, sorted(annotated | known), n=1)
+            hint = f"Did you mean {close[0]}? " if close else ""
+            raise DataError(
+                f"data.classes: {name} is no class of this data. {hint}"
+                f"Annotated here: {', '.join(sorted(annotated)) or 'none'}."
+            )
+    if not annotated & set(classes):
+        raise DataError(
+            f"data.classes=[{','.join(classes)}]: no crop annotates any of them, so there is nothing to learn. "
+            f"Annotated here: {', '.join(sorted(annotated)) or 'none'}."
+        )
