@@ -19,7 +19,7 @@ from tune_app.planning.measure import measured_pace
 from tune_app.planning.pace import Pace, earlier_pace, remember
 from tune_app.ray_adapters.session import gpu_names, trial_resources, usable_cpus
 from tune_app.results.tables import counted, sentences
-from tune_app.search.arms import num_trials, planned_arms, searched_space, with_baseline
+from tune_app.search.arms import num_trials, planned_arms, searched_space, sizes, with_baseline
 from tune_app.settings.command_line import Composed, compose, exit_code
 from tune_app.settings.schema import Settings
 from tune_app.settings.terminal import columns
@@ -52,7 +52,7 @@ def plan(composed: Composed[PlanSettings]) -> Plan:
     settings = plain_settings(composed)
     settings = dataclasses.replace(settings, data=named_classes(settings.data))
     space = searched_space(settings)
-    trials, exempt = count_trials(settings, space)
+    trials, exempt, own = count_trials(settings, space)
     resources = trial_resources(settings, nodes=[planned_node(settings, asked.gpus)], trials=trials)
     pace: Pace | None
     if asked.measure:
@@ -60,7 +60,7 @@ def plan(composed: Composed[PlanSettings]) -> Plan:
         remember(pace, settings, resources)
     else:
         pace = earlier_pace(settings, resources)
-    return make_plan(settings, resources, trials=trials, exempt=exempt, pace=pace)
+    return make_plan(settings, resources, trials=trials, exempt=exempt, pace=pace, sizes=own)
 
 
 def plain_settings(composed: Composed[PlanSettings]) -> Settings:
@@ -73,8 +73,8 @@ def plain_settings(composed: Composed[PlanSettings]) -> Settings:
     return planned(bare)
 
 
-def count_trials(settings: Settings, space: Space) -> tuple[int, int]:
-    """(trials, trials that are never stopped early), without opening the data.
+def count_trials(settings: Settings, space: Space) -> tuple[int, int, list[Settings]]:
+    """(trials, trials that are never stopped early, settings of some that stand for all), without opening the data.
 
     Class counts are made up: only where an arm is uniform weights by chance of the data does `run` count otherwise.
     """
@@ -82,7 +82,8 @@ def count_trials(settings: Settings, space: Space) -> tuple[int, int]:
     counts = ClassCounts(names, tuple(10**7 // (c + 2) for c in range(len(names))), (10**8,) * len(names), "made up")
     arms, baseline = with_baseline(settings, planned_arms(settings, space), space, counts, window_voxels=1e6)
     exempt = int(bool(baseline) and settings.early_stopping)
-    return num_trials(settings, arms, space, counts, window_voxels=1e6), exempt
+    own = sizes(settings, arms, space, counts)
+    return num_trials(settings, arms, space, counts, window_voxels=1e6), exempt, own
 
 
 def planned_node(settings: Settings, gpus: int) -> dict[str, float]:

@@ -51,7 +51,7 @@ def test_cards_decide_how_many_trials_run_at_once() -> None:
 )
 def test_trials_are_counted_as_run_would(words: list[str], trials: int, exempt: int) -> None:
     settings = plan_module.plain_settings(composed_of(*words))
-    assert count_trials(settings, searched_space(settings)) == (trials, exempt)
+    assert count_trials(settings, searched_space(settings))[:2] == (trials, exempt)
 
 
 def test_the_machine_that_is_planned_for() -> None:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tune_app.planning.epochs import Range, Work, expected_work, rung_epochs
 from tune_app.planning.pace import Pace
-from tune_app.planning.space import cache_gb, disk_gb, memory_gb, packed_cache, validation_crops
+from tune_app.planning.space import (
+    batch_flops,
+    cache_gb,
+    disk_gb,
+    memory_gb,
+    packed_cache,
+    validation_crops,
+    values_put_out,
+)
 from tune_app.ray_adapters.session import TrialResources
 from tune_app.results.trial import read_json
 from tune_app.settings.schema import Settings
@@ -81,8 +90,19 @@ class Plan:
         return [f"{name:<11}{text}" for name, text in rows.items()]
 
 
-def make_plan(settings: Settings, resources: TrialResources, *, trials: int, exempt: int, pace: Pace | None) -> Plan:
-    """The plan of a sweep with these settings. exempt: trials that are never stopped early (the baseline)."""
+def make_plan(
+    settings: Settings,
+    resources: TrialResources,
+    *,
+    trials: int,
+    exempt: int,
+    pace: Pace | None,
+    sizes: Sequence[Settings] = (),
+) -> Plan:
+    """The plan of a sweep with these settings. exempt: trials that are never stopped early (the baseline).
+
+    sizes: the settings of its trials, or of some that stand for them, where those differ from the sweep's.
+    """
     trainer, scheduler = settings.trainer, settings.scheduler
     rungs: tuple[int, ...] = ()
     if settings.early_stopping:
@@ -98,6 +118,11 @@ def make_plan(settings: Settings, resources: TrialResources, *, trials: int, exe
         recheck=True,
     )
     folder = packed_cache(settings)
+    own = list(sizes) if any(each != settings for each in sizes) else [settings]
+    most = max(own, key=values_put_out) if len(own) > 1 else settings
+    epochs = [(epoch_of(each, settings, pace), devices_of(each, settings, resources)) for each in own] if pace else []
+    seconds = mean_range([epoch for epoch, _ in epochs])
+    device_seconds = mean_range([epoch.times(devices) for epoch, devices in epochs])
     known = pace.memory_gb if pace else math.nan
     return Plan(
         trials=trials,
@@ -107,25 +132,40 @@ def make_plan(settings: Settings, resources: TrialResources, *, trials: int, exe
         epochs=work.epochs,
         epochs_per_trial=trainer.epochs,
         rungs=rungs,
-        seconds_per_epoch=pace.epoch(settings) if pace else None,
-        device_hours=device_hours(work, settings, resources, pace) if pace else None,
-        wall_hours=wall_hours(work, settings, resources, pace) if pace else None,
-        disk_gb=disk_gb(settings, trials, work.epochs, resources.slots, validation_crops(folder)),
+        seconds_per_epoch=seconds,
+        device_hours=work.epochs.times(device_seconds).times(1 / 3600) if device_seconds else None,
+        wall_hours=wall_hours(work, seconds, resources, pace) if pace and seconds else None,
+        disk_gb=disk_gb(most, trials, work.epochs, resources.slots, validation_crops(folder)),
         cache_gb=cache_gb(folder),
-        memory_gb=memory_gb(settings, min(resources.slots, trials), gpu=bool(resources.gpus), measured=known),
+        memory_gb=memory_gb(most, min(resources.slots, trials), gpu=bool(resources.gpus), measured=known),
         gpu_memory_gb=pace.gpu_memory_gb if pace else math.nan,
         basis=pace.source if pace else UNKNOWN,
     )
 
 
-def device_hours(work: Work, settings: Settings, resources: TrialResources, pace: Pace) -> Range:
-    """Hours of epochs times the devices of a trial."""
-    return work.epochs.times(pace.epoch(settings)).times((resources.gpus or resources.cpus) / 3600)
+def epoch_of(own: Settings, settings: Settings, pace: Pace) -> Range:
+    """Seconds of an epoch with settings of a trial's own: the pace of the sweep's, times how much more is computed."""
+    same = (own.model, own.trainer.batch_size) == (settings.model, settings.trainer.batch_size)
+    return pace.epoch(own) if same else pace.epoch(own).times(batch_flops(own) / batch_flops(settings))
 
 
-def wall_hours(work: Work, settings: Settings, resources: TrialResources, pace: Pace) -> Range:
+def devices_of(own: Settings, settings: Settings, resources: TrialResources) -> float:
+    """GPUs of a trial, or its CPUs where it takes no GPU. resources: those of a trial with the sweep's settings."""
+    asked, usual = own.resources, settings.resources
+    gpus = resources.gpus if asked.gpus_per_trial == usual.gpus_per_trial else asked.gpus_per_trial
+    return gpus or (resources.cpus if asked.cpus_per_trial == usual.cpus_per_trial else asked.cpus_per_trial) or 0.0
+
+
+def mean_range(ranges: Sequence[Range]) -> Range | None:
+    """None of none."""
+    if len(ranges) < 2:
+        return ranges[0] if ranges else None
+    return Range(*(statistics.fmean(getattr(one, name) for one in ranges) for name in Range.__annotations__))
+
+
+def wall_hours(work: Work, epoch: Range, resources: TrialResources, pace: Pace) -> Range:
     """Hours from the first worker's start to the last epoch."""
-    rounds = work.rounds(resources.slots).times(pace.epoch(settings))
+    rounds = work.rounds(resources.slots).times(epoch)
     waits = pace.start + pace.between * max(0, math.ceil(work.trials / resources.slots) - 1)
     return rounds.plus(waits).times(1 / 3600)
 

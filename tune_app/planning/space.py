@@ -84,6 +84,17 @@ def values_put_out(settings: Settings) -> int:
     return put_out
 
 
+def batch_flops(settings: Settings) -> int:
+    """Floating-point operations of a forward pass of one batch. Nothing is allocated."""
+    from torch.utils.flop_counter import FlopCounterMode  # seconds, as above
+
+    patch, model = settings.data.patch, _shapes_only(settings)
+    flat = getattr(model, "spatial_dims", 3) == 2
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+        model(torch.empty(settings.trainer.batch_size, 1, *(patch[1:] if flat else patch)))
+    return counter.get_total_flops()
+
+
 def _shapes_only(settings: Settings) -> torch.nn.Module:
     with torch.device("meta"):
         return build_model(settings.model, in_channels=1, num_classes=len(settings.outputs), patch=settings.data.patch)

@@ -30,7 +30,7 @@ from search_spaces import (
     untuned,
 )
 from tune_app.errors import InputError, require_input
-from tune_app.settings.schema import MOST_TRIALS, Settings
+from tune_app.settings.schema import MOST_TRIALS, Settings, laid_over
 
 MOST_LISTED = 1000
 """Points of a space that are gone through to find one that was not tried; in a larger one a search hardly repeats."""
@@ -239,6 +239,13 @@ def end_arms(settings: Settings, space: Space) -> list[Arm]:
     first = {name: parameter.grid(1)[0] for name, parameter in space.items()}
     points = [{**first, name: value} for name, parameter in space.items() for value in parameter.grid(2)]
     return [Arm(family=settings.family, point=point, seed=settings.seed) for point in points]
+
+
+def sizes(settings: Settings, arms: Iterable[Arm], space: Space, counts: ClassCounts) -> list[Settings]:
+    """The settings of the trials of these arms and, unless the arms are all there is, of those at the ends of the
+    axes."""
+    ends = [] if settings.listed else end_arms(settings, space)
+    return [laid_over(settings, arm.trial(counts)) for arm in (*arms, *ends)]
 
 
 def all_arms(family: str, space: Space, seed: int) -> list[Arm] | None:

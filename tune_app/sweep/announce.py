@@ -143,7 +143,7 @@ def record_plan(prepared: Prepared, resources: TrialResources) -> str:
     settings = prepared.settings
     exempt = int(bool(prepared.baseline) and settings.early_stopping)
     pace = earlier_pace(settings, resources)
-    plan = make_plan(settings, resources, trials=prepared.num_trials, exempt=exempt, pace=pace)
+    plan = make_plan(settings, resources, trials=prepared.num_trials, exempt=exempt, pace=pace, sizes=prepared.sizes())
     path = prepared.folder / PLAN
     if not path.exists() or prepared.extended:
         write_text(path, json.dumps(plan.as_dict(), indent=1) + "\n")

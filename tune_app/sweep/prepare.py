@@ -13,8 +13,8 @@ from trainables.data import PackedDataset, open_packed
 from trainables.data.phantom.generate import is_phantom
 from trainables.models import build as build_model
 from tune_app.ray_adapters.session import RaySession, TrialResources
-from tune_app.search.arms import Arm, baseline_arm, end_arms, num_trials, planned_arms, searched_space, with_baseline
-from tune_app.settings.schema import Settings, laid_over
+from tune_app.search.arms import Arm, baseline_arm, num_trials, planned_arms, searched_space, sizes, with_baseline
+from tune_app.settings.schema import Settings
 from tune_app.settings.stored import FREQUENCIES
 from tune_app.sweep.counts import class_counts, count_window_voxels
 
@@ -55,15 +55,10 @@ class Prepared:
         planned = (arm for arm in self.arms if arm.label == self.baseline)
         return next(planned, None) or baseline_arm(self.settings, self.space)
 
-    def variants(self) -> list[Settings]:
-        """The different settings of planned trials, and of points at the ends of the searched axes, beside the
-        sweep's own. SettingsError where a point gives what does not fit."""
-        found: list[Settings] = []
-        for arm in (*self.arms, *end_arms(self.settings, self.space)):
-            own = laid_over(self.settings, arm.trial(self.counts))
-            if own != self.settings and own not in found:
-                found.append(own)
-        return found
+    def sizes(self) -> list[Settings]:
+        """The settings of the planned trials, and of points at the ends of the searched axes. SettingsError where a
+        point gives what does not fit."""
+        return sizes(self.settings, self.arms, self.space, self.counts)
 
     @property
     def num_trials(self) -> int:
@@ -104,8 +99,9 @@ def prepare(
         resumed=resumed,
         extended=extended,
     )
-    for own in prepared.variants():  # a preset that does not fit the data is refused before anything starts
-        refuse_impossible_model(own)
+    for own in prepared.sizes():  # a preset that does not fit the data is refused before anything starts
+        if own.model != settings.model:
+            refuse_impossible_model(own)
     return prepared
 
 

@@ -61,8 +61,9 @@ def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outc
                 return Outcome(folder=prepared.folder, complete=True)
     with ray_session(prepared.settings) as session, interrupts(), quiet(prepared.settings.verbose):
         resources = trial_resources(prepared.settings, trials=prepared.num_trials)
-        for own in prepared.variants():
-            trial_resources(own, trials=prepared.num_trials)  # InputError where a trial of its own size fits nowhere
+        for own in prepared.sizes():  # InputError where one of them fits nowhere
+            if own.resources != prepared.settings.resources:
+                trial_resources(own, trials=prepared.num_trials)
         if prepared.settings.cluster.remote:
             refuse_local_folder(prepared.folder)
         with locked(prepared.folder), space_in(prepared.folder, resume_command(prepared.folder)):

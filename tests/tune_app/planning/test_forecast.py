@@ -15,6 +15,7 @@ from tune_app.planning.forecast import Plan, duration, make_plan, planned_epochs
 from tune_app.planning.pace import Pace
 from tune_app.ray_adapters.session import TrialResources
 from tune_app.search.arms import planned_arms, searched_space
+from tune_app.settings.schema import laid_over
 from tune_app.sweep.announce import record_plan
 from tune_app.sweep.prepare import Prepared
 
@@ -41,6 +42,20 @@ def test_hours_are_epochs_times_seconds_times_devices() -> None:
     assert plan.device == "GPU"
     assert plan.wall_hours is not None
     assert plan.wall_hours.expected == pytest.approx((4 * 9 * seconds + 10 + 3 * 1.0) / 3600), "four rounds"
+
+
+def test_trials_of_other_sizes_cost_what_they_compute_and_take() -> None:
+    settings = settings_of("family=compare", "trainer.batch_size=8", "trainer.validation_batches=6")
+    twice = laid_over(settings, {"trainer": {"batch_size": 16}, "resources": {"cpus_per_trial": 3}})
+    alone = make_plan(settings, CPU, trials=2, exempt=0, pace=PACE)
+    assert make_plan(settings, CPU, trials=2, exempt=0, pace=PACE, sizes=[settings] * 2) == alone
+    both = make_plan(settings, CPU, trials=2, exempt=0, pace=PACE, sizes=[settings, twice])
+    one, other = 20 * 0.2 + 6 * 0.5, 2 * (20 * 0.2 + 3 * 0.5)
+    assert both.seconds_per_epoch is not None
+    assert both.device_hours is not None
+    assert both.seconds_per_epoch.expected == pytest.approx((one + other) / 2)
+    assert both.device_hours.expected == pytest.approx(9 * (one * 1 + other * 3) / 3600)
+    assert both.memory_gb.expected > alone.memory_gb.expected
 
 
 def test_early_stopping_shortens_it() -> None:

@@ -56,6 +56,7 @@ def run_script(place: Place, text: str) -> str:
     script = place.folder / "script.py"
     script.write_text(text)
     environment = place.environment | {"HOME": str(place.folder), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    del environment["RAY_AUTH_TOKEN_PATH"]  # Ray makes a token in the home folder itself
     done = subprocess.run(
         [sys.executable, str(script)], cwd=place.folder, env=environment, capture_output=True, text=True, timeout=280
     )
