@@ -12,7 +12,7 @@
         row = engine.run_epoch()
         print(row["epoch"], row[engine.objective.metric])
 
-Shapes: N batch, C classes, D H W space, P packed bytes, K validation crops.
+Shapes: N batch, K input channels, C classes, D H W space, P packed bytes, K validation crops.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ class Engine:
 
     def _new_model(self) -> torch.nn.Module:
         data = self.settings.data
-        return models.build(self.settings.model, in_channels=1, num_classes=len(self.classes), patch=data.patch)
+        return models.build(
+            self.settings.model, in_channels=self.dataset.in_channels, num_classes=len(self.classes), patch=data.patch
+        )
 
     def _build_steps(self) -> None:
         """The two graphs of this engine. Every trial and family goes through them."""
@@ -236,11 +238,11 @@ class Engine:
         return load_ahead(load, self._epoch_steps(), depth=3 if self.hardware.cuda else 0)
 
     def _patches(self, host: PackedBatch) -> tuple[Tensor, Tensor]:
-        """The batch on the device, augmented: em and labels, uint8 (N, 1, D, H, W) and (N, P, D, H, W)."""
+        """The batch on the device, augmented: em and labels, uint8 (N, K, D, H, W) and (N, P, D, H, W)."""
         return augment(host.to(self.hardware.device), self.settings.data.patch)
 
     def train_on(self, em: Tensor, labels: Tensor, step: int) -> None:
-        """Optimiser step `step` on patches of the device: em uint8 (N, 1, D, H, W), labels uint8 (N, P, D, H, W).
+        """Optimiser step `step` on patches of the device: em uint8 (N, K, D, H, W), labels uint8 (N, P, D, H, W).
 
         What the graph returns is used up before the next call, as CUDA graphs require.
         """

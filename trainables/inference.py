@@ -1,6 +1,6 @@
 """A trained network as one program that needs nothing of ours: grey values as they lie on disk in, logits out.
 
-Shapes: N batch, C classes, *S space: H W for a 2D network, D H W for a 3D one.
+Shapes: N batch, K input channels, C classes, *S space: H W for a 2D network, D H W for a 3D one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
 from trainables import models
+from trainables.data.sources import open_source
 from trainables.errors import CheckpointError
 from trainables.settings import TrialSettings
 from trainables.steps import normalise
@@ -25,14 +26,15 @@ class Inference(nn.Module):
 
     shift: Tensor
 
-    def __init__(self, network: nn.Module, shift: Sequence[float]) -> None:
+    def __init__(self, network: nn.Module, shift: Sequence[float], *, in_channels: int = 1) -> None:
         super().__init__()
+        self.in_channels = in_channels
         shape: Any = network
         self.network, self.spatial_dims, self.stride = network, int(shape.spatial_dims), int(shape.stride)
         self.register_buffer("shift", torch.tensor(shift).view(1, -1, *(1,) * self.spatial_dims))
 
     def forward(self, em: Tensor) -> Tensor:
-        """em uint8 (N, 1, *S), S divisible by the network's stride: logits float32 (N, C, *S), as thresholded."""
+        """em uint8 (N, K, *S), S divisible by the network's stride: logits float32 (N, C, *S), as thresholded."""
         logits: Tensor = self.network(normalise(em)).float() + self.shift
         return logits
 
@@ -42,16 +44,16 @@ def inference(settings: TrialSettings, weights: Mapping[str, Tensor], shift: Seq
 
     Raises CheckpointError where the weights are not those of such a network.
     """
-    data = settings.data
+    data, in_channels = settings.data, open_source(settings.data).in_channels
     outputs = get_task(settings.task.name, settings.task.options).outputs(data.classes)
     with torch.device("meta"):
-        network = models.build(settings.model, in_channels=1, num_classes=len(outputs), patch=data.patch)
+        network = models.build(settings.model, in_channels=in_channels, num_classes=len(outputs), patch=data.patch)
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         difference = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"its weights are not those of its model ({difference})") from None
-    return Inference(network, shift).eval()
+    return Inference(network, shift, in_channels=in_channels).eval()
 
 
 def save_program(model: Inference, path: Path) -> None:
@@ -62,7 +64,7 @@ def save_program(model: Inference, path: Path) -> None:
     """
     stride, dims = model.stride, model.spatial_dims
     sides = {2 + axis: stride * torch.export.Dim(f"side{axis}", min=2) for axis in range(dims)}
-    example = torch.zeros(2, 1, *(4 * stride,) * dims, dtype=torch.uint8)
+    example = torch.zeros(2, model.in_channels, *(4 * stride,) * dims, dtype=torch.uint8)
     with torch.no_grad():
         program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch"), **sides},))
     torch.export.save(program, path)

@@ -1,6 +1,7 @@
 """The pieces of a training step: learning rate, the two compiled graphs, the optimiser step, and loading ahead.
 
-Shapes: N batch, C classes, D H W space, P packed label bytes per voxel. For a 2D model D = 1 and the space is H W.
+Shapes: N batch, K input channels, C classes, D H W space, P packed label bytes per voxel. For a 2D model D = 1 and the
+space is H W.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Forward(nn.Module):
         self.flat, self.memory_format = spatial_dims == 2, hardware.memory_format(spatial_dims)
 
     def forward(self, em: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """em uint8 (N, 1, D, H, W), labels uint8 (N, P, D, H, W): logits and target float32 (N, C, *space)."""
+        """em uint8 (N, K, D, H, W), labels uint8 (N, P, D, H, W): logits and target float32 (N, C, *space)."""
         image, target = normalise(em), self.task.target(labels, self.classes)
         if self.flat:
             image, target = image[:, :, 0], target[:, :, 0]

@@ -1,6 +1,6 @@
 """Mirror, transpose and rotation in the slice plane, on whatever device the batch lies.
 
-Shapes: N batch, P packed bytes, D space along z, H W the context (enlarged patch), h w the patch.
+Shapes: N batch, K input channels, P packed bytes, D space along z, H W the context (enlarged patch), h w the patch.
 All three together are one linear map of patch coordinates about the centre, so a patch is resampled once. The context
 is large enough for every angle (`context_size`): no corner is blank.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def augment(batch: PackedBatch, patch: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The batch's patches: em uint8 (N, 1, D, h, w) bilinear, labels uint8 (N, P, D, h, w) nearest.
+    """The batch's patches: em uint8 (N, K, D, h, w) bilinear, labels uint8 (N, P, D, h, w) nearest.
 
     patch: (D, h, w) voxels. A batch without draws (validation) is cut to its centre. No host synchronisation.
     """
@@ -61,7 +61,7 @@ def plane_map(mirror_y: Tensor, mirror_x: Tensor, transpose: Tensor, angle: Tens
 def resample_plane(
     em: Tensor, labels: Tensor, matrix: Tensor, height: int, width: int, *, exact: bool
 ) -> tuple[Tensor, Tensor]:
-    """Patches at the coordinates `matrix` (N, 2, 2) gives: em (N, 1, D, H, W) and labels (N, P, D, H, W), uint8.
+    """Patches at the coordinates `matrix` (N, 2, 2) gives: em (N, K, D, H, W) and labels (N, P, D, H, W), uint8.
 
     exact: the map only permutes voxels (no rotation), so EM is gathered as the labels are. Pure; compiles.
     """
@@ -99,9 +99,9 @@ def _gather(image: Tensor, index: Tensor, height: int, width: int) -> Tensor:
 
 
 def _bilinear(em: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """em uint8 (N, 1, D, H, W) at rows, columns (N, h, w), rounded: uint8 (N, 1, D, h, w)."""
+    """em uint8 (N, K, D, H, W) at rows, columns (N, h, w), rounded: uint8 (N, K, D, h, w)."""
     source_h, source_w = em.shape[-2:]
     grid = torch.stack([columns * (2 / (source_w - 1)) - 1, rows * (2 / (source_h - 1)) - 1], dim=-1)
-    image = em[:, 0].to(torch.float32)
+    image = em.flatten(1, 2).to(torch.float32)
     sampled = grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return sampled.round_().to(torch.uint8)[:, None]
+    return sampled.round_().to(torch.uint8).unflatten(1, em.shape[1:3])

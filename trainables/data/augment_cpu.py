@@ -1,8 +1,9 @@
 """What `augment` does, on the CPU: the same voxels, bit for bit, one patch after the other in few passes over memory.
 
-Shapes: N batch, P packed bytes, D space along z, H W the context, h w the patch. One patch and its scratch memory fit
-the CPU's cache, and views and small integers replace what is slow there: reversed views for mirrors, a complex number
-per voxel for its two coordinates (grid_sample wants them side by side), float to uint8 by way of int32.
+Shapes: N batch, K input channels, P packed bytes, D space along z, H W the context, h w the patch. One patch and its
+scratch memory fit the CPU's cache, and views and small integers replace what is slow there: reversed views for mirrors,
+a complex number per voxel for its two coordinates (grid_sample wants them side by side), and float to uint8 by way of
+int32.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Patches = tuple[Tensor, Tensor]
 
 
 def permute_patches(em: Tensor, labels: Tensor, draws: dict[str, Tensor], height: int, width: int) -> Patches | None:
-    """Mirrored and transposed patches, em uint8 (N, 1, D, h, w) and labels (N, P, D, h, w); None where the context is
+    """Mirrored and transposed patches, em uint8 (N, K, D, h, w) and labels (N, P, D, h, w); None where the context is
     too small or its centre lies between voxels for one of them."""
     flags = list(zip(*(draws[name].bool().tolist() for name in ("mirror_y", "mirror_x", "transpose"))))
     sizes = {(width, height) if transpose else (height, width) for *_, transpose in flags}
@@ -54,9 +55,9 @@ def rotate_patches(
     *,
     gather: Callable[[Tensor, Tensor, int, int], Tensor],
 ) -> Patches:
-    """Patches at the coordinates `matrix` (N, 2, 2) gives: em bilinear (N, 1, D, h, w), labels nearest (N, P, D, h, w).
+    """Patches at the coordinates `matrix` (N, 2, 2) gives: em bilinear (N, K, D, h, w), labels nearest (N, P, D, h, w).
 
-    gather: takes image (1, K, D, H, W) at a flat index (1, h·w). The arithmetic is that of `augment.resample_plane`,
+    gather: takes image (1, P, D, H, W) at a flat index (1, h·w). The arithmetic is that of `augment.resample_plane`,
     operation by operation.
     """
     source_h, source_w = em.shape[-2:]
@@ -68,23 +69,23 @@ def rotate_patches(
     down, along = torch.complex(down_x, down_y), torch.complex(along_x, along_y)
     new_em = em.new_empty(*em.shape[:3], height, width)
     new_labels = labels.new_empty(*labels.shape[:3], height, width)
-    scratch = _Scratch(em.shape[2], source_h, source_w, height, width)
+    scratch = _Scratch(em.shape[1] * em.shape[2], source_h, source_w, height, width)
     for n in range(len(em)):
         index = scratch.nearest(down_y[n] + along_y[n], down_x[n] + along_x[n])
         new_labels[n : n + 1] = gather(labels[n : n + 1], index, height, width)
-        scratch.bilinear(em[n], down[n], along[n], out=new_em[n])
+        scratch.bilinear(em[n].flatten(0, 1), down[n], along[n], out=new_em[n].flatten(0, 1))
     return new_em, new_labels
 
 
 class _Scratch:
     """Memory for one patch at a time."""
 
-    def __init__(self, depth: int, source_h: int, source_w: int, height: int, width: int) -> None:
-        self.context = torch.empty(1, depth, source_h, source_w)
+    def __init__(self, planes: int, source_h: int, source_w: int, height: int, width: int) -> None:
+        self.context = torch.empty(1, planes, source_h, source_w)
         self.at = torch.empty(height, width, dtype=torch.complex64)
         self.whole = torch.empty(height, width, dtype=torch.int32)
         self.index = torch.empty(height, width, dtype=torch.int64)
-        self.value = torch.empty(1, depth, height, width, dtype=torch.int32)
+        self.value = torch.empty(planes, height, width, dtype=torch.int32)
 
     def nearest(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Index of the nearest context voxel in the flattened plane, int64 (1, h·w), from rows and columns (h, w)."""
@@ -93,12 +94,12 @@ class _Scratch:
         return self.index.copy_(self.whole.copy_(flat)).view(1, -1)
 
     def bilinear(self, em: Tensor, down: Tensor, along: Tensor, *, out: Tensor) -> None:
-        """out (1, D, h, w) ← em (1, D, H, W) at column + i · row = down (h, 1) + along (1, w), rounded; uint8."""
+        """out (K·D, h, w) ← em (K·D, H, W) at column + i · row = down (h, 1) + along (1, w), rounded; uint8."""
         source_h, source_w = self.context.shape[-2:]
         torch.add(down, along, out=self.at)
         grid = torch.view_as_real(self.at)
         for axis, size in zip(grid.split(1, dim=2) if source_h != source_w else [grid], (source_w, source_h)):
             axis.mul_(2 / (size - 1)).sub_(1)
-        self.context.copy_(em)
+        self.context[0].copy_(em)
         sampled = grid_sample(self.context, grid[None], mode="bilinear", padding_mode="border", align_corners=True)
-        out.copy_(self.value.copy_(sampled.round_()))
+        out.copy_(self.value.copy_(sampled[0].round_()))

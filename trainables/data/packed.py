@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from trainables.data.packing import cache_key, write_cache
-from trainables.data.sources import Item, Source, check_classes, open_source, unannotated_classes
+from trainables.data.sources import Item, Source, channels, check_classes, open_source, unannotated_classes
 from trainables.errors import DataError
 from trainables.settings import DataSettings
 
@@ -45,7 +45,8 @@ class PackedCrop:
     shape: tuple[int, int, int]
     """(D, H, W) of the labels, target voxels."""
     em: NDArray[np.uint8]
-    """(D', H', W'), the crop and its surroundings as far as patches reach and the volume goes."""
+    """(D', H', W'), the crop and its surroundings as far as patches reach and the volume goes; (K, D', H', W') where
+    there are K > 1 input channels."""
     labels: NDArray[np.uint8]
     """(P, D, H, W)"""
     offset: tuple[int, int, int]
@@ -73,6 +74,11 @@ class PackedDataset:
     source: Source[Any] | None = field(default=None, repr=False, compare=False)
     items: tuple[Item, ...] = ()
     """Where the crops were read from, and what it calls them; not there where the crops were made in memory."""
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images."""
+        return channels(self.crops[0].em)
 
     @property
     def leak(self) -> str:

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.data.expand import class_masks
-from trainables.data.sources import Item, Source, open_source
+from trainables.data.sources import Item, Source, channels, open_source
+from trainables.errors import DataError
 from trainables.settings import DataSettings
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,11 @@ def _fingerprint(settings: DataSettings, rows: Iterable[dict[str, Any]]) -> str:
 def _pack_crop(source: Source[Any], item: Item, folder: Path, number: int) -> dict[str, Any]:
     """Write one crop's em, labels and positions; returns its row of the index."""
     crop = source.decode(item)
+    if channels(crop.em) != source.in_channels:
+        raise DataError(
+            f"{item.name} has {channels(crop.em)} channels, and data.name={source.settings.name} says "
+            f"{source.in_channels}. Correct data.options or the source's file"
+        )
     if crop.masked:
         log.warning("%s: no EM for %.1f %% of the crop, masked there.", item.name, 100 * crop.masked)
     num_classes = len(source.settings.classes)

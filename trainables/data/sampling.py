@@ -1,7 +1,7 @@
 """Patches out of packed crops: which crop, where, and with which augmentation. Pure functions of (seed, step).
 
-Shapes: N batch, P packed bytes, D H W the cut (the patch, or its context in training). Positions are voxels of the
-crop's target grid, z y x; a negative start lies before the crop's first voxel.
+Shapes: N batch, K input channels, P packed bytes, D H W the cut (the patch, or its context in training). Positions are
+voxels of the crop's target grid, z y x; a negative start lies before the crop's first voxel.
 """
 
 from __future__ import annotations
@@ -187,11 +187,11 @@ def cut(
 ) -> PackedBatch:
     """Copy boxes of `size` (3,) at `starts` (N, 3) out of the crops `members` (N,); what no crop holds stays 0."""
     shape = tuple(int(v) for v in size)
-    em = np.zeros((len(members), 1, *shape), dtype=np.uint8)
+    em = np.zeros((len(members), dataset.in_channels, *shape), dtype=np.uint8)
     labels = np.zeros((len(members), packed_bytes(len(dataset.classes)), *shape), dtype=np.uint8)
     for n, (member, start) in enumerate(zip(members.tolist(), starts.tolist())):
         crop = dataset.crops[member]
-        _copy_box(crop.em, [s - o for s, o in zip(start, crop.offset)], em[n, 0])
+        _copy_box(crop.em, [s - o for s, o in zip(start, crop.offset)], em[n])
         _copy_box(crop.labels, start, labels[n])
     crops = torch.from_numpy(np.asarray(members, dtype=np.int64))
     return PackedBatch(torch.from_numpy(em), torch.from_numpy(labels), crops, draws)

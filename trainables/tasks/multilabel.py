@@ -94,7 +94,7 @@ class Multilabel(Task):
     def picture(self, batch: PackedBatch, logits: Tensor, classes: Sequence[str]) -> dict[str, np.ndarray]:
         """The middle slice of each patch: em (N, H, W), labels (N, P, H, W) packed, predicted (N, Q, H, W), uint8.
 
-        Class c is predicted where bit c % 8 of byte c // 8 is set.
+        em is the first input channel. Class c is predicted where bit c % 8 of byte c // 8 is set.
         """
         flat = logits if logits.dim() == 4 else logits[:, :, logits.shape[2] // 2]
         middle = batch.em.shape[2] // 2

@@ -16,6 +16,7 @@ import torch
 from trainables.data.expand import packed_bytes
 from trainables.data.packed import cache_folder
 from trainables.data.packing import shaping_settings
+from trainables.data.sources import open_source
 from trainables.metrics import NUM_BINS
 from trainables.models import build as build_model
 from trainables.prediction import MAX_PATCHES
@@ -74,13 +75,11 @@ def values_put_out(settings: Settings) -> int:
         nonlocal put_out
         put_out += out.numel()
 
-    patch, model = settings.data.patch, _shapes_only(settings)
+    model = _shapes_only(settings)
     for module in model.modules():
         if not list(module.children()):
             module.register_forward_hook(count)
-    flat = getattr(model, "spatial_dims", 3) == 2
-    with torch.device("meta"):
-        model(torch.empty(settings.trainer.batch_size, 1, *(patch[1:] if flat else patch)))
+    model(_images(settings, model))
     return put_out
 
 
@@ -88,16 +87,23 @@ def batch_flops(settings: Settings) -> int:
     """Floating-point operations of a forward pass of one batch. Nothing is allocated."""
     from torch.utils.flop_counter import FlopCounterMode  # seconds, as above
 
-    patch, model = settings.data.patch, _shapes_only(settings)
-    flat = getattr(model, "spatial_dims", 3) == 2
-    with FlopCounterMode(display=False) as counter, torch.device("meta"):
-        model(torch.empty(settings.trainer.batch_size, 1, *(patch[1:] if flat else patch)))
+    model = _shapes_only(settings)
+    with FlopCounterMode(display=False) as counter:
+        model(_images(settings, model))
     return counter.get_total_flops()
 
 
+def _images(settings: Settings, model: torch.nn.Module) -> torch.Tensor:
+    """A batch of images for the model, on the meta device."""
+    data = settings.data
+    space = data.patch[1:] if getattr(model, "spatial_dims", 3) == 2 else data.patch
+    return torch.empty(settings.trainer.batch_size, open_source(data).in_channels, *space, device="meta")
+
+
 def _shapes_only(settings: Settings) -> torch.nn.Module:
+    in_channels, outputs = open_source(settings.data).in_channels, len(settings.outputs)
     with torch.device("meta"):
-        return build_model(settings.model, in_channels=1, num_classes=len(settings.outputs), patch=settings.data.patch)
+        return build_model(settings.model, in_channels=in_channels, num_classes=outputs, patch=settings.data.patch)
 
 
 def memory_gb(settings: Settings, slots: int, *, gpu: bool, measured: float = math.nan) -> Range:

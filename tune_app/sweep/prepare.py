@@ -11,6 +11,7 @@ import torch
 from search_spaces import ClassCounts, Space
 from trainables.data import PackedDataset, open_packed
 from trainables.data.phantom.generate import is_phantom
+from trainables.data.sources import open_source
 from trainables.models import build as build_model
 from tune_app.ray_adapters.session import RaySession, TrialResources
 from tune_app.search.arms import Arm, baseline_arm, num_trials, planned_arms, searched_space, sizes, with_baseline
@@ -107,5 +108,6 @@ def prepare(
 
 def refuse_impossible_model(settings: Settings) -> None:
     """SettingsError where there is no such model, or it does not take the patch. Nothing is allocated."""
+    in_channels, outputs = open_source(settings.data).in_channels, len(settings.outputs)
     with torch.device("meta"):
-        build_model(settings.model, in_channels=1, num_classes=len(settings.outputs), patch=settings.data.patch)
+        build_model(settings.model, in_channels=in_channels, num_classes=outputs, patch=settings.data.patch)

@@ -75,6 +75,11 @@ class NoOptions:
     """data.options of a source that has none."""
 
 
+def channels(em: NDArray[np.uint8]) -> int:
+    """Channels K of an image (D', H', W') or (K, D', H', W')."""
+    return 1 if em.ndim == 3 else len(em)
+
+
 T = TypeVar("T", bound=Item)
 
 
