@@ -53,6 +53,7 @@ install-dev: $(VENV)/.installed-dev
 
 docs: install-dev
 	$(BIN)/python docs/make_settings.py
+	$(BIN)/python docs/check_links.py
 
 constraints: install-dev
 	{ grep '^#' $(CONSTRAINTS); $(BIN)/python .ci/pins.py; } > $(CONSTRAINTS).new
