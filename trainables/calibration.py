@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trainables import metrics
 from trainables.tasks.multilabel import TASK
 
 ARRAYS = ("hist_positive", "hist_negative", "best_epoch", "classes", "edges")
@@ -115,7 +116,7 @@ def dice_at_thresholds(positive: np.ndarray, negative: np.ndarray) -> np.ndarray
 
     NaN for a class with no positive voxel: it has no Dice.
     """
-    return _dice(*_counts(positive, negative))
+    return metrics.dice(*_counts(positive, negative)).numpy()
 
 
 def best_threshold(curves: np.ndarray) -> np.ndarray:
@@ -138,9 +139,9 @@ def cross_fitted_dice(positive: np.ndarray, negative: np.ndarray, halves: np.nda
     voxels = np.concatenate([positive, negative], axis=1, dtype=np.float64)
     first = np.split(halves.astype(np.float64) @ voxels, 2, axis=1)
     counts = _counts(*first), _counts(*(whole - part for whole, part in zip(np.split(voxels.sum(axis=0), 2), first)))
-    rows, chosen = np.arange(len(halves)), [best_threshold(_dice(*half)) for half in counts]
+    rows, chosen = np.arange(len(halves)), [best_threshold(metrics.dice(*half).numpy()) for half in counts]
     pooled = [a[rows, chosen[1]] + b[rows, chosen[0]] for a, b in zip(*counts)]
-    return float(_dice(*pooled).mean())
+    return float(metrics.dice(*pooled).numpy().mean())
 
 
 def split_halves(shows: np.ndarray, known: np.ndarray, splits: int = SPLITS) -> np.ndarray:
@@ -199,12 +200,6 @@ def _counts(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.
     below, wrong_below = positive.cumsum(axis=-1), negative.cumsum(axis=-1)
     tp, fp = below[..., -1:] - below[..., :-1], wrong_below[..., -1:] - wrong_below[..., :-1]
     return tp, fp, below[..., :-1]
-
-
-def _dice(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
-    """2TP/(2TP + FP + FN), NaN where TP + FN = 0."""
-    shown = tp + fn > 0
-    return np.where(shown, 2 * tp / np.where(shown, 2 * tp + fp + fn, 1.0), math.nan)
 
 
 def _problem(arrays: Mapping[str, Any], epoch: int | None) -> str:

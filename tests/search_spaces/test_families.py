@@ -53,7 +53,7 @@ def loss_is_finite(config: dict, counts: ClassCounts) -> None:
         assert value > 0
         assert torch.isfinite(logits.grad).all()
         assert torch.count_nonzero(logits.grad) > 0
-        loss.observe(target)
+        loss.accumulate_(*loss.count(target))
         loss.end_batch()
 
 

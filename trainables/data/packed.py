@@ -100,11 +100,6 @@ class PackedDataset:
             "known": sum((c.known for c in chosen), zero).tolist(),
         }
 
-    @property
-    def unannotated(self) -> list[str]:
-        """Classes that are unknown in every voxel of the training side: no trial can learn them."""
-        return [name for name, known in zip(self.classes, self.counts("train")["known"]) if known == 0]
-
 
 def cache_folder(settings: DataSettings) -> Path:
     """data.cache_dir, else $TUNE_APP_CACHE, else ~/.cache/tune_app; absolute."""

@@ -74,11 +74,6 @@ def plane_sums(logits: Tensor, target: Tensor, shift: Tensor) -> ClassSums:
     return ClassSums(*PlaneSums.apply(logits, target, shift))
 
 
-def class_sums(logits: Tensor, target: Tensor, shift: Tensor) -> ClassSums:
-    """`plane_sums` added up over the batch, each (C,)."""
-    return over_batch(plane_sums(logits, target, shift))
-
-
 def over_batch(sums: ClassSums) -> ClassSums:
     """(N, C) to (C,)."""
     return ClassSums(*(x.sum(dim=0) for x in sums))

@@ -42,7 +42,7 @@ class WeightedTversky(nn.Module):
 
     Every number is a buffer of the same name and shape for every family: one compiled graph serves them all, `reset`
     rewrites the buffers in place, and a state_dict is the whole state (name, parameters and counts included).
-    Made by `trainables.losses.build`. Per batch: `forward`, `observe` (or `count` + `accumulate_`), `end_batch`.
+    Made by `trainables.losses.build`. Per batch: `forward`, `count` and `accumulate_`, `end_batch`.
     """
 
     weight: Tensor
@@ -116,10 +116,6 @@ class WeightedTversky(nn.Module):
         """Add a batch's counts, each (C,), to the open window. No sync."""
         self.window_positive += positive
         self.window_known += known
-
-    def observe(self, target: Tensor) -> None:
-        """Count a training batch: target (N, C, *S), NaN = not annotated. No sync."""
-        self.accumulate_(*self.count(target))
 
     def end_batch(self, sum_over_workers: Callable[[Tensor], object] | None = None) -> None:
         """Close a batch; after every `count_update_every` of them recompute weight and shifts from the counts.

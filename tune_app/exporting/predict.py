@@ -38,7 +38,7 @@ from trainables.data.expand import class_masks
 from trainables.data.sources import open_source
 from trainables.data.sources.cellmap import CellMap
 from trainables.inference import load_program
-from trainables.settings import PATH, DataSettings, from_mapping, require, require_choice
+from trainables.settings import PATH, DataSettings, from_mapping, require_choice
 from trainables.tiling import blended, span
 from tune_app.errors import InputError, require_input
 from tune_app.exporting.model_file import ABOUT, PROGRAM
@@ -84,10 +84,10 @@ class PredictSettings:
 
     def __post_init__(self) -> None:
         require_input(bool(self.out), "out", self.out, "a folder is needed", "Use out=pred.zarr")
-        require(0 <= self.overlap <= 0.9, "overlap", self.overlap, "must lie in [0, 0.9]", "Use overlap=0.5")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "Use batch_size=8")
+        require_input(0 <= self.overlap <= 0.9, "overlap", self.overlap, "must lie in [0, 0.9]", "Use overlap=0.5")
+        require_input(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "Use batch_size=8")
         require_choice("device", self.device, ("auto", "cpu", "cuda"))
-        require(
+        require_input(
             self.device != "cuda" or torch.cuda.is_available(),
             "device",
             self.device,

@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
@@ -50,7 +49,6 @@ class RaySession:
 
     dashboard: str
     temp_dir: str
-    started_here: bool
 
 
 @contextlib.contextmanager
@@ -129,7 +127,7 @@ def _started(settings: Settings) -> Iterator[RaySession]:
             raise RunFailed(f"Ray did not start: {str(error).rstrip('.')}. Its logs are in {temp_dir}") from error
         url = f"http://{context.dashboard_url}" if settings.cluster.dashboard and context.dashboard_url else ""
         try:
-            yield RaySession(dashboard=url, temp_dir=temp_dir, started_here=True)
+            yield RaySession(dashboard=url, temp_dir=temp_dir)
         finally:
             ray.shutdown()
 
@@ -221,7 +219,7 @@ def _attached(settings: Settings) -> Iterator[RaySession]:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{connection.address}: attaching to the cluster failed ({first_line})") from None
     try:
-        yield RaySession(dashboard=connection.dashboard, temp_dir="", started_here=False)
+        yield RaySession(dashboard=connection.dashboard, temp_dir="")
     finally:
         ray.shutdown()
 
@@ -340,13 +338,3 @@ def gpu_names() -> list[str]:
     if not torch.cuda.is_available():
         return []
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-
-
-def resources_of_cluster() -> dict[str, Any]:
-    """CPUs, GPUs and nodes of the connected Ray."""
-    nodes = _node_resources()
-    return {
-        "nodes": len(nodes),
-        "cpus": sum(node.get("CPU", 0) for node in nodes),
-        "gpus": sum(node.get("GPU", 0) for node in nodes),
-    }

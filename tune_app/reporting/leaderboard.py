@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from trainables.calibration import CALIBRATED
+from tune_app.evidence.critical import t_critical
 from tune_app.reporting.findings import Findings, counted
 from tune_app.reporting.page import Plot as Picture
 from tune_app.reporting.page import Section, Table, short
@@ -16,7 +17,6 @@ from tune_app.reporting.plots import BEST, OUTLINE, figure, hatching
 from tune_app.results.baseline import verdicts
 from tune_app.results.cautions import cautions
 from tune_app.results.folders import spoken
-from tune_app.results.repeats import t_quantile
 from tune_app.results.trial import Trial
 
 SHOWN = 20
@@ -156,7 +156,7 @@ def arm_intervals(findings: Findings) -> pd.DataFrame:
         if not runs:
             trials = findings.board[(findings.board["arm"] == arm) & findings.board["rank"].notna()]
             mean = float(trials[findings.sweep.metric].iloc[0])
-        half = t_quantile(0.975, noise.dof) * noise.sd / math.sqrt(runs) if noise and runs > 1 else math.nan
+        half = float(t_critical(noise.dof, 0.05)) * noise.sd / math.sqrt(runs) if noise and runs > 1 else math.nan
         rows.append({"arm": arm, "mean": mean, "low": mean - half, "high": mean + half, "runs": runs})
     frame = pd.DataFrame(rows, columns=["arm", "mean", "low", "high", "runs"])
     if findings.sweep.objective.bounds:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -261,8 +260,3 @@ def short(value: float, digits: int = 4) -> str:
 
 def asset(name: str) -> str:
     return resources.files("tune_app.reporting").joinpath(name).read_text(encoding="utf-8")
-
-
-def embedded_json(value: Any) -> str:
-    """JSON that may stand inside a script element."""
-    return json.dumps(value).replace("</", "<\\/")

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import stdev
 
-import numpy as np
 import pandas as pd
 
 from trainables.objective import Objective
+from tune_app.evidence.critical import t_critical
 from tune_app.results.trial import Trial
 
 
@@ -34,15 +34,7 @@ class Noise:
 
     @property
     def difference(self) -> float:
-        return t_quantile(0.975, self.dof) * math.sqrt(2) * self.sd
-
-
-def t_quantile(probability: float, dof: int) -> float:
-    """Quantile of Student's t. With t = √ν tan θ the density is proportional to cos^(ν−1) θ on (−π/2, π/2)."""
-    theta = np.linspace(-np.pi / 2, np.pi / 2, 200_001)
-    density = np.cos(theta).clip(min=0) ** (dof - 1)
-    cumulative = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return float(math.sqrt(dof) * math.tan(np.interp(probability, cumulative / cumulative[-1], theta)))
+        return float(t_critical(self.dof, 0.05)) * math.sqrt(2) * self.sd
 
 
 def arm_labels(trials: Sequence[Trial]) -> dict[str, str]:

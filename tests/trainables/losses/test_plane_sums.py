@@ -13,7 +13,7 @@ from torch._functorch.aot_autograd import make_boxed_func
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 
 from trainables.losses import WeightedTversky, build
-from trainables.losses.tversky import class_sums, count_voxels, plane_sums, voxel_counts
+from trainables.losses.tversky import count_voxels, over_batch, plane_sums, voxel_counts
 
 CLASSES = ("a", "b", "c")
 SHAPES = [(2, 3, 6, 5), (3, 3, 4, 3, 5)]
@@ -40,7 +40,7 @@ def plain_sums(logits: Tensor, target: Tensor, shift: Tensor) -> list[Tensor]:
 
 def seesaw() -> WeightedTversky:
     loss = build("seesaw", {"p": 0.8, "q": 2.0}, CLASSES, count_update_every=1)
-    loss.observe(make_batch(FULL, seed=5)[1])
+    loss.accumulate_(*loss.count(make_batch(FULL, seed=5)[1]))
     loss.end_batch()
     return loss
 
@@ -67,7 +67,7 @@ def test_the_layout_in_memory_changes_nothing(transposed: str) -> None:
     for chosen in ("none", transposed):
         z = logits.contiguous(memory_format=layout(chosen in ("logits", "both"))).requires_grad_()
         t = target.contiguous(memory_format=layout(chosen in ("target", "both")))
-        sums = class_sums(z, t, shift)
+        sums = over_batch(plane_sums(z, t, shift))
         (gradient,) = torch.autograd.grad((sums.predicted * sums.overlap).sum(), z)
         results.append((*sums, gradient.contiguous()))
         logits = logits.detach().clone()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainables.losses import build
-from trainables.losses.tversky import class_sums, compensation, mean_over_annotated, tversky_index
+from trainables.losses.tversky import compensation, mean_over_annotated, over_batch, plane_sums, tversky_index
 
 CLASSES = ("a", "b", "c")
 FAMILY_PARAMS = {
@@ -55,7 +55,7 @@ def brute_force(logits: Tensor, target: Tensor, loss: torch.nn.Module) -> tuple[
 def test_every_family_equals_the_float64_loop_after_its_counts_arrived(name: str, shape: tuple[int, ...]) -> None:
     logits, target = random_batch(1, shape)
     loss = build(name, FAMILY_PARAMS[name], CLASSES, count_update_every=1)
-    loss.observe(target)
+    loss.accumulate_(*loss.count(target))
     loss.end_batch()
     value, per_class = loss(logits, target)
     expected, expected_per_class = brute_force(logits, target, loss)
@@ -98,11 +98,11 @@ def test_gradient_equals_finite_differences_with_the_compensation_factor_constan
     fp_weight, fn_weight = torch.tensor(0.6), torch.tensor(0.4)
 
     def value(z: Tensor) -> Tensor:
-        sums = class_sums(z, target, shift)
+        sums = over_batch(plane_sums(z, target, shift))
         return mean_over_annotated(weight * (1 - tversky_index(sums, fp_weight, fn_weight)), sums.known)
 
     assert torch.autograd.gradcheck(value, (logits.double().requires_grad_(),))
-    sums = class_sums(logits.double().requires_grad_(), target, shift)
+    sums = over_batch(plane_sums(logits.double().requires_grad_(), target, shift))
     assert not compensation(sums, torch.tensor(1.0), torch.tensor(2.0)).requires_grad
 
 
@@ -127,7 +127,7 @@ def test_batch_without_annotation_has_loss_zero_and_gradient_zero(name: str) -> 
     z = logits.requires_grad_()
     value, per_class = loss(z, torch.full_like(target, math.nan))
     value.backward()
-    loss.observe(torch.full_like(target, math.nan))
+    loss.accumulate_(*loss.count(torch.full_like(target, math.nan)))
     loss.end_batch()
     assert value.item() == 0.0
     assert torch.isnan(per_class).all()
@@ -187,7 +187,7 @@ def test_identities_between_families() -> None:
 
     def value(name: str, params: dict) -> float:
         loss = build(name, params, CLASSES, count_update_every=1)
-        loss.observe(target)
+        loss.accumulate_(*loss.count(target))
         loss.end_batch()
         return loss(logits, target)[0].item()
 

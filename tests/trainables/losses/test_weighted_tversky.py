@@ -41,7 +41,7 @@ def targets(number: int, seed: int = 0) -> list[Tensor]:
 def train(loss: WeightedTversky, batches: list[Tensor]) -> list[list[float]]:
     history = []
     for target in batches:
-        loss.observe(target)
+        loss.accumulate_(*loss.count(target))
         loss.end_batch()
         history.append(torch.cat([loss.weight, loss.shift, loss.inference_shift]).tolist())
     return history
@@ -138,9 +138,9 @@ def test_workers_counts_are_summed_once_per_update() -> None:
     double = build("seesaw", {"p": 1.0, "q": 2.0}, CLASSES, count_update_every=2)
     calls = []
     for target in targets(4):
-        single.observe(torch.cat([target, target]))
+        single.accumulate_(*single.count(torch.cat([target, target])))
         single.end_batch()
-        double.observe(target)
+        double.accumulate_(*double.count(target))
         double.end_batch(lambda window: (calls.append(window.shape), window.mul_(2)))
     assert calls == [(2, 3), (2, 3)]
     assert torch.equal(single.positive_count, double.positive_count)
@@ -296,7 +296,7 @@ def test_an_epoch_never_waits_for_the_device(
     with waiting_is_an_error():
         for _ in range(4):
             loss(logits, target)[0].backward()
-            loss.observe(target)
+            loss.accumulate_(*loss.count(target))
             loss.end_batch()
             counts.accumulate_(logits, target, crop)
     assert loss.num_batches.item() == 4

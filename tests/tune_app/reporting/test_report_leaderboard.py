@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from sweep_folder import UNIFORM, WrittenTrial, write_sweep
 
+from tune_app.evidence.critical import t_critical
 from tune_app.reporting.findings import Findings, gather
 from tune_app.reporting.leaderboard import BARS, arm_intervals, classes, compared, leaderboard
-from tune_app.results.repeats import t_quantile
 from tune_app.results.sweep import Sweep
 
 
@@ -30,7 +30,7 @@ def test_intervals_of_repeated_arms_use_the_pooled_noise(tmp_path: Path) -> None
     findings = found(tmp_path / "a", [*runs("a", [0.5, 0.6]), *runs("b", [0.3, 0.34, 0.32]), *runs("c", [0.9])])
     table = arm_intervals(findings).set_index("arm")
     variance = (0.005 + 0.0008) / 3
-    half = t_quantile(0.975, 3) * math.sqrt(variance / 2)
+    half = t_critical(3, 0.05) * math.sqrt(variance / 2)
     assert table.loc["a", ["mean", "low", "high"]].tolist() == pytest.approx([0.55, 0.55 - half, 0.55 + half])
     assert table.loc["b", "high"] - table.loc["b", "mean"] == pytest.approx(half * math.sqrt(2 / 3))
     assert math.isnan(table.loc["c", "low"])

@@ -11,8 +11,9 @@ import pytest
 from sweep_folder import UNIFORM, WrittenTrial, write_sweep, write_validation
 
 from tune_app.errors import InputError
+from tune_app.evidence.critical import t_critical
 from tune_app.results.baseline import add_command, baseline_trials, calibrated_noise, gains, sentence, verdicts
-from tune_app.results.repeats import Noise, t_quantile
+from tune_app.results.repeats import Noise
 from tune_app.results.summary import FORMATS, SummarySettings, summarise
 from tune_app.results.sweep import Sweep
 from tune_app.summary import main
@@ -158,7 +159,7 @@ def test_means_over_seeds_are_compared_and_need_less(tmp_path: Path) -> None:
     noise = calibrated_noise(sweep)
     assert noise is not None
     assert (noise.dof, noise.sd) == (3, pytest.approx(math.sqrt((0.0002 + 2 * 0.0004) / 3)))
-    assert gain.margin(noise) == pytest.approx(t_quantile(0.975, 3) * noise.sd * math.sqrt(1 / 3 + 1 / 2))
+    assert gain.margin(noise) == pytest.approx(t_critical(3, 0.05) * noise.sd * math.sqrt(1 / 3 + 1 / 2))
     assert f"A difference below {gain.margin(noise):.4f} may be noise: undecided." in verdicts(sweep)[0]
 
 

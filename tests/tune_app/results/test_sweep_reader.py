@@ -25,7 +25,6 @@ from tune_app.results.manifest import (
     settings_hash,
     write_manifest,
 )
-from tune_app.results.repeats import t_quantile
 from tune_app.results.sweep import Sweep
 from tune_app.results.trial import read_rows
 from tune_app.sweep.folder import locked
@@ -365,12 +364,6 @@ def test_families_merge_arms(tmp_path: Path) -> None:
     row = families.loc["static"]
     assert (row["trials"], row["arms"], row["runs"], row["best_arm"]) == (3, 2, 3, "inv")
     assert row["mean"] == pytest.approx((0.3 + 0.5) / 2)
-
-
-@pytest.mark.parametrize(("dof", "quantile"), [(1, 12.7062), (4, 2.7764), (30, 2.0423)])
-def test_t_quantile_agrees_with_the_tables(dof: int, quantile: float) -> None:
-    assert t_quantile(0.975, dof) == pytest.approx(quantile, rel=1e-4)
-    assert t_quantile(0.025, dof) == pytest.approx(-quantile, rel=1e-4)
 
 
 def test_latest_is_the_newest_created_in_any_time_zone(tmp_path: Path) -> None:
