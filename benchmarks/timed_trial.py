@@ -17,5 +17,5 @@ class TimedTrial(SegmentationTrial):
         assert self._engine is not None
         marks: dict[str, float] = {}
         if self._engine.epoch == 0:
-            self._engine.optimizer.register_step_post_hook(lambda *_: marks.setdefault(FIRST_STEP, time.time()))
+            self._engine.optim.optimizer.register_step_post_hook(lambda *_: marks.setdefault(FIRST_STEP, time.time()))
         return super()._train() | marks

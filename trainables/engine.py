@@ -34,10 +34,10 @@ from trainables.data import PackedBatch, PackedDataset, PatchSampler, augment, o
 from trainables.evaluation import ValidationRecord, Validator
 from trainables.hardware import Hardware, prepare_process, resolve
 from trainables.objective import Objective
+from trainables.optim import Optimisation
 from trainables.settings import TrainerSettings, TrialSettings, require
-from trainables.steps import Forward, Step, Waiting, can_compile, load_ahead, one_cycle_lr, optimise, prepare_ahead
+from trainables.steps import Forward, LogitsOf, Step, TrainingSums, Waiting, can_compile, load_ahead, prepare_ahead
 from trainables.tasks import get_task
-from trainables.training_sums import TrainingSums
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,6 @@ class Engine:
         device = self.hardware.device
         self.model = self._new_model().to(device)
         _set_memory_format(self.model, self.hardware)
-        self.parameters = list(self.model.parameters())
         self.loss = losses.build(loss["name"], loss["params"], self.classes).to(device)
         self.validator = Validator(self.task, self.dataset, settings.trainer, settings.data.split_seed, self.hardware)
         self.record = ValidationRecord(self.task, self.validator.crops, self.classes)
@@ -98,7 +97,7 @@ class Engine:
     def _build_steps(self) -> None:
         """The two graphs of this engine. Every trial and family goes through them."""
         task, loss = self.task, self.loss
-        forward = Forward(self.model, task, self.dataset.classes, self.hardware)
+        self.forward = forward = Forward(self.model, task, self.dataset.classes, self.hardware)
 
         def training_step(em: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             return loss.with_counts(*forward(em, labels))
@@ -144,28 +143,11 @@ class Engine:
         self.objective = Objective.from_config(objective, self.task)
         torch.manual_seed(seed)
         self.model.load_state_dict(self._new_model().state_dict())  # drawn on the CPU: the same on every device
+        self.optim = Optimisation(self.model, trainer, self.hardware, self.objective.mode)
         self._first_weight_norm = self._weight_norm()
-        self._new_optimizer()
         self.sampler = PatchSampler(self.dataset, side="train", batch_size=trainer.batch_size, seed=seed)
         self.record.reset()
         self.diagnosis = ""
-
-    def _new_optimizer(self) -> None:
-        trainer = self.settings.trainer
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=trainer.lr,
-            betas=(trainer.betas[0], trainer.betas[1]),
-            weight_decay=trainer.weight_decay,
-            fused=True,
-        )
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler = torch.amp.GradScaler(self.hardware.device.type, enabled=self.hardware.scales_gradients)
-
-    @property
-    def total_steps(self) -> int:
-        """Optimiser steps of the whole trial."""
-        return self.settings.trainer.epochs * self.settings.trainer.iterations_per_epoch
 
     @property
     def validation(self) -> dict[str, np.ndarray]:
@@ -190,6 +172,9 @@ class Engine:
         started = self._now()
         seconds_load = self._train_epoch(on_step)
         training, finite = self.sums.read(), self._weights_are_finite()  # the host waits here, for the first time
+        if (swa_from := self.settings.trainer.swa_from) and self.epoch + 1 >= swa_from:
+            seen = prepare_ahead(self._batches(), self._patches, self.hardware.device)
+            self.optim.put_average(LogitsOf(self.forward), ((patches,) for patches in seen))
         trained = self._now()
         self.model.eval()
         result = self.validator.run(self.evaluation_step)
@@ -207,52 +192,55 @@ class Engine:
             self.diagnosis = "nan"
             row |= dict.fromkeys((*self.task.summary, self.objective.metric), math.nan)
         self.record.add(self.epoch, result, row, self.objective.better)
+        self.optim.take_figure(row[self.objective.metric])
         row |= {f"best_{name}": self.record.best_row.get(name, math.nan) for name in figures}
         row["best_epoch"] = self.record.best_epoch
         return row | self._timing(started, trained, finished, seconds_load) | {"diagnosis": self.diagnosis}
 
     def _train_epoch(self, on_step: Callable[[int, int], None] | None = None) -> float:
         """All steps of one epoch, without host synchronisation; returns the seconds spent waiting for patches."""
+        self.optim.take_up()
         self.model.train()
         self.sums.zero_()
         batches = Waiting(self._batches())
         prepared = prepare_ahead(batches, self._patches, self.hardware.device)
-        steps = self._epoch_steps()
-        for (em, labels), step in zip(prepared, steps):
+        numbers = self._epoch_batches()
+        for (em, labels), number in zip(prepared, numbers):
             if on_step:
-                on_step(step - steps.start, len(steps))
-            self.train_on(em, labels, step)
+                on_step(number - numbers.start, len(numbers))
+            self.train_on(em, labels, number)
         return batches.seconds
 
-    def _epoch_steps(self) -> range:
-        first = self.epoch * self.settings.trainer.iterations_per_epoch
-        return range(first, first + self.settings.trainer.iterations_per_epoch)
+    def _epoch_batches(self) -> range:
+        """Numbers of the epoch's batches: trainer.accumulate of them to an optimiser step."""
+        count = self.settings.trainer.iterations_per_epoch * self.settings.trainer.accumulate
+        return range(self.epoch * count, (self.epoch + 1) * count)
 
     def _batches(self) -> Iterator[PackedBatch]:
         """The epoch's patches. On CUDA one thread gathers and pins them while the device computes."""
 
-        def load(step: int) -> PackedBatch:
-            batch = self.sampler.batch(step)
+        def load(number: int) -> PackedBatch:
+            batch = self.sampler.batch(number)
             return batch.pin_memory() if self.hardware.cuda else batch
 
-        return load_ahead(load, self._epoch_steps(), depth=3 if self.hardware.cuda else 0)
+        return load_ahead(load, self._epoch_batches(), depth=3 if self.hardware.cuda else 0)
 
     def _patches(self, host: PackedBatch) -> tuple[Tensor, Tensor]:
         """The batch on the device, augmented: em and labels, uint8 (N, K, D, H, W) and (N, P, D, H, W)."""
         return augment(host.to(self.hardware.device), self.settings.data.patch)
 
-    def train_on(self, em: Tensor, labels: Tensor, step: int) -> None:
-        """Optimiser step `step` on patches of the device: em uint8 (N, K, D, H, W), labels uint8 (N, P, D, H, W).
+    def train_on(self, em: Tensor, labels: Tensor, number: int) -> None:
+        """Batch `number` on patches of the device: em uint8 (N, K, D, H, W), labels uint8 (N, P, D, H, W).
 
-        What the graph returns is used up before the next call, as CUDA graphs require.
+        The last batch of a step updates the weights. What the graph returns is used up before the next call, as CUDA
+        graphs require.
         """
         trainer = self.settings.trainer
-        lr = one_cycle_lr(step, total_steps=self.total_steps, max_lr=trainer.lr, pct_start=trainer.pct_start)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=True)
+        step, part = divmod(number, trainer.accumulate)
+        self.optim.optimizer.zero_grad(set_to_none=True)
         loss, per_class, positive, known = self.train_step(em, labels)
-        norm = optimise(loss, self.optimizer, self.scaler, self.parameters, trainer.clip_grad_norm)
+        self.optim.backward(loss, part, trainer.accumulate)
+        norm = self.optim.step(step, trainer) if part == trainer.accumulate - 1 else None
         self.sums.add_(loss.detach(), per_class, norm)
         self.loss.accumulate_(positive, known)
         self.loss.end_batch()
@@ -264,7 +252,7 @@ class Engine:
 
     def _weight_norm(self) -> float:
         """√Σ w² over all parameters; one sync."""
-        return float(torch.stack(torch._foreach_norm([p.detach() for p in self.parameters])).norm())
+        return float(torch.stack(torch._foreach_norm([p.detach() for p in self.optim.parameters])).norm())
 
     def _training_metrics(self, training: dict[str, Any]) -> Row:
         per_class = {
@@ -274,9 +262,9 @@ class Engine:
         }
         row = {name: training[name] for name in ("loss", "grad_norm", "skipped_share")}
         row |= {
-            "grad_scale": self.scaler.get_scale() if self.scaler.is_enabled() else 0.0,
+            "grad_scale": self.optim.scaler.get_scale() if self.optim.scaler.is_enabled() else 0.0,
             "weight_growth": self._weight_norm() / self._first_weight_norm,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.optim.optimizer.param_groups[0]["lr"],
         }
         for name, values in per_class.items():
             row |= {f"{name}/{c}": v for c, v in zip(self.classes, values)}
@@ -296,7 +284,7 @@ class Engine:
             "seconds_validate": finished.clock - trained.clock - (compiled - compiled_training),
             "seconds_compile": compiled,
             "seconds_epoch": finished.clock - started.clock,
-            "patches_per_s": trainer.iterations_per_epoch * trainer.batch_size / seconds_training,
+            "patches_per_s": len(self._epoch_batches()) * trainer.batch_size / seconds_training,
             "compiled_graphs": self.compile_clock.graphs,
         }
         if self.hardware.cuda:
@@ -311,8 +299,7 @@ class Engine:
             "diagnosis": self.diagnosis,
             "fingerprint": self.dataset.fingerprint,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.optim.state_dict(),
             "loss": self.loss.state_dict(),
             "record": self.record.state_dict(),
             "random": torch.get_rng_state(),
@@ -321,9 +308,7 @@ class Engine:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; weights and buffers are copied in place. The trainer settings stay those of `reset`."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler.is_enabled() and state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
+        self.optim.load_state_dict(state)
         self.loss.load_state_dict(state["loss"])
         self.record.load_state_dict(state["record"])
         self.epoch, self.seed, self.diagnosis = state["epoch"], state["seed"], state["diagnosis"]

@@ -155,17 +155,38 @@ class TrainerSettings:
     iterations_per_epoch: int = 100
     """Optimiser steps per epoch."""
     batch_size: int = 24
-    """Patches per step."""
+    """Patches per forward pass."""
+    accumulate: int = 1
+    """Batches per optimiser step, whose gradients are averaged."""
     validation_batches: int = 20
     """Fixed validation batches of `batch_size` patches."""
+    optimizer: str = "adamw"
+    """adamw or sgd."""
     lr: float = 1e-4
-    """Peak learning rate of OneCycleLR."""
+    """Highest learning rate of the schedule."""
     weight_decay: float = 1e-4
-    """AdamW weight decay."""
+    """Weight decay of the optimiser; in sgd it is part of the gradient."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     """AdamW betas."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    nesterov: bool = False
+    """Nesterov's form of that momentum."""
+    schedule: str = "one_cycle"
+    """one_cycle, cosine (to 0, see restarts), plateau (falls where the objective stands still) or constant."""
     pct_start: float = 0.05
-    """Share of the steps in which the learning rate rises."""
+    """Share of the steps in which the learning rate of one_cycle rises."""
+    restarts: int = 0
+    """How often cosine begins again at the highest rate, in periods of equal length."""
+    plateau_factor: float = 0.5
+    """What plateau multiplies the learning rate with."""
+    plateau_patience: int = 5
+    """Epochs without a better figure after which plateau does so."""
+    warmup_steps: int = 0
+    """First optimiser steps, in which the learning rate rises linearly to the schedule's."""
+    swa_from: int = 0
+    """Epoch from which on the weights after each epoch are averaged, and the average is validated and kept (SWA);
+    0: never."""
     clip_grad_norm: float = 1.0
     """Gradient norm limit; 0 switches clipping off."""
     compile: bool = True
@@ -185,6 +206,7 @@ class TrainerSettings:
             "iterations_per_epoch",
             "batch_size",
             "validation_batches",
+            "accumulate",
             "checkpoint_every",
             "count_update_every",
         ):
@@ -202,6 +224,27 @@ class TrainerSettings:
             self.keep_epoch,
             f"must lie in [0, trainer.epochs = {self.epochs}]",
             "Use 0 for the best epoch, or more epochs",
+        )
+        require_choice("trainer.optimizer", self.optimizer, ("adamw", "sgd"))
+        require_choice("trainer.schedule", self.schedule, ("one_cycle", "cosine", "plateau", "constant"))
+        for name, most in (
+            ("restarts", self.epochs * self.iterations_per_epoch - 1),
+            ("warmup_steps", self.epochs * self.iterations_per_epoch),
+            ("plateau_patience", MOST_STEPS),
+            ("swa_from", self.epochs),
+        ):
+            value = getattr(self, name)
+            require(0 <= value <= most, f"trainer.{name}", value, f"must lie in [0, {most}]", "Use 0 for none")
+        require(0 <= self.momentum < 1, "trainer.momentum", self.momentum, "must lie in [0, 1)", "Use 0.9")
+        require(
+            not self.nesterov or self.momentum > 0,
+            "trainer.nesterov",
+            self.nesterov,
+            "Nesterov's form needs trainer.momentum > 0",
+            "Use trainer.momentum=0.9",
+        )
+        require(
+            0 < self.plateau_factor < 1, "trainer.plateau_factor", self.plateau_factor, "must lie in (0, 1)", "Use 0.5"
         )
         require(self.lr > 0, "trainer.lr", self.lr, "must be positive", "The published value is 1e-4")
         require(self.weight_decay >= 0, "trainer.weight_decay", self.weight_decay, "must not be negative", "Use 1e-4")

@@ -1,4 +1,4 @@
-"""The pieces of a training step: learning rate, the two compiled graphs, the optimiser step, and loading ahead.
+"""The pieces of a step: the two compiled graphs, what is summed over an epoch, and loading ahead.
 
 Shapes: N batch, K input channels, C classes, D H W space, P packed label bytes per voxel. For a 2D model D = 1 and the
 space is H W.
@@ -25,24 +25,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Patches = tuple[Tensor, Tensor]
 """EM and labels on the device."""
-
-
-def one_cycle_lr(step: int, *, total_steps: int, max_lr: float, pct_start: float) -> float:
-    """Learning rate of step `step` (0-based): cosine from max_lr/25 up to max_lr, then down to max_lr/250 000.
-
-    torch's OneCycleLR at its default divisors, without its cycling of β₁ (which would override trainer.betas), and a
-    pure function: nothing to checkpoint, and short runs whose rise is one step or less do not divide by zero.
-    Smith & Topin 2017, arXiv:1708.07120.
-    """
-    low, end = max_lr / 25, max_lr / 25 / 1e4
-    peak, last = pct_start * total_steps - 1, total_steps - 1
-    if step < peak:
-        return _cosine(low, max_lr, step / peak)
-    return _cosine(max_lr, end, (step - peak) / (last - peak)) if last > peak else max_lr
-
-
-def _cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) / 2 * (1 + math.cos(math.pi * min(1.0, max(0.0, share))))
 
 
 def normalise(em: Tensor) -> Tensor:
@@ -74,6 +56,19 @@ class Forward(nn.Module):
         """None at all where precision is off: a graph with an autocast in it cannot be found in the on-disk cache."""
         dtype = self.hardware.autocast
         return nullcontext() if dtype is None else torch.autocast(self.hardware.device.type, dtype=dtype)
+
+
+class LogitsOf(nn.Module):
+    """The logits of a `Forward`, of patches as one argument: what torch's `update_bn` can call."""
+
+    def __init__(self, forward: Forward) -> None:
+        super().__init__()
+        self.whole = forward
+
+    def forward(self, patches: Patches) -> Tensor:
+        """patches: em and labels, as `Forward` takes them."""
+        logits: Tensor = self.whole(*patches)[0]
+        return logits
 
 
 class Step:
@@ -111,6 +106,54 @@ class Step:
             return self.call(*tensors)
 
 
+class TrainingSums:
+    """Loss, loss per class and gradient norm of an epoch, and the share of steps without a finite gradient.
+
+    Adding never waits for the device.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        # loss, batches | per-class losses, batches with them | finite gradient norms, steps with one, steps
+        self.loss = torch.zeros(2, dtype=torch.float64, device=device)
+        self.per_class = torch.zeros(2, num_classes, dtype=torch.float64, device=device)
+        self.norm = torch.zeros(3, dtype=torch.float64, device=device)
+
+    def zero_(self) -> None:
+        """Start an epoch."""
+        for sums in (self.loss, self.per_class, self.norm):
+            sums.zero_()
+
+    @torch.no_grad()
+    def add_(self, loss: Tensor, per_class: Tensor, norm: Tensor | None) -> None:
+        """Add a batch: loss 0-d, per_class (C,) with NaN for a class not annotated in it.
+
+        norm: that of the gradient, 0-d, where the batch ended a step. One that overflowed (fp16: the scaler skips the
+        step) is left out of the mean.
+        """
+        self.loss += torch.stack([loss.double(), torch.ones_like(loss, dtype=torch.float64)])
+        there = ~per_class.isnan()
+        self.per_class += torch.stack([torch.where(there, per_class, 0.0).double(), there.double()])
+        if norm is not None:
+            finite = norm.isfinite()
+            values = [torch.where(finite, norm, 0.0).double(), finite.double()]
+            self.norm += torch.stack([*values, torch.ones_like(norm, dtype=torch.float64)])
+
+    def read(self) -> dict[str, Any]:
+        """Means over the epoch, on the host; NaN where nothing was added, e.g. a class annotated in no batch."""
+        loss, norm = self.loss.tolist(), self.norm.tolist()
+        losses, batches = self.per_class.tolist()
+        return {
+            "loss": _mean(*loss),
+            "per_class": [_mean(total, count) for total, count in zip(losses, batches)],
+            "grad_norm": _mean(*norm[:2]),
+            "skipped_share": 1 - norm[1] / norm[2] if norm[2] else math.nan,
+        }
+
+
+def _mean(total: float, count: float) -> float:
+    return total / count if count else math.nan
+
+
 def warn_eager(problem: str) -> None:
     """Say that training runs uncompiled, why, and what to do about it."""
     logger.warning("Training runs uncompiled, and slower: %s. trainer.compile=false silences this.", problem)
@@ -122,26 +165,6 @@ def can_compile(wanted: bool) -> bool:
     if problem:
         warn_eager(problem)
     return wanted and not problem
-
-
-def optimise(
-    loss: Tensor,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    parameters: list[nn.Parameter],
-    clip: float,
-) -> Tensor:
-    """Backward, unscale, clip to norm `clip` (0: never), step; returns the norm before clipping, 0-d, on the device.
-
-    No host sync: a fused optimiser takes the scaler's verdict as a tensor and skips the step on the device.
-    """
-    scaler.scale(loss).backward()
-    if scaler.is_enabled():
-        scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(parameters, clip if clip > 0 else math.inf)
-    scaler.step(optimizer)
-    scaler.update()
-    return norm
 
 
 def load_ahead(load: Callable[[int], T], steps: Iterable[int], depth: int) -> Iterator[T]:

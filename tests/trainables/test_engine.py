@@ -22,6 +22,7 @@ from trainables.evaluation import ValidationRecord
 from trainables.hardware import MAX_COMPILE_THREADS, compile_threads, prepare_process, resolve
 from trainables.metrics import LOGIT_EDGES, NUM_BINS
 from trainables.objective import Objective
+from trainables.optim import one_cycle_lr
 from trainables.settings import HardwareSettings, trial_settings
 from trainables.tasks import get_task
 
@@ -60,7 +61,7 @@ def test_learning_rate_is_that_of_one_cycle(total, pct_start):
         optimizer, max_lr=1e-4, total_steps=total, pct_start=pct_start, cycle_momentum=False
     )
     for step in range(total):
-        mine = steps.one_cycle_lr(step, total_steps=total, max_lr=1e-4, pct_start=pct_start)
+        mine = one_cycle_lr(step, total_steps=total, max_lr=1e-4, pct_start=pct_start)
         assert mine == pytest.approx(schedule.get_last_lr()[0], rel=1e-9)
         optimizer.step()
         if step < total - 1:
@@ -70,7 +71,7 @@ def test_learning_rate_is_that_of_one_cycle(total, pct_start):
 @pytest.mark.parametrize("total", [1, 2, 3, 20, 40])
 def test_learning_rate_of_short_runs_is_finite_and_falls(total):
     """20 steps at pct_start 0.05 rise for zero steps: torch's OneCycleLR divides by zero there."""
-    rates = [steps.one_cycle_lr(s, total_steps=total, max_lr=1e-3, pct_start=0.05) for s in range(total)]
+    rates = [one_cycle_lr(s, total_steps=total, max_lr=1e-3, pct_start=0.05) for s in range(total)]
     assert all(0 < rate <= 1e-3 for rate in rates)
     assert rates[1:] == sorted(rates[1:], reverse=True)
 
@@ -169,7 +170,7 @@ def test_the_best_epoch_is_the_objectives():
     engine.reset(loss_of("seesaw"), 0, engine.settings.trainer, {"at_most": {"val_loss": -1}})
     assert rows_of(engine, 1)[0]["best_epoch"] == 1
     engine.reset(loss_of("seesaw"), 0, engine.settings.trainer, {"metric": "dice/nucleus"})
-    with pytest.raises(SettingsError, match=r"objective\.metric=dice/nucleus.*dice/dark"):
+    with pytest.raises(SettingsError, match=r"objective=dice/nucleus.*dice/dark"):
         engine.run_epoch()
 
 

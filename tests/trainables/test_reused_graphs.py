@@ -55,7 +55,7 @@ def addresses(engine: Engine) -> dict[str, int]:
 
 def optimised(engine: Engine) -> list[int]:
     """Identities of the tensors the optimiser steps."""
-    return [id(p) for group in engine.optimizer.param_groups for p in group["params"]]
+    return [id(p) for group in engine.optim.optimizer.param_groups for p in group["params"]]
 
 
 def test_reset_and_load_move_nothing_a_graph_or_the_optimiser_sees():

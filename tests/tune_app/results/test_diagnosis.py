@@ -277,7 +277,7 @@ def test_a_learning_rate_of_a_million_diverges_in_the_first_epoch(blobs: PackedD
 def test_an_infinite_weight_is_nan(blobs: PackedDataset) -> None:
     engine = Engine(tiny_settings(), loss_of("static"), 0, dataset=blobs)
     with torch.no_grad():
-        engine.parameters[0].fill_(math.inf)
+        engine.optim.parameters[0].fill_(math.inf)
     rows = [engine.run_epoch()]
     assert next(one.code for one in diagnose(rows, DEFAULTS, epochs=4)) == "nan"
 
@@ -342,7 +342,7 @@ def test_a_learning_rate_of_nothing_is_a_plateau(blobs: PackedDataset) -> None:
 def test_a_scale_that_never_fits_is_an_overflow(blobs: PackedDataset) -> None:
     """On the CPU with a scale beyond float32, as float16 does it on a card."""
     engine = engine_of(blobs, 4)
-    engine.scaler = torch.amp.GradScaler("cpu", init_scale=math.inf)
+    engine.optim.scaler = torch.amp.GradScaler("cpu", init_scale=math.inf)
     rows = [engine.run_epoch() for _ in range(3)]
     assert rows[-1]["skipped_share"] == 1
     assert "amp_overflow" in [one.code for one in diagnose(rows, DEFAULTS, epochs=4)]

@@ -1,0 +1,170 @@
+"""From a loss to new weights: optimiser and learning-rate schedule by name, clipping, scaling, weight averaging.
+
+All is torch's. The learning rate is a pure function of the step, so nothing of it is checkpointed; what cannot be one
+(the rate that falls where the objective stands still, the average of the weights) is part of the state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, update_bn
+
+from trainables.hardware import Hardware
+from trainables.settings import TrainerSettings
+
+
+def make_optimizer(parameters: list[nn.Parameter], trainer: TrainerSettings) -> torch.optim.Optimizer:
+    """The optimiser of `trainer.optimizer`, fused: it takes a scaler's verdict on the device, without a sync."""
+    if trainer.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            lr=trainer.lr,
+            momentum=trainer.momentum,
+            nesterov=trainer.nesterov,
+            weight_decay=trainer.weight_decay,
+            fused=True,
+        )
+    return torch.optim.AdamW(
+        parameters,
+        lr=trainer.lr,
+        betas=(trainer.betas[0], trainer.betas[1]),
+        weight_decay=trainer.weight_decay,
+        fused=True,
+    )
+
+
+def learning_rate(step: int, trainer: TrainerSettings) -> float:
+    """The rate of step `step` (0-based) but for what a plateau takes from it; warm-up rises linearly."""
+    total = trainer.epochs * trainer.iterations_per_epoch
+    rate = trainer.lr
+    if trainer.schedule == "one_cycle":
+        rate = one_cycle_lr(step, total_steps=total, max_lr=trainer.lr, pct_start=trainer.pct_start)
+    elif trainer.schedule == "cosine":
+        rate = _cosine(trainer.lr, 0.0, step * (trainer.restarts + 1) % total / total)
+    return rate * (step + 1) / trainer.warmup_steps if step < trainer.warmup_steps else rate
+
+
+def one_cycle_lr(step: int, *, total_steps: int, max_lr: float, pct_start: float) -> float:
+    """Learning rate of step `step` (0-based): cosine from max_lr/25 up to max_lr, then down to max_lr/250 000.
+
+    torch's OneCycleLR at its default divisors, without its cycling of β₁ (which would override trainer.betas), and a
+    pure function: nothing to checkpoint, and short runs whose rise is one step or less do not divide by zero.
+    Smith & Topin 2017, arXiv:1708.07120.
+    """
+    low, end = max_lr / 25, max_lr / 25 / 1e4
+    peak, last = pct_start * total_steps - 1, total_steps - 1
+    if step < peak:
+        return _cosine(low, max_lr, step / peak)
+    return _cosine(max_lr, end, (step - peak) / (last - peak)) if last > peak else max_lr
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * min(1.0, max(0.0, share))))
+
+
+class Optimisation:
+    """What trains a model with one trainer's settings. Between epochs the model holds the weights that are validated.
+
+    mode: max or min, the objective's direction, for the plateau.
+    """
+
+    def __init__(self, model: nn.Module, trainer: TrainerSettings, hardware: Hardware, mode: str) -> None:
+        self.model, self.parameters = model, list(model.parameters())
+        self.optimizer = make_optimizer(self.parameters, trainer)
+        self.scaler = torch.amp.GradScaler(hardware.device.type, enabled=hardware.scales_gradients)
+        self.plateau: ReduceLROnPlateau | None = None
+        if trainer.schedule == "plateau":
+            self.plateau = ReduceLROnPlateau(
+                self.optimizer,
+                mode="max" if mode == "max" else "min",
+                factor=trainer.plateau_factor,
+                patience=trainer.plateau_patience,
+            )
+        self.average = AveragedModel(model) if trainer.swa_from else None
+        self._trained: dict[str, Tensor] = {}  # the weights in training, while the model holds their average
+        self._held: list[Tensor] = []
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def backward(self, loss: Tensor, part: int = 0, parts: int = 1) -> None:
+        """Add the gradient of loss / parts to that of the parts before it; part 0 begins anew. No sync.
+
+        The gradients in the parameters are to be None: freed before the forward pass, which needs the memory.
+        """
+        self.scaler.scale(loss if parts == 1 else loss / parts).backward()
+        if parts == 1:
+            return
+        # A CUDA graph writes its gradients over those of the call before: they are summed up in memory of our own.
+        trained = [p for p in self.parameters if p.grad is not None]
+        gradients = [p.grad for p in trained if p.grad is not None]
+        if part == 0:
+            self._held = [gradient.clone() for gradient in gradients]
+        else:
+            torch._foreach_add_(self._held, gradients)
+        for parameter, gradient in zip(trained, self._held):
+            parameter.grad = gradient
+
+    def step(self, step: int, trainer: TrainerSettings) -> Tensor:
+        """Unscale, clip to norm trainer.clip_grad_norm (0: never), step; the norm before clipping, 0-d. No sync."""
+        rate = learning_rate(step, trainer)
+        if self.plateau is not None:
+            rate *= self.plateau.get_last_lr()[0] / trainer.lr
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        clip = trainer.clip_grad_norm
+        norm = nn.utils.clip_grad_norm_(self.parameters, clip if clip > 0 else math.inf)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return norm
+
+    def take_figure(self, figure: float) -> None:
+        """Tell the plateau the objective's figure of an epoch; NaN is no progress."""
+        if self.plateau is not None:
+            for group in self.optimizer.param_groups:  # as the plateau left it, without warm-up
+                group["lr"] = self.plateau.get_last_lr()[0]
+            self.plateau.step(figure)
+
+    def take_up(self) -> None:
+        """Before an epoch's first step: put the weights in training back into the model, in place."""
+        if self._trained:
+            self.model.load_state_dict(self._trained)
+            self._trained = {}
+
+    def put_average(self, forward: nn.Module, batches: Iterable[tuple[Any]]) -> None:
+        """Take the model's weights into the average (stochastic weight averaging) and put that into the model.
+
+        The running statistics of batch norm belong to no average: they are taken anew, by `forward` on the first of
+        each of `batches`. Izmailov et al. 2018, arXiv:1803.05407.
+        """
+        assert self.average is not None
+        self.average.update_parameters(self.model)
+        self._trained = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.average.module.state_dict())
+        update_bn(batches, forward)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimiser and scaler, and where there are any the plateau, the average and the weights in training."""
+        state: dict[str, Any] = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        if self.plateau is not None:
+            state["plateau"] = self.plateau.state_dict()
+        if self.average is not None:
+            state |= {"average": self.average.state_dict(), "trained": self._trained}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become what was saved."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.plateau is not None:
+            self.plateau.load_state_dict(state["plateau"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+            self._trained = dict(state["trained"])
