@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from driven import begin, searcher_of, study_of
 from optuna.trial import TrialState
@@ -14,11 +15,14 @@ from sweep_folder import WrittenTrial, write_sweep
 
 from trainables.errors import SettingsError
 from trainables.objective import Objective
+from tune_app.confirmation.runs import decided_among_feasible
 from tune_app.errors import InputError
+from tune_app.evidence import Replicates, confirm_statistics
 from tune_app.exporting.export import ExportSettings, export
 from tune_app.ray_adapters.checkpoint_cap import CheckpointKeeper
 from tune_app.reporting.findings import gather
 from tune_app.reporting.leaderboard import verdict
+from tune_app.results.finding import confirmed_order
 from tune_app.results.summary import SummarySettings, summarise
 from tune_app.results.sweep import Sweep
 from tune_app.search.recovery import recorded_curves
@@ -199,3 +203,43 @@ def test_the_checkpoint_that_keeps_the_bounds_stays(tmp_path: Path) -> None:
         trial = type("Ended", (), {"config": {"run": {"dir": str(tmp_path / name)}}, "last_result": own[-1]})()
         keeper.on_trial_complete(0, [], trial)
     assert [path.parent.name for path in tmp_path.glob("*/best.pt")] == ["fair"]
+
+
+def replicates() -> Replicates:
+    """Three arms on three seeds; the first has the highest scores."""
+    return Replicates(
+        arms=["unfair", "fair", "plain"],
+        scores=np.array([[0.80, 0.81, 0.82], [0.70, 0.71, 0.725], [0.50, 0.51, 0.52]]),
+        baseline="plain",
+    )
+
+
+@pytest.mark.parametrize(
+    ("pm", "winner", "choice", "told"),
+    [
+        ((0.6, 0.6, 0.6), "unfair", "unfair", "unfair is the best of 3 arms."),
+        (
+            (0.4, 0.6, 0.6),
+            "fair",
+            "fair",
+            "Of the arms that keep the bounds dice/pm ≥ 0.5: fair is the best of 2 arms.",
+        ),
+        ((0.4, 0.4, 0.6), "plain", "plain", "plain is the only arm that keeps the bounds dice/pm ≥ 0.5."),
+        ((0.4, 0.45, 0.1), None, "fair", "No winner: no arm keeps the bounds dice/pm ≥ 0.5; the nearest is fair."),
+    ],
+)
+def test_the_winner_of_a_confirmation_is_decided_among_the_feasible(
+    pm: tuple[float, ...], winner: str | None, choice: str, told: str
+) -> None:
+    runs = replicates()
+    content = confirm_statistics(runs).to_dict()
+    figures = {
+        name: {"mean_dice": float(scores.mean()), "dice/pm": value}
+        for name, scores, value in zip(runs.arms, runs.scores, pm, strict=True)
+    }
+    found = content | decided_among_feasible(content, runs, figures, BOUND)
+    assert (found["winner"], found["default_choice"], found["statement"]) == (winner, choice, told)
+    assert {arm["name"] for arm in found["arms"] if arm["violation"]} == {
+        name for name, value in zip(runs.arms, pm, strict=True) if value < 0.5
+    }
+    assert confirmed_order(found)[0] == choice

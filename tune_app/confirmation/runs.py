@@ -218,7 +218,7 @@ def some_of(runs: Replicates, rows: Sequence[int]) -> Replicates:
     """The replicates of some arms."""
     chosen, names = list(rows), [runs.arms[row] for row in rows]
     listed: dict[str, Any] = {
-        key: [getattr(runs, key)[row] for row in chosen] for key in ("search_scores", "costs", "simplicity")
+        key: [runs.number(key, row) for row in chosen] for key in ("search_scores", "costs", "simplicity")
     }
     tp, fp, fn = runs.counts or (None, None, None)
     return replace(
