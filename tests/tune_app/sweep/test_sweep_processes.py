@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ray.tune import ExperimentAnalysis
 from sweeps import TINY, Place, exactly_once, histories, killed, open_to_strangers, reported, trials_of, untouched
 
 from tune_app.results.sweep import Sweep
@@ -46,6 +47,13 @@ def test_no_other_user_reads_or_writes_what_ray_puts_on_disk(place: Place, watch
         pytest.skip("needs root, and setpriv of util-linux, to look as another user")
     assert watched.opened_by_ray, "Ray has stopped opening its folder to everybody: ours around it is needless"
     assert [path for path in watched.open if "tune_app-" in path] == []
+
+
+def test_rays_own_analysis_opens_the_sweep(watched: Watched) -> None:
+    frame = ExperimentAnalysis(str(watched.folder / "trials")).dataframe(metric="mean_dice", mode="max")
+    best = {trial.name: trial.best["mean_dice"] for trial in Sweep(watched.folder).trials}
+    assert len(best) == 6
+    assert dict(zip(frame["config/run/name"], frame["mean_dice"])) == best
 
 
 @pytest.mark.slow
