@@ -96,7 +96,7 @@ def taskset(path: Path) -> Table:
     """One table of TaskSet (Metz et al. 2020, arXiv:2002.11887) in the form published with DyHPO.
 
     The first value of a curve is that of the untrained network, so epoch 1 is the second. The score is
-    exp(−validation loss): rank-based policies see the same order, and a loss that is no number or infinite is NaN.
+    exp(−validation loss): rank-based policies see the same order, and a loss that is NaN or infinite is NaN.
     """
     rows = json.loads(path.read_text())
     points = [tuned(row["hp"]) for row in rows]

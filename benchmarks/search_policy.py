@@ -14,7 +14,7 @@ All see the same 50 epochs per configuration, the same points (all axes in the l
 epoch of a configuration. A proposal trains the nearest row that the search has not used. Regret after n epochs over all
 slots: (the lowest validation loss seen by then − the table's lowest) ÷ (that of the median configuration − the table's
 lowest); for the test loss, that of the epoch with the lowest validation loss so far, likewise. Some curves diverge: a
-score that is no number reaches searcher and scheduler as it would in a real run.
+score of NaN reaches searcher and scheduler as it would in a real run.
 
 Ours is called worse than another where the 95 % bootstrap interval of the paired difference over the seeds lies above
 zero. About 6 minutes on two cores.
@@ -109,7 +109,7 @@ def replay_all(paths: Sequence[Path], seeds: int, processes: int) -> Regrets:
 def regret_of(path: Path, policy: str, seed: int) -> Floats:
     """(budgets, 2) of one replay."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # Ray's searcher warns of every score that is no number,
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # Ray's searcher warns of every NaN score,
     warnings.filterwarnings("ignore", "All-NaN slice")  # and its scheduler of a rung that has nothing else
     table = taskset(path)
     steps = list(islice(Replay(POLICIES[policy](table, seed), table, seed).steps(), max(BUDGETS)))

@@ -1,4 +1,4 @@
-"""The folder of one trial: what is written there after every epoch, and how it is taken up again.
+"""The folder of one trial: what is written there after every epoch, and how it is resumed.
 
 config.json      the trial's config
 history.jsonl    one flat row per epoch, see `trainables.history_line`

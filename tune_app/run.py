@@ -49,7 +49,7 @@ def finish(outcome: Outcome) -> int:
     """The leaderboard, where everything lies, and what to type next; or how to go on."""
     name = spoken(outcome.folder)
     if not outcome.complete:
-        print(f"\ninterrupted; nothing recorded is lost. Go on with: python -m tune_app.run resume={name}")
+        print(f"\ninterrupted; nothing recorded is lost. Resume with: python -m tune_app.run resume={name}")
         return INTERRUPTED
     sweep = Sweep(outcome.folder)
     if not sweep.validated:

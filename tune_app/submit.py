@@ -82,7 +82,7 @@ def logs(settings: JobSettings) -> int:
 def stop(settings: JobSettings) -> int:
     id_ = settings.required_id()
     status = jobs.stop(settings.connection(), id_)
-    print(f"job {id_} has ended ({status.lower()}). The last line of its log says how to go on with the sweep")
+    print(f"job {id_} has ended ({status.lower()}). The last line of its log says how to resume the sweep")
     return 0
 
 

@@ -44,7 +44,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Ite
 
 
 def so_far(sweep: Path) -> tuple[int, int]:
-    """How many epochs were trained, and how often a trial was taken up again."""
+    """How many epochs were trained, and how often a trial was resumed."""
     told = [lives(log) for log in sweep.rglob("trial.log")]
     return sum(len(epochs) for trial in told for _, epochs in trial), sum(len(trial[1:]) for trial in told)
 
@@ -94,4 +94,4 @@ def test_ten_trials_on_four_nodes_that_come_and_go(cluster: SimulatedCluster) ->
         assert lost_one_epoch_at_most(told)
     print(f"nodes removed: {dict(removed)}; trials lost: {lost}")
     assert min(removed["told to end"], removed["killed"]) > 0
-    assert 0 < lost <= removed.total(), "a trial is taken up again only where its node has gone"
+    assert 0 < lost <= removed.total(), "a trial is resumed only where its node has gone"

@@ -1,4 +1,4 @@
-"""The Tune trainable: what it writes, how it takes up a trial again, and reuse of one actor for many trials."""
+"""The Tune trainable: what it writes, how it resumes a trial, and reuse of one actor for many trials."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The way of the README on real data, as a user types it, on volumes that other code has written; with a real Ray.
 
-check → frequencies → run → export → confirm (killed and taken up) → trial → final → report → predict → compare.
+check → frequencies → run → export → confirm (killed and resumed) → trial → final → report → predict → compare.
 """
 
 from __future__ import annotations

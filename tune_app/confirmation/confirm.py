@@ -50,7 +50,7 @@ def confirm(composed: Composed[ConfirmSettings]) -> int:
     plan, prepared = take_up(composed) if composed.settings.resume else begin(composed)
     outcome = train(plan, prepared)
     if not outcome.complete:
-        print(f"\ninterrupted; nothing recorded is lost. Go on with: {resume_command(outcome.folder)}")
+        print(f"\ninterrupted; nothing recorded is lost. Resume with: {resume_command(outcome.folder)}")
         return INTERRUPTED
     return finish(plan, outcome.folder)
 
@@ -115,7 +115,7 @@ def refuse_unready(sweep: Sweep) -> None:
     unfinished = [folder for folder in confirmations(sweep.folder) if not (folder / CONFIRMATION).is_file()]
     if unfinished:
         raise InputError(
-            f"sweep={sweep.name}: {unfinished[-1]} is a confirmation that has not come to its end. Go on with it: "
+            f"sweep={sweep.name}: {unfinished[-1]} is a confirmation that has not come to its end. Resume it: "
             f"{resume_command(unfinished[-1])}, or remove that folder"
         )
 
@@ -196,7 +196,7 @@ def write_plan(plan: Plan, folder: Path) -> None:
         folder.mkdir()
     except FileExistsError:
         raise InputError(
-            f"sweep={plan.sweep}: another confirmation has just begun in {folder}. Wait for its end, or go on with it: "
+            f"sweep={plan.sweep}: another confirmation has just begun in {folder}. Wait for its end, or resume it: "
             f"{resume_command(folder)}"
         ) from None
     plan.write(folder)

@@ -29,7 +29,7 @@ class ConfirmSettings:
     sweep: str = field(default="latest", metadata=PATH)
     """latest, the name of a sweep in results_dir, or its folder."""
     resume: str = field(default="", metadata=PATH)
-    """Go on with the unfinished confirmation of this sweep."""
+    """Resume the unfinished confirmation of this sweep."""
     results_dir: str = field(default="", metadata=PATH)
     """Folder of the sweeps; empty: $TUNE_APP_RESULTS, the user's setting, or results."""
     top: int = 4

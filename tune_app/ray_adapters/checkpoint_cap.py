@@ -35,7 +35,7 @@ class CheckpointKeeper(Callback):
         self._ended(trial, trial.last_result or {})
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """Called when no restart is left. A failed trial is never taken up again."""
+        """Called when no restart is left. A failed trial is never resumed."""
         self._ended(trial, {})
 
     def _ended(self, trial: Any, row: Row) -> None:

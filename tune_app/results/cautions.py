@@ -20,11 +20,11 @@ NOT_VALIDATED = (
 
 
 def notices(sweep: Sweep) -> list[str]:
-    go_on = f"go on with: {resume_command(sweep.folder)}"
+    how = f"resume with: {resume_command(sweep.folder)}"
     state = {
         "running": ["the sweep is still running: the ranks are not final"],
-        "crashed": [f"the driver ended without finishing the sweep; {go_on}"],
-        "interrupted": [f"the sweep was interrupted; {go_on}"],
+        "crashed": [f"the driver ended without finishing the sweep; {how}"],
+        "interrupted": [f"the sweep was interrupted; {how}"],
     }.get(sweep.status, [])
     unseen = [] if sweep.validated else [NOT_VALIDATED]
     return [*([PHANTOM] if sweep.phantom else []), *unseen, *state, *sweep.notices]

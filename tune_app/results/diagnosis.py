@@ -3,7 +3,7 @@
 Trials report figures, this module decides what they mean. It is a pure function of rows and settings, so the driver
 that stops a hopeless trial and everyone who reads the sweep later say the same.
 
-    nan               the loss or a weight is no number                                               ended by the trial
+    nan               the loss or a weight is not finite                                              ended by the trial
     diverged          the weights have grown far beyond where they began, or all is unlearnt          hopeless
     collapsed         the output is the same everywhere, or far from the true foreground everywhere   hopeless
     amp_overflow      float16 gradients keep overflowing: steps are skipped
@@ -153,7 +153,7 @@ class Course:
         if row.get("diagnosis") != "nan":
             return ""
         what = "a weight" if math.isfinite(_number(row, "loss")) else "the loss"
-        return f"{what} is no number at epoch {row['epoch']}, gradient norm {_number(row, 'grad_norm'):.3g}"
+        return f"{what} is not finite at epoch {row['epoch']}, gradient norm {_number(row, 'grad_norm'):.3g}"
 
     def _diverged(self, row: Row) -> str:
         """Class losses are taken without the weights, which in some families grow with the counts."""

@@ -121,7 +121,7 @@ def spoken(folder: Path) -> str:
 
 
 def resume_command(folder: Path) -> str:
-    """What to type to go on with an unfinished sweep."""
+    """What to type to resume an unfinished sweep."""
     if is_confirmation(folder):
         return f"python -m tune_app.confirm resume={spoken(folder.parent)}"
     return f"python -m tune_app.run resume={spoken(folder)}"

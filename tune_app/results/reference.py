@@ -91,4 +91,4 @@ def _number(where: str, key: str, value: Any) -> float:
     try:
         return math.nan if value in (None, "") else float(value)
     except (TypeError, ValueError):
-        raise InputError(f"{where}: {key}={value} is no number. {_FORMAT}.") from None
+        raise InputError(f"{where}: {key}={value} is not a number. {_FORMAT}.") from None

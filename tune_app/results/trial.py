@@ -360,7 +360,7 @@ def _reason(
         return str(found)
     if status == "failed: nan":
         named = diagnose(history[-1:], judged_by, epochs=len(history))
-        return str(named[0]) if named else "nan: the loss was no number"
+        return str(named[0]) if named else "nan: the loss was not finite"
     return str(of_error(error, 0)) if error.strip() else str(attrs.get("reason") or "error")
 
 

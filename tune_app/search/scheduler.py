@@ -152,7 +152,7 @@ class ResumableAsha(AsyncHyperBandScheduler):
 
 
 class RunToTheEnd(FIFOScheduler):
-    """No early stopping, but a trial whose metric is no number is stopped, and one that the watch finds hopeless."""
+    """No early stopping, but a trial whose metric is NaN is stopped, and one that the watch finds hopeless."""
 
     def __init__(self, *, metric: str, watch: Watch | None = None) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ from tune_app.search.arms import Arm, all_arms
 from tune_app.search.study import propose, recorded, trial_of
 
 NAN_EPOCH = "nan_epoch"
-"""User attribute of a failed trial: the epoch whose score was no number."""
+"""User attribute of a failed trial: the epoch whose score was NaN."""
 
 
 TOLD = ("name", "family", "preset", "sections", "baseline", "planned")
@@ -210,7 +210,7 @@ def verdict(result: Mapping[str, Any], error: bool, metric: str, epochs: int) ->
 
 
 def report(study: optuna.Study, number: int, result: Mapping[str, Any], objective: Objective) -> None:
-    """Add one epoch to a trial's curve, once; a value that is no number has no place in it."""
+    """Add one epoch to a trial's curve, once; NaN has no place in it."""
     value, trial = result.get(objective.metric), trial_of(study, number)
     if value is not None and math.isfinite(value) and result["epoch"] not in trial.intermediate_values:
         study._storage.set_trial_intermediate_value(trial._trial_id, result["epoch"], value)

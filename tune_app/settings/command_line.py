@@ -224,7 +224,7 @@ def _refuse_flags(given: argparse.Namespace) -> None:
     if given.experimental_rerun is not None:
         raise InputError(
             f"--experimental-rerun {given.experimental_rerun}: is not taken, because it runs what the file says as "
-            "code. Repeat a trial with trial=FILE, go on with a sweep with resume=NAME"
+            "code. Repeat a trial with trial=FILE, resume a sweep with resume=NAME"
         )
 
 

@@ -233,7 +233,7 @@ class Settings:
     """Train the configuration of this export (best/1) once more, on training and validation crops together, and export
     it from the sweep's folder; nothing is left to validate it on."""
     resume: str = field(default="", metadata=PATH)
-    """Go on with this sweep: latest, a name, or a folder."""
+    """Resume this sweep: latest, a name, or a folder."""
     extend: str = field(default="", metadata=PATH)
     """Add search.num_samples trials to this finished sweep: latest, a name, or a folder."""
     experiment_name: str = ""

@@ -58,7 +58,7 @@ def merged(base: dict[str, Any], sections: dict[str, Any], typed: Mapping[str, A
 
 
 def located(settings: Settings) -> Settings:
-    """The settings with absolute paths: trials run elsewhere, and a sweep may be taken up from elsewhere."""
+    """The settings with absolute paths: trials run elsewhere, and a sweep may be resumed from elsewhere."""
 
     def absolute(path: str) -> str:
         return str(Path(path).expanduser().absolute()) if path else ""

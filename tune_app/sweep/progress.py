@@ -42,7 +42,7 @@ class TrialView:
     folder: str = ""
     epoch: int = 0
     trained: int = 0
-    """Epochs since it was taken up here."""
+    """Epochs since it was resumed here."""
     share: float = 0.0
     """How much of the first of them has passed, while it lasts."""
     dice: float = math.nan

@@ -72,7 +72,7 @@ def refuse_confirmation(folder: Path, *, extend: bool) -> None:
         fix = (
             f"A larger one is a new one: python -m tune_app.confirm sweep={spoken(folder.parent)} replicates=…"
             if extend
-            else f"Go on with it: {resume_command(folder)}"
+            else f"Resume it: {resume_command(folder)}"
         )
         raise InputError(f"{spoken(folder)}: is the confirmation of {folder.parent.name}, not a search. {fix}")
 
@@ -90,7 +90,7 @@ def refuse_changes(composed: Composed[Settings], stored: Settings, folder: Path)
             if composed.settings.extend:
                 continue
             raise InputError(
-                f"{key}={given}: resume= goes on with the {was} trials planned. To add trials to the finished sweep: "
+                f"{key}={given}: resume= continues the {was} trials planned. To add trials to the finished sweep: "
                 f"extend={spoken(folder)} {key}=…"
             )
         raise InputError(

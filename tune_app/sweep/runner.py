@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tune_app.sweep.progress import Progress
 
 DRIVER_RESTARTS = 3
-"""Times the search is taken up again within one run when Ray itself breaks."""
+"""Times the search is resumed within one run when Ray itself breaks."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
-"""What cluster/slurm/sweep.sbatch runs: a sweep inside one Slurm allocation, gone on with until it is finished.
+"""What cluster/slurm/sweep.sbatch runs: a sweep inside one Slurm allocation, resumed until it is finished.
 
 USR1, which Slurm sends before the wall limit, ends the search in order and puts the job back into the queue; started
-again, it goes on with the same sweep. SIGTERM (scancel, preemption) ends it in order too, and leaves the queue
+again, it resumes the same sweep. SIGTERM (scancel, preemption) ends it in order too, and leaves the queue
 to Slurm.
 """
 
@@ -71,7 +71,7 @@ class Begun:
 
 
 def first_start(settings: Settings, job_id: str) -> Begun:
-    """The sweep that a job starts, resumes or extends. Raises InputError where there is none to go on with."""
+    """The sweep that a job starts, resumes or extends. Raises InputError where there is none to resume."""
     if settings.resume or settings.extend:
         key = "resume" if settings.resume else "extend"
         folder = find_sweep(settings.resume or settings.extend, settings.results_dir, key=key)
@@ -108,7 +108,7 @@ def run_in_allocation(words: Sequence[str]) -> int:
         code = _drive([*given, f"cluster.address={address}", f"cluster.token_path={token}"], slurm)
     if signal.SIGUSR1 in slurm.received and code == INTERRUPTED:
         refuse_standstill(folder / "epochs.json", epochs_of(Path(begun.folder)))
-        print(f"the wall limit is near: job {job_id} goes back into the queue, to go on with the sweep", flush=True)
+        print(f"the wall limit is near: job {job_id} goes back into the queue, to resume the sweep", flush=True)
         with as_ours():
             slurm_client.requeue(job_id)
         return 0

@@ -138,7 +138,7 @@ def head_watched(folder: Path, close: Callable[[], None]) -> Iterator[None]:
 
 
 def _gone(what: str, folder: Path) -> str:
-    return f"{what}\nNothing recorded is lost. Go on with: {resume_command(folder)}"
+    return f"{what}\nNothing recorded is lost. Resume with: {resume_command(folder)}"
 
 
 def _ended(kind: str) -> str:

@@ -85,7 +85,7 @@ def test_rows_of_an_older_version_that_lack_the_figures_are_healthy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "said"), [(math.nan, "the loss is no number at epoch 2"), (0.5, "a weight is no number at epoch 2")]
+    ("loss", "said"), [(math.nan, "the loss is not finite at epoch 2"), (0.5, "a weight is not finite at epoch 2")]
 )
 def test_nan(loss: float, said: str) -> None:
     found = diagnose([row(1), row(2, math.nan, loss=loss, diagnosis="nan")], DEFAULTS, epochs=EPOCHS)

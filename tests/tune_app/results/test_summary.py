@@ -97,7 +97,7 @@ def test_every_form_says_what_limits_the_result(sweep: Path, form: str) -> None:
         PHANTOM,
         "screening score",
         NOT_COMPARABLE,
-        "the loss is no number at epoch 2",
+        "the loss is not finite at epoch 2",
         "stopped early",
         "run five times",
         "inside that seed noise",
@@ -174,7 +174,7 @@ def test_names_lose_their_middle_and_numbers_nothing(width: int) -> None:
             "best_epoch": [12, 3],
             "mean_dice": [0.56789, 0.5],
             "minutes": [1234.5, 1.0],
-            "reason": ["the loss is no number at epoch 2, gradient norm inf", f"see {LONG}"],
+            "reason": ["the loss is not finite at epoch 2, gradient norm inf", f"see {LONG}"],
         }
     )
     text = text_pages(frame, width, ("minutes",), ("rank", "name"))
@@ -325,7 +325,7 @@ def test_a_foreign_sweep_brings_no_html_into_markdown(hostile: Path) -> None:
         ('[{"mean": 0.5}]', "row 1 has no name"),
         ('[{"name": "x"}]', "row 1 has no mean"),
         ('[{"name": "x", "mean": 57.1}]', r"Write 0\.57"),
-        ('[{"name": "x", "mean": "high"}]', "mean_dice=high is no number"),
+        ('[{"name": "x", "mean": "high"}]', "mean_dice=high is not a number"),
     ],
 )
 def test_a_bad_reference_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -56,7 +56,7 @@ def test_leaderboard_scores_the_best_epoch_and_ranks(tmp_path: Path) -> None:
     assert first["preset"] == "seesaw_default"
     assert board["status"].tolist() == ["finished", "stopped early", "failed: nan", "failed: error"]
     assert board["reason"].tolist()[2:] == [
-        "nan: the loss is no number at epoch 2, gradient norm nan",
+        "nan: the loss is not finite at epoch 2, gradient norm nan",
         "out_of_memory: RuntimeError: out of memory",
     ]
     assert board["diagnoses"].tolist() == ["", "", "nan", "out_of_memory"]

@@ -1,4 +1,4 @@
-"""Searches in two slots with a real Ray: killed, taken up, extended; four trials on two cards."""
+"""Searches in two slots with a real Ray: killed, resumed, extended; four trials on two cards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tune_app.results.sweep import Sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
-# Optuna and ASHA in two slots, killed, taken up, extended.
+# Optuna and ASHA in two slots, killed, resumed, extended.
 
 
 @pytest.fixture(scope="module")

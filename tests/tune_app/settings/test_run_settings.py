@@ -295,7 +295,7 @@ def test_an_unfinished_sweep_is_resumed_before_it_is_extended(started, status):
 
 
 def test_a_sweep_keeps_what_it_was_started_with(started, tmp_path):
-    """The file of trial= and the counts may be gone, or others, when the sweep is taken up."""
+    """The file of trial= and the counts may be gone, or others, when the sweep is resumed."""
     text = yaml.safe_dump(
         {
             "loss": {"name": "tversky", "params": {"fp_weight": 0.3, "fn_weight": 0.7}},

@@ -61,7 +61,7 @@ def test_a_search_whose_ray_is_killed_ends_and_says_how_to_go_on(place: Place) -
         assert run.wait() == 1
         error = run.output().partition("error: ")[2]
         assert why in error
-        assert error.endswith("Nothing recorded is lost. Go on with: python -m tune_app.run resume=struck\n")
+        assert error.endswith("Nothing recorded is lost. Resume with: python -m tune_app.run resume=struck\n")
         assert "state-dump" not in run.output(), "none of Ray's own lines"
         assert Sweep(sweep).status == "crashed"
         until_none_has_in_its_command(place.temporary)
