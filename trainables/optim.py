@@ -113,7 +113,7 @@ class Optimisation:
         """Unscale, clip to norm trainer.clip_grad_norm (0: never), step; the norm before clipping, 0-d. No sync."""
         rate = learning_rate(step, trainer)
         if self.plateau is not None:
-            rate *= self.plateau.get_last_lr()[0] / trainer.lr
+            rate *= float(self.plateau.get_last_lr()[0]) / trainer.lr
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if self.scaler.is_enabled():
