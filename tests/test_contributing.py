@@ -1,4 +1,4 @@
-"""The worked example of CONTRIBUTING.md, done in a copy of the repository."""
+"""The worked examples of CONTRIBUTING.md, done in a copy of the repository."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packages and tests that the example touches, with its files and its patch applied."""
     folder = tmp_path_factory.mktemp("contributing")
     ignored = shutil.ignore_patterns("__pycache__")
-    for name in ("search_spaces", "trainables", "tests/search_spaces", "tests/trainables/losses"):
+    for name in ("search_spaces", "trainables", "tests/search_spaces", "tests/trainables"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", folder)
     for name, text in FILES.items():
@@ -58,6 +58,8 @@ def test_the_example_names_its_files() -> None:
         "trainables/losses/logarithmic.py",
         "search_spaces/logarithmic.py",
         "tests/trainables/losses/test_logarithmic.py",
+        "trainables/tasks/worst_class.py",
+        "tests/trainables/tasks/test_worst_class.py",
     ]
 
 
@@ -78,6 +80,11 @@ def test_the_new_family_is_found_and_keeps_the_contract(copy: Path) -> None:
     for name in CONTRACT:
         assert re.search(rf"{name}\[[^]]*logarithmic[^]]*\] PASSED", listed), listed
     assert len(re.findall(r"test_logarithmic\.py::\w+ PASSED", listed)) == 2
+
+
+def test_the_new_task_is_found_and_passes_its_test(copy: Path) -> None:
+    own = "tests/trainables/tasks/test_worst_class.py"
+    assert run(copy, "pytest", "-v", "-p", "no:cacheprovider", own).count("PASSED") == 2
 
 
 def test_the_example_is_in_our_own_style(copy: Path) -> None:
