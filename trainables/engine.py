@@ -36,7 +36,17 @@ from trainables.hardware import Hardware, prepare_process, resolve
 from trainables.objective import Objective
 from trainables.optim import Optimisation
 from trainables.settings import TrainerSettings, TrialSettings, require
-from trainables.steps import Forward, LogitsOf, Step, TrainingSums, Waiting, can_compile, load_ahead, prepare_ahead
+from trainables.steps import (
+    Forward,
+    LogitsOf,
+    Step,
+    TrainingSums,
+    Waiting,
+    can_compile,
+    load_ahead,
+    no_reduction,
+    prepare_ahead,
+)
 from trainables.tasks import get_task
 
 logger = logging.getLogger(__name__)
@@ -58,8 +68,10 @@ class Engine:
 
     settings: data, model, trainer, hardware, task, objective. loss: {"name", "params"}. seed: decides the initial
     weights and the patches, so equal seeds pair trials. dataset: opened from settings.data when None. share: part of
-    one GPU this trial owns, in (0, 1]. cpus: CPUs it asked for. Raises SettingsError or DataError for what cannot be
-    trained.
+    one GPU this trial owns, in (0, 1]. cpus: CPUs it asked for. rank, world: which of how many processes of the trial
+    this is. Each has its share of every batch, and `reduce` sums a tensor in place over all of them: sums, counts and
+    scores are then those of one process. Gradients are for whoever makes the processes to average.
+    Raises SettingsError or DataError for what cannot be trained.
     """
 
     def __init__(
@@ -71,7 +83,13 @@ class Engine:
         dataset: PackedDataset | None = None,
         share: float = 1.0,
         cpus: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        reduce: Callable[[Tensor], object] = no_reduction,
     ) -> None:
+        batch_size, each = settings.trainer.batch_size, f"each of {world} ranks needs the same share of it"
+        require(batch_size % world == 0, "trainer.batch_size", batch_size, each, f"Use a multiple of {world}")
+        self.rank, self.world, self.reduce = rank, world, reduce
         self.settings = settings
         self.hardware = resolve(settings.hardware, share=share, cpus=cpus)
         prepare_process(self.hardware, settings.data)
@@ -82,7 +100,10 @@ class Engine:
         self.model = self._new_model().to(device)
         _set_memory_format(self.model, self.hardware)
         self.loss = losses.build(loss["name"], loss["params"], self.classes).to(device)
-        self.validator = Validator(self.task, self.dataset, settings.trainer, settings.data.split_seed, self.hardware)
+        ranks = {"rank": rank, "world": world}
+        self.validator = Validator(
+            self.task, self.dataset, settings.trainer, settings.data.split_seed, self.hardware, **ranks
+        )
         self.record = ValidationRecord(self.task, self.validator.crops, self.classes)
         self.sums = TrainingSums(len(self.classes), device)
         self._build_steps()
@@ -145,7 +166,9 @@ class Engine:
         self.model.load_state_dict(self._new_model().state_dict())  # drawn on the CPU: the same on every device
         self.optim = Optimisation(self.model, trainer, self.hardware, self.objective.mode)
         self._first_weight_norm = self._weight_norm()
-        self.sampler = PatchSampler(self.dataset, side="train", batch_size=trainer.batch_size, seed=seed)
+        self.sampler = PatchSampler(
+            self.dataset, side="train", batch_size=trainer.batch_size, seed=seed, rank=self.rank, world=self.world
+        )
         self.record.reset()
         self.diagnosis = ""
 
@@ -171,13 +194,16 @@ class Engine:
         """
         started = self._now()
         seconds_load = self._train_epoch(on_step)
-        training, finite = self.sums.read(), self._weights_are_finite()  # the host waits here, for the first time
+        training, finite = (
+            self.sums.read(self.reduce),
+            self._weights_are_finite(),
+        )  # the host waits here, for the first time
         if (swa_from := self.settings.trainer.swa_from) and self.epoch + 1 >= swa_from:
             seen = prepare_ahead(self._batches(), self._patches, self.hardware.device)
             self.optim.put_average(LogitsOf(self.forward), ((patches,) for patches in seen))
         trained = self._now()
         self.model.eval()
-        result = self.validator.run(self.evaluation_step)
+        result = self.validator.run(self.evaluation_step, self.reduce)
         finished = self._now()
         self.epoch += 1
         row = {"epoch": self.epoch, **self.task.scores(result, self.classes), **self._training_metrics(training)}
@@ -243,7 +269,7 @@ class Engine:
         norm = self.optim.step(step, trainer) if part == trainer.accumulate - 1 else None
         self.sums.add_(loss.detach(), per_class, norm)
         self.loss.accumulate_(positive, known)
-        self.loss.end_batch()
+        self.loss.end_batch(None if self.world == 1 else self.reduce)
 
     def _weights_are_finite(self) -> bool:
         """One sync: whether every weight and running statistic is finite."""

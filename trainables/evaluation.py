@@ -15,16 +15,25 @@ from torch import Tensor
 from trainables.data import PackedBatch, PackedDataset, ValidationSet, validation_set
 from trainables.hardware import Hardware
 from trainables.settings import TrainerSettings
-from trainables.steps import Step, load_ahead
+from trainables.steps import Step, load_ahead, no_reduction
 from trainables.tasks import Result, Task
 
 
 class Validator:
-    """The fixed validation patches of a data set, and one pass over them."""
+    """The fixed validation patches of a data set, and one pass over them: every world-th batch from `rank` on."""
 
     def __init__(
-        self, task: Task, dataset: PackedDataset, trainer: TrainerSettings, split_seed: int, hardware: Hardware
+        self,
+        task: Task,
+        dataset: PackedDataset,
+        trainer: TrainerSettings,
+        split_seed: int,
+        hardware: Hardware,
+        *,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
+        self.rank, self.world = rank, world
         members = [i for i, crop in enumerate(dataset.crops) if crop.side == "validate"]
         self.task, self.hardware = task, hardware
         self.crops = tuple(dataset.crops[i].name for i in members)
@@ -37,21 +46,27 @@ class Validator:
         self.batches = Batches(patches, slot)
 
     @torch.no_grad()
-    def run(self, step: Step) -> Result:
+    def run(self, step: Step, reduce: Callable[[Tensor], object] = no_reduction) -> Result:
         """One pass, read once at its end: what the task makes of its counts, and `val_loss`.
 
-        step: (em, labels) → (loss 0-d, logits (N, C, *S) as scored, target (N, C, *S)).
+        step: (em, labels) → (loss 0-d, logits (N, C, *S) as scored, target (N, C, *S)). reduce: sums a tensor in place
+        over the ranks, so that all of them have the result of the whole pass.
         """
         device = self.hardware.device
         counts = self.task.zeros(len(self.crops), len(self.outputs), device)
         loss_sum = torch.zeros((), device=device)
-        for number, host in enumerate(self._loaded()):
+        for number, host in zip(self._numbers(), self._loaded()):
             batch = host.to(device)
             loss, logits, target = step(batch.em, batch.labels)
             loss_sum += loss
             self.task.count_(counts, logits, target, batch.crop, number)
+        for total in (loss_sum, *counts.values()):
+            reduce(total)
         result = self.task.result({name: value.cpu() for name, value in counts.items()})
         return {**result, "val_loss": float(loss_sum) / len(self.batches)}
+
+    def _numbers(self) -> range:
+        return range(self.rank, len(self.batches), self.world)
 
     def _loaded(self) -> Iterator[PackedBatch]:
         """The batches in order. On CUDA one thread cuts and pins them while the device computes, as in training."""
@@ -59,7 +74,7 @@ class Validator:
         def load(number: int) -> PackedBatch:
             return self.batches[number].pin_memory() if self.hardware.cuda else self.batches[number]
 
-        return load_ahead(load, range(len(self.batches)), depth=3 if self.hardware.cuda else 0)
+        return load_ahead(load, self._numbers(), depth=3 if self.hardware.cuda else 0)
 
 
 class Batches(Sequence[PackedBatch]):

@@ -106,6 +106,10 @@ class Step:
             return self.call(*tensors)
 
 
+def no_reduction(total: Tensor) -> None:
+    """What sums a tensor in place over the ranks of a trial that is one process."""
+
+
 class TrainingSums:
     """Loss, loss per class and gradient norm of an epoch, and the share of steps without a finite gradient.
 
@@ -138,8 +142,13 @@ class TrainingSums:
             values = [torch.where(finite, norm, 0.0).double(), finite.double()]
             self.norm += torch.stack([*values, torch.ones_like(norm, dtype=torch.float64)])
 
-    def read(self) -> dict[str, Any]:
-        """Means over the epoch, on the host; NaN where nothing was added, e.g. a class annotated in no batch."""
+    def read(self, reduce: Callable[[Tensor], object] = no_reduction) -> dict[str, Any]:
+        """Means over the epoch, on the host; NaN where nothing was added, e.g. a class annotated in no batch.
+
+        reduce: sums a tensor in place over the ranks.
+        """
+        for total in (self.loss, self.per_class, self.norm):
+            reduce(total)
         loss, norm = self.loss.tolist(), self.norm.tolist()
         losses, batches = self.per_class.tolist()
         return {

@@ -29,14 +29,23 @@ class PatchSampler:
     sampling: crop (every crop equally likely), volume (by its voxels) or class_aware (a class that has positives, each
     equally likely; then a crop that holds it; then a patch that contains one of its voxels). The last changes the class
     frequencies the loss sees and so confounds a comparison of loss weightings. None: as the dataset's settings say.
+    rank, world: of the same batch every world-th patch from `rank` on, so that all ranks together have all of it.
     Raises DataError when the side has no crops.
     """
 
     def __init__(
-        self, dataset: PackedDataset, *, side: str = "train", batch_size: int, seed: int, sampling: str | None = None
+        self,
+        dataset: PackedDataset,
+        *,
+        side: str = "train",
+        batch_size: int,
+        seed: int,
+        sampling: str | None = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         settings = dataset.settings
-        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.dataset, self.batch_size, self.seed, self.share = dataset, batch_size, seed, slice(rank, None, world)
         self.sampling = settings.sampling if sampling is None else sampling
         self.members = side_members(dataset, side)
         self.patch = np.array(settings.patch, dtype=np.int64)
@@ -75,8 +84,8 @@ class PatchSampler:
     def batch(self, step: int) -> PackedBatch:
         """Batch `step` (≥ 0) with its augmentation draws. Nothing is remembered: resuming needs only the number."""
         rng = np.random.default_rng([TRAIN_STREAM, self.seed, step])
-        draws = self._draws(rng)
-        members, starts = self._positions(rng)
+        draws = {name: values[self.share] for name, values in self._draws(rng).items()}
+        members, starts = (drawn[self.share] for drawn in self._positions(rng))
         return cut(self.dataset, members, starts - (self.context - self.patch) // 2, self.context, draws)
 
     def _positions(self, rng: np.random.Generator) -> tuple[NDArray[np.int64], Position]:
