@@ -25,7 +25,7 @@ CONTRACT = [
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packages and tests that the example touches, with its files and its patch applied."""
+    """The packages and tests that the examples touch, with their files and the patch applied."""
     folder = tmp_path_factory.mktemp("contributing")
     ignored = shutil.ignore_patterns("__pycache__")
     for name in ("search_spaces", "trainables", "tests/search_spaces", "tests/trainables"):
@@ -53,40 +53,55 @@ def run(folder: Path, *words: str) -> str:
     return result.stdout
 
 
-def test_the_example_names_its_files() -> None:
+def test_the_examples_name_their_files() -> None:
     assert list(FILES) == [
         "trainables/losses/logarithmic.py",
         "search_spaces/logarithmic.py",
         "tests/trainables/losses/test_logarithmic.py",
         "trainables/tasks/worst_class.py",
         "tests/trainables/tasks/test_worst_class.py",
+        "trainables/models/dilated.py",
+        "trainables/data/sources/arrays.py",
+        "tests/trainables/data/test_arrays.py",
     ]
 
 
-def test_the_new_family_is_found_and_keeps_the_contract(copy: Path) -> None:
-    own = "tests/trainables/losses/test_logarithmic.py"
-    chosen = " or ".join(CONTRACT)
-    listed = run(
-        copy,
-        "pytest",
-        "-v",
-        "-p",
-        "no:cacheprovider",
-        own,
-        "tests/search_spaces/test_families.py",
-        "-k",
-        f"test_logarithmic or (({chosen}) and logarithmic)",
-    )
+@pytest.fixture(scope="module")
+def listed(copy: Path) -> str:
+    """What pytest lists of the examples' own tests, and of the contract tests for what they add."""
+    files = [name for name in FILES if name.startswith("tests/")]
+    files += ["tests/search_spaces/test_families.py", "tests/trainables/test_models.py"]
+    files += ["tests/trainables/data/test_sources.py"]
+    chosen = f"test_logarithmic or (({' or '.join(CONTRACT)}) and logarithmic) or test_worst_class or dilated or arrays"
+    return run(copy, "pytest", "-v", "-p", "no:cacheprovider", *files, "-k", chosen)
+
+
+def test_the_new_family_is_found_and_keeps_the_contract(listed: str) -> None:
     for name in CONTRACT:
         assert re.search(rf"{name}\[[^]]*logarithmic[^]]*\] PASSED", listed), listed
     assert len(re.findall(r"test_logarithmic\.py::\w+ PASSED", listed)) == 2
 
 
-def test_the_new_task_is_found_and_passes_its_test(copy: Path) -> None:
-    own = "tests/trainables/tasks/test_worst_class.py"
-    assert run(copy, "pytest", "-v", "-p", "no:cacheprovider", own).count("PASSED") == 2
+def test_the_new_task_is_found_and_passes_its_test(listed: str) -> None:
+    assert len(re.findall(r"test_worst_class\.py::\w+ PASSED", listed)) == 2
 
 
-def test_the_example_is_in_our_own_style(copy: Path) -> None:
+def test_the_new_model_is_found_and_keeps_the_contract(listed: str) -> None:
+    """In 2D and in 3D."""
+    assert set(re.findall(r"::(\w+)\[[^]]*dilated[^]]*\] PASSED", listed)) == {
+        "test_an_architecture_takes_a_patch",
+        "test_logits_have_the_shape_of_the_image_and_every_parameter_gets_a_gradient",
+        "test_the_seed_decides_the_weights",
+        "test_an_unknown_option_is_refused_on_the_meta_device",
+    }
+    assert not re.search(r"dilated.* SKIPPED", listed)
+
+
+def test_the_new_source_is_found_and_packed(listed: str) -> None:
+    assert "test_what_is_written_is_what_is_packed PASSED" in listed
+    assert "test_every_source_refuses_options_it_does_not_have[arrays] PASSED" in listed
+
+
+def test_the_examples_are_in_our_own_style(copy: Path) -> None:
     run(copy, "ruff", "check", *FILES)
     run(copy, "ruff", "format", "--check", *FILES)

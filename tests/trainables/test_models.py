@@ -11,7 +11,7 @@ from trainables import models
 from trainables.errors import SettingsError
 from trainables.settings import ModelSettings
 
-PATCHES = ([1, 64, 96], [32, 32, 64])
+PATCHES = ([1, 32, 64], [32, 32, 32])
 """In 2D and in 3D; an architecture takes one of them at least."""
 
 
