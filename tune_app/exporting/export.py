@@ -32,7 +32,7 @@ from trainables.calibration import CALIBRATED
 from trainables.settings import PATH
 from tune_app.confirmation.runs import is_sound
 from tune_app.errors import InputError, require_input
-from tune_app.exporting.model_file import WEIGHTS, best_state, write_model, write_program
+from tune_app.exporting.model_file import ABOUT, WEIGHTS, best_state, write_model, write_program
 from tune_app.exporting.operating_point import inference_shift, inherited_point, metadata, operating_point
 from tune_app.results.cautions import NOT_VALIDATED, PHANTOM
 from tune_app.results.finding import confirmation_of, in_confirmed_order, read_confirmation
@@ -40,7 +40,7 @@ from tune_app.results.folders import CONFIRMATIONS, is_sweep
 from tune_app.results.manifest import MANIFEST, file_sha256, git_revision, now, package_versions, read_manifest
 from tune_app.results.sweep import Sweep
 from tune_app.results.tables import header, to_plain
-from tune_app.results.trial import Trial
+from tune_app.results.trial import Trial, read_json
 from tune_app.settings.stored import TRIAL
 from tune_app.settings.user import user_setting
 
@@ -68,6 +68,12 @@ On a card, where `.to("cuda")` is not enough:
 
     from torch.export.passes import move_to_device_pass
     network = move_to_device_pass(torch.export.load("model.pt2"), "cuda").module()"""
+VOLUMES = {
+    (2, True): ("em.swapaxes(0, 1)", ""),
+    (3, False): ("em[None, None]", "[0].swapaxes(0, 1)"),
+    (3, True): ("em[None]", "[0].swapaxes(0, 1)"),
+}
+"""By the network's dimensions, and whether it takes several channels: its images from `em`, and slices first again."""
 README = """# {title}
 
 Trial {trial} of the sweep {sweep} ({family}), weights of epoch {epoch}: {worth}.
@@ -271,7 +277,9 @@ def _write_files(sweep: Sweep, trial: Trial, rank: int, folder: Path, tell: Tell
             f"rank {rank}, {trial.name}: exported without its weights, {problem}. To train it again: "
             f"python -m tune_app.run trial={folder.parent / str(rank)}/config.yaml"
         )
-    (folder / "README.md").write_text(_readme(sweep, trial, thresholds, source, program_problem), encoding="utf-8")
+    (folder / "README.md").write_text(
+        _readme(sweep, trial, thresholds, source, program_problem, folder), encoding="utf-8"
+    )
     digests = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
     missing = {"model_missing": problem, "program_missing": program_problem}
     provenance = _provenance(sweep, trial, rank) | ({} if sweep.validated else _unvalidated(sweep, thresholds, source))
@@ -308,8 +316,21 @@ def _unvalidated(sweep: Sweep, thresholds: Mapping[str, Any], source: Mapping[st
     }
 
 
+def use_of(about: Mapping[str, Any]) -> str:
+    """`USE` for the network that a model.json tells of."""
+    several = about["in_channels"] > 1
+    images, slices_first = VOLUMES.get((about["spatial_dims"], several), ("em[:, None]", ""))
+    lines = USE.replace("network(em[:, None])", f"network({images}){slices_first}")
+    return lines.replace("uint8 (slices,", "uint8 (channels, slices,") if several else lines
+
+
 def _readme(
-    sweep: Sweep, trial: Trial, thresholds: Mapping[str, Any], source: Mapping[str, Any], program_missing: str
+    sweep: Sweep,
+    trial: Trial,
+    thresholds: Mapping[str, Any],
+    source: Mapping[str, Any],
+    program_missing: str,
+    folder: Path,
 ) -> str:
     """What the folder is, for somebody who has nothing else."""
     epoch = thresholds["epoch"]
@@ -323,7 +344,7 @@ def _readme(
             f" Trained without them, this configuration had {header(sweep.metric)} {before:.4f}." if before else ""
         )
         worth = worth.removesuffix(".")
-    use = f"There is no model.pt2: {program_missing}." if program_missing else USE
+    use = f"There is no model.pt2: {program_missing}." if program_missing else use_of(read_json(folder / ABOUT))
     return README.format(
         title=trial.label,
         family=trial.family,

@@ -67,6 +67,8 @@ def write_program(
         "voxel_nm": settings.data.voxel_nm,
         "patch": settings.data.patch,
         "stride": model.stride,
+        "in_channels": model.in_channels,
+        "spatial_dims": model.spatial_dims,
     }
     (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return ""

@@ -188,6 +188,11 @@ def read_model(folder: Path, device: torch.device) -> Model:
     if file_sha256(folder / PROGRAM) != digest or file_sha256(folder / ABOUT) != manifest["sha256"].get(ABOUT):
         raise InputError(f"checkpoint={folder}: {PROGRAM} or {ABOUT} is damaged or was changed since. {make_one}")
     about = read_json(folder / ABOUT)
+    if about.get("spatial_dims", 2) != 2 or about.get("in_channels", 1) != 1:
+        raise InputError(
+            f"checkpoint={folder}: its network is {about['spatial_dims']}D, of {about['in_channels']} channel(s); "
+            f"predict takes 2D networks of one channel. Run {PROGRAM} as the README.md beside it shows"
+        )
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     network = load_program(folder / PROGRAM, device)
     height, width = (max(side, 2 * about["stride"]) for side in about["patch"][1:])

@@ -18,7 +18,7 @@ from sweep_folder import WrittenTrial, write_sweep
 
 from trainables.engine import Engine
 from trainables.settings import trial_settings
-from tune_app.exporting.export import USE, ExportSettings, export
+from tune_app.exporting.export import USE, ExportSettings, export, use_of
 from tune_app.results.sweep import Sweep
 
 ROOT = Path(__file__).parents[3]
@@ -116,11 +116,30 @@ def test_the_docs_and_the_readme_of_an_export_show_the_same_lines(exported: Expo
     assert "0000_tiny" in readme
 
 
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_lines_fit_the_network(spatial_dims: int, channels: int) -> None:
+    """Masks are (slices, classes, height, width), whatever the network takes."""
+
+    def network(images: torch.Tensor) -> torch.Tensor:
+        assert images.dim() == 2 + spatial_dims
+        assert images.shape[1] == channels
+        return torch.zeros(len(images), 3, *images.shape[2:])
+
+    code = shown_code(use_of({"spatial_dims": spatial_dims, "in_channels": channels}))
+    called = re.search(r"logits = (network.*?)  #", code)
+    assert called
+    assert ("(channels, slices," in code) is (channels == 2)
+    em = torch.zeros(*((2,) if channels == 2 else ()), 5, 8, 16)
+    assert eval(called[1], {"network": network, "em": em}).shape == (5, 3, 8, 16)
+
+
 def test_the_program_says_what_it_takes(exported: Exported) -> None:
     about: dict[str, Any] = json.loads((exported.folder / "model.json").read_text())
     assert about["classes"] == list(CLASSES)
     assert (about["voxel_nm"], about["patch"], about["stride"]) == ([8.0, 8.0, 8.0], [1, 16, 16], 4)
     assert len(about["logit"]) == 3
+    assert (about["in_channels"], about["spatial_dims"]) == (1, 2)
 
 
 @pytest.mark.parametrize(

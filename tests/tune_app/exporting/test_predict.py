@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,18 @@ def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 def written(out: Path) -> np.ndarray:
     """Masks (C, D, H, W)."""
     return np.stack([zarr.open_array(out / "labels" / name / "s0", mode="r")[:] for name in CLASSES]) > 0
+
+
+def test_a_network_that_takes_volumes_is_refused(asked: Callable[..., PredictSettings], tmp_path: Path) -> None:
+    source, folder = Path(asked().checkpoint), tmp_path / "3d"
+    shutil.copytree(source, folder)
+    about = json.loads((folder / "model.json").read_text()) | {"spatial_dims": 3, "in_channels": 1}
+    (folder / "model.json").write_text(json.dumps(about))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["sha256"]["model.json"] = hashlib.sha256((folder / "model.json").read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"its network is 3D, of 1 channel\(s\); predict takes 2D networks"):
+        predict(asked(checkpoint=str(folder), crop="cells/crop1"))
 
 
 @pytest.mark.parametrize("size", [24, 32])
