@@ -212,8 +212,9 @@ class Engine:
             own = calibrate(result | {"classes": np.array(self.classes), "best_epoch": np.array(self.epoch)})
             row |= {name: own.score(name) for name in searched}
         for name in figures:
+            key = "objective.metric" if name == self.objective.metric else "objective"
             fix = f"Choose a figure of the rows: {', '.join(row)}"
-            require(name in row, "objective", name, f"no epoch of {self.settings.task.name} has this figure", fix)
+            require(name in row, key, name, f"no epoch of {self.settings.task.name} has it", fix)
         if not (finite and math.isfinite(row["loss"])):
             self.diagnosis = "nan"
             row |= dict.fromkeys((*self.task.summary, self.objective.metric), math.nan)

@@ -15,6 +15,7 @@ from tiny_trial import CLASSES, LOSSES, inductor_cache, loss_of, steady, tiny_da
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainables import checkpoint, steps
+from trainables.calibration import calibrate
 from trainables.data import validation_set
 from trainables.engine import Engine
 from trainables.errors import SettingsError
@@ -172,6 +173,14 @@ def test_the_best_epoch_is_the_objectives():
     engine.reset(loss_of("seesaw"), 0, engine.settings.trainer, {"metric": "dice/nucleus"})
     with pytest.raises(SettingsError, match=r"objective=dice/nucleus.*dice/dark"):
         engine.run_epoch()
+
+
+def test_a_figure_at_searched_thresholds_is_in_the_rows_where_the_objective_asks_for_it():
+    engine = make(objective={"at_least": {"calibrated/dark": 0.2}})
+    (row,) = rows_of(engine, 1)
+    own = calibrate(engine.validation).score("calibrated/dark")
+    assert (math.isfinite(own), row["calibrated/dark"], row["best_calibrated/dark"]) == (True, own, own)
+    assert "calibrated/bright" not in row
 
 
 def test_every_known_validation_voxel_counts_once_and_for_its_own_crop():
