@@ -19,7 +19,7 @@ from sweep_folder import UNIFORM, WrittenTrial, add_to_study, open_study, write_
 from cluster.connect import Connection
 from search_spaces import ClassCounts
 from tune_app.confirmation import confirm as confirm_module
-from tune_app.confirmation.arms import Plan, choose_arms, fresh_seed, make_plan, read_plan
+from tune_app.confirmation.arms import Plan, _chosen, choose_arms, fresh_seed, make_plan, read_plan
 from tune_app.confirmation.confirm import begin, confirm, take_up
 from tune_app.confirmation.runs import replicates_of, runs_to_train
 from tune_app.confirmation.settings import ConfirmSettings
@@ -129,6 +129,26 @@ def test_a_run_costs_the_mean_epoch_times_the_budget(swept) -> None:
     """Thirty seconds per epoch, three epochs, one CPU."""
     for arm in choose_arms(Sweep(swept()), COUNTS, 1e9, 2):
         assert arm.cost == pytest.approx(3 * 30 / 3600)
+
+
+def test_a_configuration_of_another_size_costs_its_own_epochs(swept) -> None:
+    folder = swept()
+    (path,) = folder.glob("trials/*tversky_0.3_0.7/config.json")
+    config = json.loads(path.read_text())
+    config["model"]["width"], config["resources"]["cpus_per_trial"] = 8, 2
+    path.write_text(json.dumps(config))
+    costs = {arm.name: arm.cost for arm in choose_arms(Sweep(folder), COUNTS, 1e9, 2)}
+    assert costs["tversky_0.3_0.7"] == pytest.approx(2 * 3 * 30 / 3600)
+    assert costs["seesaw_p0.8"] == costs["weight_uniform"] == pytest.approx(3 * 30 / 3600)
+
+
+def test_what_a_point_set_besides_the_loss_is_trained_again(swept) -> None:
+    folder = swept()
+    found = replace(Sweep(folder).trial("0001_seesaw_p0.8"), sections={"trainer": {"lr": 1e-3}})
+    chosen = _chosen("seesaw_p0.8", [found], 1.0)
+    assert chosen.arm(7).trial(COUNTS) == {"loss": found.loss, "trainer": {"lr": 1e-3}}
+    replace(fixed_plan(folder), arms=(chosen,)).write(folder)
+    assert read_plan(folder).arms == (chosen,)
 
 
 def test_seeds_are_fresh_and_the_same_for_all_arms(swept) -> None:
@@ -391,7 +411,7 @@ def test_runs_are_those_of_the_sweep_but_fresh_and_to_the_end(swept) -> None:
     assert (settings.seed, settings.seeds) == (plan.first_seed, 2)
     assert prepared.folder == folder / "confirmation"
     assert not prepared.folder.exists(), "nothing is written yet"
-    assert all(isinstance(run, Arm) and run.loss for run in plan.first_runs())
+    assert all(isinstance(run, Arm) and run.trained for run in plan.first_runs())
 
 
 def refused(*words: str) -> None:
