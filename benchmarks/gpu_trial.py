@@ -124,9 +124,9 @@ def wait_for(event: Any) -> None:
 
 
 def serve(shapes: Shapes) -> None:
-    """Be a trial with half a GPU: print a line when warm; then per line of stdin, a number of seconds, train that long
+    """Be a trial with half a GPU: print a line when warm.
 
-    and print the result as JSON. Ends with stdin.
+    Then train, for every line of stdin, as many seconds as it says, and print the result as JSON. Ends with stdin.
     """
     with tempfile.TemporaryDirectory() as folder:
         engine = make_engine(shapes, Path(folder), fast=True, share=0.5)

@@ -23,9 +23,8 @@ from typing import Any
 
 from cluster.errors import ClusterInputError
 from cluster.ray_node import answers
-from cluster.running import running_state
 from cluster.slurm_client import clean_environment
-from cluster.state import cluster_folder
+from cluster.state import cluster_folder, running_state
 
 TIMEOUT_S = 3.0
 PROBE_S = 7.0

@@ -24,8 +24,18 @@ from cluster.connect import ask, readable_token
 from cluster.errors import ClusterError, ClusterInputError
 from cluster.job_scripts import head_options, script, worker_options
 from cluster.ray_node import versions
-from cluster.running import running_state, when
-from cluster.state import REFUSED, State, cluster_folder, gpu_hours, job_names, make_token, read_state, write_state
+from cluster.state import (
+    REFUSED,
+    State,
+    cluster_folder,
+    gpu_hours,
+    job_names,
+    make_token,
+    read_state,
+    running_state,
+    when,
+    write_state,
+)
 from cluster.words import node_range
 
 UNLIMITED = 1000

@@ -19,6 +19,7 @@ import secrets
 import tempfile
 import time
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,29 @@ def gpu_hours(folder: Path) -> float:
             use = json.loads(path.read_text())
             total += use["gpus"] * max(0.0, use["seen"] - use["began"]) / 3600
     return total
+
+
+def running_state(name: str) -> State:
+    """The state of a cluster that runs and has said where. Raises ClusterInputError saying how to start one."""
+    state = read_state(cluster_folder(name))
+    begin = "python -m cluster up nodes=0..2 hours=24" + ("" if name == "longleaf" else f" name={name}")
+    if state is None:
+        others = sorted(path.parent.name for path in clusters_folder().glob("*/state.json"))
+        there = f" Running or recent: {', '.join(others)}." if others else ""
+        raise ClusterInputError(f"cluster={name}: no such cluster of yours runs.{there} Start one: {begin}")
+    if time.time() > state.ends:
+        raise ClusterInputError(
+            f"cluster={name}: its allocation (Slurm job {state.head_job}) ended {when(state.ends)}. "
+            f"Start a new one: {begin}"
+        )
+    if not state.address:
+        raise ClusterInputError(
+            f"cluster={name}: its head (Slurm job {state.head_job}) has not started yet. "
+            "python -m cluster status says why"
+        )
+    return state
+
+
+def when(time_s: float) -> str:
+    """A time, local and to the minute."""
+    return datetime.fromtimestamp(time_s).strftime("%Y-%m-%d %H:%M")

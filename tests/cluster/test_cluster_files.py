@@ -14,8 +14,16 @@ import pytest
 from cluster.errors import ClusterInputError
 from cluster.lifecycle import UpSettings
 from cluster.ports import FIRST, NUM_BLOCKS, PER_JOB, free_ports, ports_of_job
-from cluster.running import running_state
-from cluster.state import State, cluster_folder, gpu_hours, make_token, read_state, record_usage, write_state
+from cluster.state import (
+    State,
+    cluster_folder,
+    gpu_hours,
+    make_token,
+    read_state,
+    record_usage,
+    running_state,
+    write_state,
+)
 from cluster.words import node_range, read_words
 
 

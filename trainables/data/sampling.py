@@ -220,9 +220,10 @@ def _copy_box(source: NDArray[np.uint8], start: Sequence[int], out: NDArray[np.u
 
 
 class ValidationSet:
-    """Fixed validation patches in batches, cut out of the mapped crops each time a batch is asked for: a copy in every
+    """Fixed validation patches in batches, cut out of the mapped crops each time a batch is asked for.
 
-    trial of a node would weigh more than the cache they share."""
+    A copy in every trial of a node would weigh more than the cache that they share.
+    """
 
     def __init__(self, dataset: PackedDataset, batches: list[tuple[NDArray[np.int64], Position]], size: Position):
         self._dataset, self._batches, self._size = dataset, batches, size

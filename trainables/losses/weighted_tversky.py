@@ -28,9 +28,10 @@ MakeRule = Callable[[str, Mapping[str, Any]], Rule]
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[Any]:
-    """Switches autocast off where it is on; nothing where it is off already, because a compiled graph with an autocast
+    """Switches autocast off where it is on; does nothing where it is off already.
 
-    in it cannot be found in the on-disk cache (AOTAutograd bypasses it), and every process would trace it anew.
+    A compiled graph with an autocast in it cannot be found in the on-disk cache (AOTAutograd bypasses it), and every
+    process would trace it anew.
     """
     if torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type=device_type, enabled=False)

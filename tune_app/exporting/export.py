@@ -303,9 +303,10 @@ def _source_thresholds(sweep: Sweep) -> dict[str, Any]:
 
 
 def _unvalidated(sweep: Sweep, thresholds: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
-    """What the manifest says where nothing was left to validate on: the scores of the same configuration trained
+    """What the manifest says where nothing was left to validate on: no scores of its own.
 
-    without the validation crops, and none of its own."""
+    without_validation_crops: those of the same configuration trained without the validation crops.
+    """
     before = {key: source.get(key) for key in ("epoch", sweep.metric, CALIBRATED)}
     return {
         "trained_on": "training and validation crops",

@@ -53,9 +53,10 @@ def inference_shift(trial: Trial, classes: Sequence[str], state: Mapping[str, An
 def inherited_point(
     source: Mapping[str, Any], classes: Sequence[str], shift: Mapping[str, float] | None, epoch: int
 ) -> dict[str, Any]:
-    """The section of a network that was trained on the validation crops, too: there is nothing to choose thresholds on,
+    """The section of a network that was trained on the validation crops, too.
 
-    so they are as they were chosen without those crops. source: the section of the export it was trained from.
+    Nothing is left to choose thresholds on, so they are those that were chosen without these crops. source: the section
+    of the export that it was trained from.
     """
     found = source.get("classes") or {}
     before = {name: found.get(name) or {"logit": 0.0} for name in classes}

@@ -83,9 +83,10 @@ def with_exported(composed: Composed[Settings], fixed: Mapping[str, Any] = Mappi
 
 
 def of_final(composed: Composed[Settings]) -> Settings:
-    """The settings of final=: those of trial=, trained on the validation crops, too, and kept at the epoch that
+    """The settings of final=: those of trial=, trained on the validation crops, too.
 
-    validation had chosen: the median over the runs of a confirmation, or that of the one run there was.
+    Kept is the epoch that validation had chosen: the median over the runs of a confirmation, or that of the one run
+    there was.
     """
     given = composed.settings.final
     folder = Path(given).expanduser()
