@@ -91,7 +91,7 @@ class DownSettings(NameSettings):
 
 
 def _refuse_times(settings: UpSettings) -> None:
-    """Raise ClusterInputError for a time that is none."""
+    """Raise ClusterInputError for an invalid time."""
     for key, least, use in (("hours", 1 / 60, "24"), ("idle_minutes", 0.0, "5"), ("wait_s", 0.0, "300")):
         value = getattr(settings, key)
         if value is not None and not (math.isfinite(value) and value >= least):

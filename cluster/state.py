@@ -64,7 +64,7 @@ def clusters_folder() -> Path:
 
 
 def cluster_folder(name: str) -> Path:
-    """The folder of one cluster. Raises ClusterInputError for a name that is none."""
+    """The folder of one cluster. Raises ClusterInputError for an invalid name."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,39}", name):
         raise ClusterInputError(
             f"name={name}: letters, digits and . _ - are allowed in the name of a cluster, 40 at most"

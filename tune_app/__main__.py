@@ -19,7 +19,7 @@ VERBS = {
 
 
 def main() -> None:
-    """Print the verbs; exit 2 where a word was given that is none."""
+    """Print the verbs; exit code 2 for an unknown one."""
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     if word and word not in ("-h", "--help"):
         dotted = f"python -m tune_app.{word}" if word in VERBS else f"one of {', '.join(VERBS)}, with a dot before it"
