@@ -14,11 +14,10 @@ PAGE = (ROOT / "docs" / "with-ray-tune.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 
 AROUND = """
-import os, ray, sys, tempfile
+import ray, tempfile
 from pathlib import Path
 
 folder = Path.cwd()
-os.environ["RAY_AIR_LOCAL_CACHE_DIR"] = str(folder)
 ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, _temp_dir=tempfile.mkdtemp(), _node_ip_address="127.0.0.1")
 """
 BREAKS = '''
