@@ -23,7 +23,7 @@ from benchmarks.diagnosed import (
     unlike_shapes,
 )
 from benchmarks.record_curves import HARDWARE
-from search_spaces import families
+from search_spaces import loss_families
 from trainables.engine import Engine
 from trainables.settings import ModelSettings, TrialSettings
 from tune_app.results.diagnosis import diagnose
@@ -54,7 +54,7 @@ def test_no_healthy_training_is_stopped(engine: Engine, request: pytest.FixtureR
             by_label.setdefault(training.label, []).append(training)
     turn = list(LAYOUTS).index(request.node.callspec.params["engine"])
     chosen = [same[(number + turn) % len(same)] for number, same in enumerate(by_label.values())]
-    assert {training.loss["name"] for training in chosen} == set(families())
+    assert {training.loss["name"] for training in chosen} == set(loss_families())
     rows = {training.label: list(train(engine, training, TINY)) for training in chosen}
     assert {label: found for label in rows if (found := diagnose(rows[label], DEFAULTS, epochs=TINY.epochs))} == {}
     assert any(map(rises_with_its_weights, rows.values())), "what the weighted loss does says nothing"

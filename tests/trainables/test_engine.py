@@ -171,7 +171,7 @@ def test_the_best_epoch_is_the_objectives():
     engine.reset(loss_of("seesaw"), 0, engine.settings.trainer, {"at_most": {"val_loss": -1}})
     assert rows_of(engine, 1)[0]["best_epoch"] == 1
     engine.reset(loss_of("seesaw"), 0, engine.settings.trainer, {"metric": "dice/nucleus"})
-    with pytest.raises(SettingsError, match=r"objective=dice/nucleus.*dice/dark"):
+    with pytest.raises(SettingsError, match=r"objective\.metric=dice/nucleus.*dice/dark"):
         engine.run_epoch()
 
 

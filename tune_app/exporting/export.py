@@ -318,9 +318,9 @@ def _unvalidated(sweep: Sweep, thresholds: Mapping[str, Any], source: Mapping[st
 
 
 def use_of(about: Mapping[str, Any]) -> str:
-    """`USE` for the network that a model.json tells of."""
-    several = about["in_channels"] > 1
-    images, slices_first = VOLUMES.get((about["spatial_dims"], several), ("em[:, None]", ""))
+    """`USE` for the network that a model.json tells of; of 2D and one channel where it does not say."""
+    several = about.get("in_channels", 1) > 1
+    images, slices_first = VOLUMES.get((about.get("spatial_dims", 2), several), ("em[:, None]", ""))
     lines = USE.replace("network(em[:, None])", f"network({images}){slices_first}")
     return lines.replace("uint8 (slices,", "uint8 (channels, slices,") if several else lines
 

@@ -70,7 +70,7 @@ def test_a_trial_stopped_early_was_not_among_the_best_of_its_rung(place, searche
         if trial.state.name == "PRUNED":
             rungs = rungs_of(sweep)
             last = max(epoch for epoch in rungs if epoch <= max(trial.intermediate_values))
-            assert any(value > trial.intermediate_values[last] for value in rungs[last].values())
+            assert any(score > trial.intermediate_values[last] for _, score in rungs[last].values())
         else:
             assert max(trial.intermediate_values) == 9
             assert trial.value == max(trial.intermediate_values.values())

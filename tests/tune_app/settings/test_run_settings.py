@@ -224,7 +224,7 @@ def announced(monkeypatch, capsys, folder, *words):
     """What is printed before the first trial of a sweep."""
     monkeypatch.setattr("tune_app.sweep.prepare.open_packed", dataset_in_memory)
     monkeypatch.setattr("tune_app.sweep.announce.record_plan", lambda prepared, resources: "none")
-    announce(prepare(settings_of(*words), folder), RaySession("", "", True), TrialResources(cpus=1, gpus=0, slots=1))
+    announce(prepare(settings_of(*words), folder), RaySession("", ""), TrialResources(cpus=1, gpus=0, slots=1))
     return capsys.readouterr().out
 
 
