@@ -126,7 +126,7 @@ def test_it_is_exported_at_its_end_and_marked(trained: Path, capsys: pytest.Capt
     assert "dice" not in config["thresholds"]["classes"]["nuc"]
     readme = (folder / "README.md").read_text()
     assert NOT_VALIDATED in readme
-    assert "had a mean Dice of 0.7000" in readme
+    assert "had mean Dice 0.7000" in readme
     assert "on the validation crops." not in readme
     assert finish(Outcome(folder=trained, complete=True)) == 0, "again, as after a resume"
 

@@ -57,14 +57,14 @@ def run_script(place: Place, text: str) -> str:
     environment = place.environment | {"HOME": str(place.folder), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     del environment["RAY_AUTH_TOKEN_PATH"]  # Ray makes a token in the home folder itself
     done = subprocess.run(
-        [sys.executable, str(script)], cwd=place.folder, env=environment, capture_output=True, text=True, timeout=280
+        [sys.executable, str(script)], cwd=place.folder, env=environment, capture_output=True, text=True, timeout=580
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_page_runs_and_a_broken_trial_is_restored_to_the_same_result(place: Place) -> None:
     code = EXAMPLES[0]
     assert len([line for line in code.splitlines() if line.strip()]) <= 20, "fifteen statements"
