@@ -29,10 +29,9 @@ from torch import Tensor
 
 from trainables import losses, models
 from trainables.calibration import calibrate, score_keys
-from trainables.compile_clock import CompileClock
 from trainables.data import PackedBatch, PackedDataset, PatchSampler, augment, open_packed
 from trainables.evaluation import ValidationRecord, Validator
-from trainables.hardware import Hardware, prepare_process, resolve
+from trainables.hardware import CompileClock, Hardware, prepare_process, resolve
 from trainables.objective import Objective
 from trainables.optim import Optimisation
 from trainables.settings import TrainerSettings, TrialSettings, require

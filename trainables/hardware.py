@@ -10,8 +10,10 @@ import logging
 import os
 import shutil
 import sysconfig
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -139,3 +141,29 @@ def compiler_problem() -> str:
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
         return "Python.h is missing; install Python's development files (apt install python3-dev)"
     return ""
+
+
+class CompileClock:
+    """Counts from its making on, until `torch.compiler.reset`. Both stay 0 where nothing is compiled.
+
+    A backward graph that is compiled when it is first used, and the recording of CUDA graphs, take seconds too; they
+    belong to a graph that is counted already.
+    """
+
+    seconds: float = 0.0
+    graphs: int = 0
+    """Graphs traced, those traced again for other shapes or constants included: a sweep needs two per process."""
+
+    def __init__(self, *, running: bool) -> None:
+        if running:
+            from torch._dynamo import callback_handler  # its import takes seconds
+
+            callback_handler.register_start_callback(self._begin)
+            callback_handler.register_end_callback(self._end)
+
+    def _begin(self, what: Any) -> None:
+        self._began = time.perf_counter()
+        self.graphs += what.callback_trigger.name == "DYNAMO"
+
+    def _end(self, what: Any) -> None:
+        self.seconds += time.perf_counter() - self._began

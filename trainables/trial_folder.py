@@ -1,7 +1,7 @@
 """The folder of one trial: what is written there after every epoch, and how it is resumed.
 
 config.json      the trial's config
-history.jsonl    one flat row per epoch, see `trainables.history_line`
+history.jsonl    one flat row per epoch, see `json_line`
 validation.npz   TP/FP/FN per epoch, validation crop and class, and the logit histograms of the best epoch
 prediction.npz   a few validation patches, their truth, and what the best epoch so far predicts
 step.json        {"step", "steps"}: how far the first epoch is, while it lasts
@@ -15,8 +15,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import time
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,6 @@ import numpy as np
 
 from trainables import checkpoint
 from trainables.files import replacing, write_text
-from trainables.history_line import json_line
 
 HISTORY, VALIDATION, CONFIG, LOG, RESULT = "history.jsonl", "validation.npz", "config.json", "trial.log", "result.json"
 STEP, NOTE_EVERY_S = "step.json", 2.0
@@ -130,3 +131,26 @@ def _epoch(line: str) -> int:
     with contextlib.suppress(ValueError, AttributeError, TypeError):
         return int(json.loads(line).get("epoch") or 0)
     return 0
+
+
+CHECKSUM = "crc32"
+"""The last key of a line: CRC-32 of the same line without it, eight hex digits."""
+
+
+_SEAL = f', "{CHECKSUM}": "'
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """A line with its checksum. NaN and infinities, which JSON does not know, become null."""
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return _sealed(json.dumps(plain, allow_nan=False)) + "\n"
+
+
+def is_intact(line: str) -> bool | None:
+    """Whether a line, its newline cut off, is as it was written; None where it has no checksum."""
+    content, found, _ = line.rpartition(_SEAL)
+    return line == _sealed(content + "}") if found else None
+
+
+def _sealed(text: str) -> str:
+    return f'{text[:-1]}{_SEAL}{zlib.crc32(text.encode(errors="replace")):08x}"}}'

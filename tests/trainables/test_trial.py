@@ -21,11 +21,10 @@ from volume_writer import write_small
 from trainables import checkpoint, engine
 from trainables.data.phantom import generate as phantom
 from trainables.errors import CheckpointError
-from trainables.history_line import CHECKSUM, is_intact
 from trainables.inference import inference, load_program, save_program
 from trainables.prediction import PREDICTION
 from trainables.trial import SegmentationTrial
-from trainables.trial_folder import TrialFolder, first_epoch_share
+from trainables.trial_folder import CHECKSUM, TrialFolder, first_epoch_share, is_intact
 
 NAN = float("nan")
 

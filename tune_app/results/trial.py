@@ -22,8 +22,8 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from trainables.calibration import ARRAYS, Calibration, calibrate
-from trainables.history_line import CHECKSUM, is_intact
 from trainables.objective import Objective
+from trainables.trial_folder import CHECKSUM, is_intact
 from tune_app.results.diagnosis import HOPELESS, Diagnosis, diagnose, hopeless, of_error
 from tune_app.results.manifest import read_known
 from tune_app.settings.schema import DiagnosisSettings

@@ -13,8 +13,8 @@ import pytest
 from filelock import FileLock
 from sweep_folder import WrittenTrial, add_to_study, history_row, open_study, write_sweep, write_trial
 
-from trainables.history_line import json_line
 from trainables.objective import Objective
+from trainables.trial_folder import json_line
 from tune_app.errors import InputError, RunFailed, TuneAppError
 from tune_app.results.folders import is_half_made, sweep_folders
 from tune_app.results.manifest import (

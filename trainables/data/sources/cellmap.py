@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from trainables.data.cellmap.classes import VOCABULARY
 from trainables.data.cellmap.datasplit import (
     FILE_NAME,
+    VOCABULARY,
     given_split,
     load_or_make_split,
     make_split,
