@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -42,3 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if limit and item.get_closest_marker("ray"):
             limits.setdefault(item.path, []).append(limit.args[0])
     items.sort(key=lambda item: [-max(limits[item.path]), -len(limits[item.path])] if item.path in limits else [0, 0])
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: no collection of garbage need look at it again (half a second each, PyTorch)."""
+    gc.freeze()

@@ -193,10 +193,8 @@ class Engine:
         """
         started = self._now()
         seconds_load = self._train_epoch(on_step)
-        training, finite = (
-            self.sums.read(self.reduce),
-            self._weights_are_finite(),
-        )  # the host waits here, for the first time
+        # The host waits here, for the first time.
+        training, finite = self.sums.read(self.reduce), self._weights_are_finite()
         if (swa_from := self.settings.trainer.swa_from) and self.epoch + 1 >= swa_from:
             seen = prepare_ahead(self._batches(), self._patches, self.hardware.device)
             self.optim.put_average(LogitsOf(self.forward), ((patches,) for patches in seen))
