@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from search_spaces import Choice, Float, Parameter, parameters_of, space_of
+from search_spaces import Choice, Float, Parameter, space_of
 from trainables.tasks.multilabel import TASK
 
 Floats = npt.NDArray[np.float64]
@@ -133,8 +133,3 @@ def phantom(path: Path) -> Table:
         test=none,
         names=[row["preset"] or row["name"] for row in rows],
     )
-
-
-def family_of(space: Mapping[str, Parameter], family: str) -> dict[str, Parameter]:
-    """The joint space with one family left."""
-    return {"family": Choice((family,))} | parameters_of(space, family)

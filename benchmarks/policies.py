@@ -25,7 +25,7 @@ from tune_app.search.arms import Arm
 from tune_app.search.scheduler import ResumableAsha
 from tune_app.search.searcher import Budget, StudySearcher, folder_name
 from tune_app.search.study import distributions
-from tune_app.settings.schema import SchedulerSettings, SearchSettings, Settings
+from tune_app.settings.schema import Settings
 
 ENDLESS = 10**9
 
@@ -46,16 +46,9 @@ def configure(run: Mapping[str, Any], trial: Mapping[str, Any], seed: int) -> di
     return {"run": dict(run), **trial["loss"]}
 
 
-def defaults(
-    epochs: int, *, search: SearchSettings | None = None, scheduler: SchedulerSettings | None = None
-) -> Settings:
+def defaults(epochs: int) -> Settings:
     """The settings of a run with these epochs per trial, all else as the program has it."""
-    return Settings(
-        family="all",
-        trainer=TrainerSettings(epochs=epochs),
-        search=search or SearchSettings(),
-        scheduler=scheduler or SchedulerSettings(),
-    )
+    return Settings(family="all", trainer=TrainerSettings(epochs=epochs))
 
 
 def ours(

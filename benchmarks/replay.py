@@ -67,9 +67,9 @@ class Replay:
     again.
     """
 
-    def __init__(self, search: Search, table: Table, seed: int, slots: int = SLOTS, max_trials: int = 10**9) -> None:
+    def __init__(self, search: Search, table: Table, seed: int, slots: int = SLOTS) -> None:
         rng = np.random.default_rng(seed)
-        self.search, self.table, self.slots, self.max_trials = search, table, slots, max_trials
+        self.search, self.table, self.slots = search, table, slots
         self.seconds = rng.lognormal(0.0, SPREAD, len(table.points))
         self.repeat = seed % table.repeats
         self.used = np.zeros(len(table.points), dtype=int)
@@ -98,7 +98,7 @@ class Replay:
     def begin(self) -> Running | None:
         """The next trial; None when there is none."""
         number = self.started
-        config = self.search.searcher.suggest(str(number)) if number < self.max_trials else None
+        config = self.search.searcher.suggest(str(number))
         if config is None or config == Searcher.FINISHED:
             return None
         self.started += 1

@@ -304,13 +304,13 @@ def _running_there(name: str) -> list[str]:
     with contextlib.suppress(ClusterError):  # a head that is not up yet, or broken, must be ended all the same
         state, token = running_state(name), readable_token(str(cluster_folder(name) / "token"))
         jobs = ask(state.dashboard, "/api/jobs/", token, name)
-        return [_described(job) for job in jobs if job["status"] in ("PENDING", "RUNNING")]
+        return [
+            f"{job['submission_id'] or 'one attached on ' + str((job['driver_info'] or {}).get('node_ip_address'))} "
+            f"({(job['metadata'] or {}).get('words') or job['entrypoint']})"
+            for job in jobs
+            if job["status"] in ("PENDING", "RUNNING")
+        ]
     return []
-
-
-def _described(job: dict) -> str:
-    attached = f"one attached on {(job['driver_info'] or {}).get('node_ip_address')}"
-    return f"{job['submission_id'] or attached} ({(job['metadata'] or {}).get('words') or job['entrypoint']})"
 
 
 def dashboard(settings: NameSettings) -> int:

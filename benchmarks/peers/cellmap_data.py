@@ -35,9 +35,9 @@ class PeerError(Exception):
     """The peer's environment cannot be made, or its process failed."""
 
 
-def ensure_environment(folder: Path | None = None) -> Path:
+def ensure_environment() -> Path:
     """The Python of a complete environment, made first where there is none. PeerError with pip's words if it fails."""
-    folder = folder or cache_folder(DataSettings()) / "peers" / "cellmap-data"
+    folder = cache_folder(DataSettings()) / "peers" / "cellmap-data"
     folder.parent.mkdir(parents=True, exist_ok=True)
     wanted = "\n".join([_torch(), TORCHVISION, *PACKAGES])
     with FileLock(f"{folder}.lock"):

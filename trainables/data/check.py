@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,9 @@ def check(settings: DataSettings) -> list[Finding]:
     findings += source.overlaps(used)
     for item in used:
         findings += _crop(source, item)
-    findings.append(_summary(used))
+    numbers = dict(Counter(sorted(item.side for item in used)))
+    told = f"{len(used)} crops hold at least one class: {json.dumps(numbers)}"
+    findings.append(Finding("info", "split", told))
     return sorted(findings, key=lambda finding: ("error", "warning", "info").index(finding.level))
 
 
@@ -75,9 +77,3 @@ def _crop(source: Source[Any], item: Item) -> Iterator[Finding]:
     count = len(source.settings.classes)
     if not any(np.any(class_masks(crop.labels, index, count)[1]) for index in range(count)):
         yield Finding("warning", item.name, "no voxel is known for any of the classes")
-
-
-def _summary(items: Sequence[Item]) -> Finding:
-    sides = sorted(item.side for item in items)
-    numbers = {side: len(list(members)) for side, members in groupby(sides)}
-    return Finding("info", "split", f"{len(items)} crops hold at least one class: {json.dumps(numbers)}")

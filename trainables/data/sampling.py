@@ -91,16 +91,15 @@ class PatchSampler:
     def _positions(self, rng: np.random.Generator) -> tuple[NDArray[np.int64], Position]:
         """Crop (N,) and first voxel (N, 3) of each patch."""
         if self.sampling == "class_aware":
-            picks = [self._class_aware(rng) for _ in range(self.batch_size)]
+            picks = []
+            for _ in range(self.batch_size):
+                index = sorted(self._holders)[rng.integers(len(self._holders))]
+                member = int(rng.choice(self._holders[index]))
+                picks.append((member, start_at_class(rng, self.dataset.crops[member], index, self.patch)))
             return np.array([p[0] for p in picks]), np.stack([p[1] for p in picks])
         members = rng.choice(self.members, size=self.batch_size, p=self._weights)
         shapes = np.array([self.dataset.crops[i].shape for i in members])
         return members, random_starts(rng, shapes, self.patch)
-
-    def _class_aware(self, rng: np.random.Generator) -> tuple[int, Position]:
-        index = sorted(self._holders)[rng.integers(len(self._holders))]
-        member = int(rng.choice(self._holders[index]))
-        return member, start_at_class(rng, self.dataset.crops[member], index, self.patch)
 
     def _draws(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Draws for one batch; the random stream does not depend on which augmentations are on."""
@@ -265,14 +264,10 @@ def _class_patches(
             member = int(rng.choice(holders[index]))
             start = start_at_class(rng, dataset.crops[member], index, patch)
             picks.append((member, start))
-            seen |= _classes_in(dataset, cut(dataset, np.array([member]), start[None], patch, {}))
+            planes = cut(dataset, np.array([member]), start[None], patch, {}).labels[0].numpy()
+            count = len(dataset.classes)
+            seen |= {c for c in range(count) if class_masks(planes, c, count)[0].any()}
     return picks
-
-
-def _classes_in(dataset: PackedDataset, batch: PackedBatch) -> set[int]:
-    planes = batch.labels[0].numpy()
-    count = len(dataset.classes)
-    return {c for c in range(count) if class_masks(planes, c, count)[0].any()}
 
 
 def _turns(

@@ -111,3 +111,13 @@ def _root(excess: Callable[[float], float], low: float) -> float:
     while excess(high) > 0:
         low, high = high, 2 * high
     return float(optimize.brentq(excess, low, high, xtol=1e-8))
+
+
+def for_sizes(
+    critical: Callable[[int, float, float], float], sizes: np.ndarray, dof: np.ndarray, error: float, unknown: float
+) -> np.ndarray:
+    """A threshold for every (size, dof), computed once each; `unknown` where dof is 0 or there is but one arm."""
+    pairs = np.stack(np.broadcast_arrays(sizes, dof), axis=-1).astype(float)
+    distinct, index = np.unique(pairs.reshape(-1, 2), axis=0, return_inverse=True)
+    values = [critical(int(k), float(nu), error) if nu > 0 and k > 1 else unknown for k, nu in distinct]
+    return np.array(values)[index.reshape(pairs.shape[:-1])]

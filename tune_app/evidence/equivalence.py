@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tune_app.evidence.critical import drop_critical, t_critical
+from tune_app.evidence.critical import drop_critical, for_sizes, t_critical
 from tune_app.evidence.layout import Fit
 
 ERROR = 0.043
@@ -58,16 +58,9 @@ def _drop_the_worst(lead: np.ndarray, kept: np.ndarray, dof: np.ndarray, error: 
         worst = below.argmax(-1)
         furthest = below.max(-1)
         likely = furthest > t_critical(dof, error)  # the threshold is above this one
-        goes = likely & (furthest > _drop_thresholds(np.where(likely, kept.sum(-1), 2), dof, error))
+        sizes = np.where(likely, kept.sum(-1), 2)
+        goes = likely & (furthest > for_sizes(drop_critical, sizes, dof, error, np.inf))
         if not goes.any():
             break
         kept = kept & ~(goes[..., None] & (positions == worst[..., None]))
     return kept
-
-
-def _drop_thresholds(sizes: np.ndarray, dof: np.ndarray, error: float) -> np.ndarray:
-    """`drop_critical` for every (size, dof) pair, computed once each."""
-    pairs = np.stack(np.broadcast_arrays(sizes, dof), axis=-1).astype(float)
-    distinct, index = np.unique(pairs.reshape(-1, 2), axis=0, return_inverse=True)
-    values = [drop_critical(int(k), float(nu), error) if nu > 0 else np.inf for k, nu in distinct]
-    return np.array(values)[index.reshape(pairs.shape[:-1])]

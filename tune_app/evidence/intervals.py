@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tune_app.evidence.critical import combined_t, range_critical, t_critical
+from tune_app.evidence.critical import combined_t, for_sizes, range_critical, t_critical
 from tune_app.evidence.equivalence import leader
 from tune_app.evidence.layout import Fit
 
@@ -42,7 +42,7 @@ def best_difference_interval(fit: Fit, kept: np.ndarray, error: float) -> tuple[
     present = fit.counts > 0
     other = present[..., :, None] & present[..., None, :] & ~np.eye(kept.shape[-1], dtype=bool)
     difference = fit.means[..., :, None] - fit.means[..., None, :]
-    half = _range_thresholds(present.sum(-1), fit.dof, error)[..., None, None] * np.sqrt(
+    half = for_sizes(range_critical, present.sum(-1), fit.dof, error, np.nan)[..., None, None] * np.sqrt(
         fit.variance[..., None, None] * fit.unit
     )
     estimate, low, high = (_least(value, other) for value in (difference, difference - half, difference + half))
@@ -56,15 +56,7 @@ def _least(values: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(least), least, np.nan)
 
 
-def _range_thresholds(sizes: np.ndarray, dof: np.ndarray, error: float) -> np.ndarray:
-    """`range_critical` for every (size, dof), computed once each; NaN where dof is 0."""
-    pairs = np.stack(np.broadcast_arrays(sizes, dof), axis=-1).astype(float)
-    distinct, index = np.unique(pairs.reshape(-1, 2), axis=0, return_inverse=True)
-    values = [range_critical(int(k), float(nu), error) if nu > 0 and k > 1 else np.nan for k, nu in distinct]
-    return np.array(values)[index.reshape(pairs.shape[:-1])]
-
-
-def probability_best(fit: Fit, seed: int = 0) -> np.ndarray:
+def probability_best(fit: Fit) -> np.ndarray:
     """P(arm is best) given the scores, (A,), summing to 1; NaN where no noise was measured. No leading axes.
 
     From draws of the multivariate t with location μ̂, scale σ̂² C⁺ and `dof`: the posterior under a flat prior for the
@@ -74,7 +66,7 @@ def probability_best(fit: Fit, seed: int = 0) -> np.ndarray:
     present = fit.counts > 0
     if not fit.measured or present.sum() < 2:
         return np.where(present & (present.sum() == 1), 1.0, np.nan)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     scale = np.sqrt(fit.dof / random.chisquare(fit.dof, _DRAWS))
     reference = int(leader(fit, present))
     # Cov(a − ref, b − ref) = (v_a,ref + v_b,ref − v_ab)/2 in terms of the variances v of differences.

@@ -24,7 +24,7 @@ def own_deviations(scores: np.ndarray) -> np.ndarray:
     return np.sqrt((centred**2).sum(-1) / np.where(counts > 1, counts - 1, np.nan))
 
 
-def noisiest(scores: np.ndarray, *, paired: bool, seed: int = 0) -> tuple[int, float, float]:
+def noisiest(scores: np.ndarray, *, paired: bool) -> tuple[int, float, float]:
     """The arm with the most noise, how many times the sd of the others it has, and the p value; NaN if unknown.
 
     The statistic is the largest share of the residual sum of squares that falls on one arm (Cochran's C); its p value
@@ -34,7 +34,7 @@ def noisiest(scores: np.ndarray, *, paired: bool, seed: int = 0) -> tuple[int, f
     squares = _residual_squares(scores, paired=paired)
     if scores.shape[0] < 3 or not squares.sum() > 0:
         return 0, math.nan, math.nan
-    drawn = np.random.default_rng(seed).standard_normal((_DRAWS, *scores.shape))
+    drawn = np.random.default_rng(0).standard_normal((_DRAWS, *scores.shape))
     expected = _residual_squares(np.where(known, drawn, np.nan), paired=paired)
     weight = expected.mean(0)  # what falls on an arm by its number of runs alone
     if not (weight > 0).all():

@@ -12,17 +12,14 @@ from typing import Any
 
 from ray.tune import Callback
 
+from trainables.checkpoint import BEST, LAST, PREVIOUS
 from trainables.objective import Key, Objective, Row
-
-RESUME_FILES = ("last.pt", "previous.pt")
-BEST_FILE = "best.pt"
 
 
 class CheckpointKeeper(Callback):
     """Tune callback: at the end of each trial, drop what no later step will read.
 
-    best: what each trial is ranked by (`Objective.key`), by its folder, of those that
-    ended before (a sweep that goes on).
+    best: what each trial is ranked by (`Objective.key`), by its folder, of those that had ended before.
     """
 
     def __init__(
@@ -41,7 +38,7 @@ class CheckpointKeeper(Callback):
     def _ended(self, trial: Any, row: Row) -> None:
         folder = Path(trial.config["run"]["dir"])
         self._best[folder] = self._objective.key(self._objective.best_of(row))
-        for name in RESUME_FILES:
+        for name in (LAST, PREVIOUS):
             (folder / name).unlink(missing_ok=True)
         self.enforce()
 
@@ -54,21 +51,16 @@ class CheckpointKeeper(Callback):
         removed: list[Path] = []
         kept: dict[Path, Key] = {}
         for folder in sorted(self._best, key=self._best.__getitem__, reverse=True):
-            path = folder / BEST_FILE
+            path = folder / BEST
             if not path.is_file():
                 continue
             size = path.stat().st_size
-            if kept and (len(kept) >= self._max_number or kept_bytes + size > self._max_bytes) and _removed(path):
-                removed.append(path)
-            else:
-                kept[folder] = self._best[folder]
-                kept_bytes += size
+            if kept and (len(kept) >= self._max_number or kept_bytes + size > self._max_bytes):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    removed.append(path)
+                    continue
+            kept[folder] = self._best[folder]
+            kept_bytes += size
         self._best = kept
         return removed
-
-
-def _removed(path: Path) -> bool:
-    with contextlib.suppress(OSError):
-        path.unlink()
-        return True
-    return False

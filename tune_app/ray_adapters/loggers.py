@@ -40,10 +40,7 @@ class _InPlace:
 
 
 class InSweepFolder(LoggerCallback):
-    """Hands one of Ray's loggers trials that live in the sweep folder.
-
-    Raises InputError nowhere: an unwritable folder was refused before the sweep began.
-    """
+    """Hands one of Ray's loggers trials that live in the sweep folder."""
 
     def __init__(self, logger: LoggerCallback) -> None:
         self._logger = logger
@@ -104,10 +101,11 @@ class ForgetEnded(Callback):
     """
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        _forget(trial)
+        trial.run_metadata.metric_analysis = {}
+        trial.run_metadata.metric_n_steps = {}
+        trial.run_metadata.last_result = {}
 
-    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        _forget(trial)
+    on_trial_error = on_trial_complete
 
 
 class NoProgress(TrialProgressCallback):
@@ -116,14 +114,4 @@ class NoProgress(TrialProgressCallback):
     def on_trial_result(self, *args: Any, **info: Any) -> None:
         """Nothing."""
 
-    def on_trial_complete(self, *args: Any, **info: Any) -> None:
-        """Nothing."""
-
-    def on_trial_error(self, *args: Any, **info: Any) -> None:
-        """Nothing."""
-
-
-def _forget(trial: Any) -> None:
-    trial.run_metadata.metric_analysis = {}
-    trial.run_metadata.metric_n_steps = {}
-    trial.run_metadata.last_result = {}
+    on_trial_complete = on_trial_error = on_trial_result

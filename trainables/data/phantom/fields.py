@@ -5,7 +5,7 @@ Shapes: D H W of the base grid, whose voxels measure BASE_NM.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -50,8 +50,10 @@ class Recipe:
     """Half the mean width of the lumen; below about 4 the two membranes of a sheet touch."""
     vesicles_per_um3: float = 35.0
     """Round membranes nobody annotates: distractors."""
-    dark: dict[str, float] = None  # type: ignore[assignment]
-    """Grey value of each membrane; set in __post_init__ where not given."""
+    dark: dict[str, float] = field(
+        default_factory=lambda: {"pm": 58.0, "mito_mem": 54.0, "er_mem": 82.0, "golgi_mem": 82.0}
+    )
+    """Grey value of each membrane."""
     granules: float = 20.0
     """Darkness of ribosome-like granules in the cytoplasm."""
     texture: float = 7.0
@@ -59,10 +61,6 @@ class Recipe:
     """Standard deviation of noise that survives at 8 nm."""
     noise_voxel: float = 7.5
     """Standard deviation of noise from voxel to voxel as written."""
-
-    def __post_init__(self) -> None:
-        if self.dark is None:
-            object.__setattr__(self, "dark", {"pm": 58.0, "mito_mem": 54.0, "er_mem": 82.0, "golgi_mem": 82.0})
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], period: float) -> FloatArray:

@@ -138,13 +138,17 @@ def make(out: Path, *, seed: int = 0, plan: Plan | None = None) -> Path:
     log.info("Generating the phantom into %s (once).", out)
     out.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    replaced = building.with_name(f"{building.name}.old")
     try:
         _write(building, seed, plan)
         (building / MARKER).write_text(json.dumps(description, indent=1))
         building.chmod(0o755)
-        _put_in_place(building, out)
+        if out.exists():
+            os.replace(out, replaced)
+        os.replace(building, out)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
     return out
 
 
@@ -162,16 +166,6 @@ def is_phantom(root: Path) -> bool:
         return "phantom" in json.loads((Path(root) / MARKER).read_text())
     except (OSError, ValueError):
         return False
-
-
-def _put_in_place(building: Path, out: Path) -> None:
-    if out.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-        os.replace(out, old)
-        os.replace(building, out)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.replace(building, out)
 
 
 def _write(root: Path, seed: int, plan: Plan) -> None:

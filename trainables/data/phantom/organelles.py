@@ -25,13 +25,9 @@ class Organelles:
             np.full(shape, -FAR_NM, np.float32) for _ in range(6)
         )
 
-    def place_golgi(self) -> None:
+    def place(self) -> None:
         self._place(self.recipe.golgi_per_um3, self._golgi, margin=130.0)
-
-    def place_mitochondria(self) -> None:
         self._place(self.recipe.mito_per_um3, self._mitochondrion, margin=125.0)
-
-    def place_vesicles(self) -> None:
         self._place(self.recipe.vesicles_per_um3, self._vesicle, margin=50.0)
 
     def _place(self, per_um3: float, draw: Callable[..., bool], *, margin: float) -> None:

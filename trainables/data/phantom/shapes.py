@@ -43,9 +43,7 @@ def make_world(rng: np.random.Generator, shape: tuple[int, int, int], recipe: Re
     nearest = np.ix_(*[(np.arange(n) + 1) // COARSE for n in shape])
     cytoplasm = np.minimum(cell, -nucleus)
     objects = Organelles(rng, grid, cytoplasm, recipe)
-    objects.place_golgi()
-    objects.place_mitochondria()
-    objects.place_vesicles()
+    objects.place()
     room = np.minimum(np.minimum(er_extent, cytoplasm - 45), objects.clearance - 30)
     body = np.minimum(er_width - np.abs(er_sheet), room)
     half = recipe.membrane / 2
