@@ -16,7 +16,7 @@ from benchmarks.harness import Result, main, number
 from benchmarks.sweeps import ON_CPU, run_sweep
 from tune_app.plan import PlanSettings, plan
 from tune_app.reporting.findings import gather
-from tune_app.reporting.reality import figures
+from tune_app.reporting.ledger import figures
 from tune_app.results.sweep import Sweep
 from tune_app.settings.command_line import compose
 

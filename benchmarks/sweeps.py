@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tune_app.results.study import read_study
-from tune_app.results.sweep import Sweep
+from tune_app.results.sweep import Sweep, read_study
 
 ON_CPU = ("hardware=cpu",)
 """The default sweep of a machine without a GPU, also where there is one."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -79,16 +78,6 @@ class ClassCounts:
         if not isinstance(values, dict):
             raise SettingsError(f"class counts {path}: must hold a JSON object, got {type(values).__name__}")
         return cls.from_mapping(values, source=str(path))
-
-    def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write class_frequencies.json atomically."""
-        target = Path(path)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=target.parent, prefix=f".{target.name}.", delete=False, encoding="utf-8"
-        ) as file:
-            json.dump(asdict(self), file, indent=2)
-            file.write("\n")
-        os.replace(file.name, target)
 
     def select(self, classes: Sequence[str]) -> ClassCounts:
         """The counts of these classes, in this order; SettingsError for a class that was not counted."""

@@ -165,11 +165,6 @@ def recall(tp: Any, fp: Any, fn: Any) -> Tensor:
     return ratio(tp, tp + fn, tp + fn > 0)
 
 
-def f1(tp: Any, fp: Any, fn: Any) -> Tensor:
-    """The harmonic mean of precision and recall; on voxel counts it is Dice."""
-    return dice(tp, fp, fn)
-
-
 def fg_pred(tp: Any, fp: Any, known: Any) -> Tensor:
     """Predicted foreground share of the annotated voxels, in [0, 1]; NaN where none is annotated."""
     return ratio(tp + fp, known, known > 0)

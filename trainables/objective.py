@@ -94,10 +94,6 @@ class Objective:
         """The figures of the best epoch so far, which a row has as best_<figure>."""
         return {name: number(row, f"best_{name}") for name in self.figures}
 
-    def is_feasible(self, row: Row) -> bool:
-        """Whether a row keeps every bound."""
-        return self.violation(row) == 0
-
     def key(self, row: Row) -> Key:
         """What to compare rows by; larger is better. A row without the metric, or with NaN for it, comes last."""
         score = number(row, self.metric) * (1 if self.mode == "max" else -1)

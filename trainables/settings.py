@@ -6,8 +6,9 @@ settings of a sweep; `trial_settings` turns the plain dict of a trial's config b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from math import inf
 from typing import Any, TypeVar
 
 from trainables.errors import SettingsError
@@ -24,8 +25,23 @@ def require(condition: bool, name: str, value: object, rule: str, fix: str) -> N
         raise SettingsError(f"{name}={value}: {rule}. {fix}")
 
 
-def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
     require(value in choices, name, value, f"choose one of {', '.join(choices)}", f"For example {name}={choices[0]}")
+
+
+def require_in(settings: object, section: str, **intervals: str) -> None:
+    """Raise SettingsError unless each named setting lies in its interval, "[1, inf)" or "(0, 1)"; None lies in all."""
+    for name, interval in intervals.items():
+        low, high = (int(end) if end.strip("-").isdigit() else float(end) for end in interval[1:-1].split(", "))
+        value = getattr(settings, name)
+        inside = value is None or (
+            (low < value or (interval[0] == "[" and low == value))
+            and (value < high or (interval[-1] == "]" and value == high))
+        )
+        default = next(field.default for field in fields(settings) if field.name == name)  # type: ignore[arg-type]
+        fix = "Leave it out" if default is None else f"Its default is {default}"
+        rule = f"lie in {interval}" if high < inf else f"be {'above' if interval[0] == '(' else 'at least'} {low}"
+        require(inside, f"{section}{name}", value, f"must {rule}", fix)
 
 
 PATH = {"path": True}
@@ -103,26 +119,8 @@ class DataSettings:
                 "three positive numbers z, y, x are needed",
                 f"Write data.{name}=[1,64,64]",
             )
-        require(
-            0 < self.validation_fraction < 1,
-            "data.validation_fraction",
-            self.validation_fraction,
-            "must lie in (0, 1)",
-            "The published split is 0.15",
-        )
-        require(
-            0 <= self.split_seed <= MOST_SEED,
-            "data.split_seed",
-            self.split_seed,
-            f"must lie in [0, {MOST_SEED}]",
-            "Use 0",
-        )
-        require(
-            0 <= self.rotate_degrees <= 180,
-            "data.rotate_degrees",
-            self.rotate_degrees,
-            "must lie in [0, 180]",
-            "180 is the published setting",
+        require_in(
+            self, "data.", validation_fraction="(0, 1)", split_seed=f"[0, {MOST_SEED}]", rotate_degrees="[0, 180]"
         )
 
 
@@ -140,10 +138,7 @@ class ModelSettings:
     """What only this architecture takes, for example model.options.norm=instance. unet: norm, batch or instance."""
 
     def __post_init__(self) -> None:
-        require(
-            1 <= self.width <= 1024, "model.width", self.width, "must lie in [1, 1024]", "The published width is 64"
-        )
-        require(1 <= self.depth <= 6, "model.depth", self.depth, "must lie in [1, 6]", "The published depth is 4")
+        require_in(self, "model.", width="[1, 1024]", depth="[1, 6]")
 
 
 @dataclass(kw_only=True)
@@ -201,41 +196,31 @@ class TrainerSettings:
     """Batches over which positives are averaged for class_balanced, or `all` for the published running total."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "epochs",
-            "iterations_per_epoch",
-            "batch_size",
-            "validation_batches",
-            "accumulate",
-            "checkpoint_every",
-            "count_update_every",
-        ):
-            value = getattr(self, name)
-            require(
-                1 <= value <= MOST_STEPS,
-                f"trainer.{name}",
-                value,
-                f"must lie in [1, {MOST_STEPS}]",
-                f"For example trainer.{name}=10",
-            )
-        require(
-            0 <= self.keep_epoch <= self.epochs,
-            "trainer.keep_epoch",
-            self.keep_epoch,
-            f"must lie in [0, trainer.epochs = {self.epochs}]",
-            "Use 0 for the best epoch, or more epochs",
+        counted, steps = f"[1, {MOST_STEPS}]", self.epochs * self.iterations_per_epoch
+        require_in(
+            self,
+            "trainer.",
+            epochs=counted,
+            iterations_per_epoch=counted,
+            batch_size=counted,
+            accumulate=counted,
+            validation_batches=counted,
+            checkpoint_every=counted,
+            count_update_every=counted,
+            keep_epoch=f"[0, {self.epochs}]",
+            swa_from=f"[0, {self.epochs}]",
+            restarts=f"[0, {steps - 1}]",
+            warmup_steps=f"[0, {steps}]",
+            plateau_patience=f"[0, {MOST_STEPS}]",
+            plateau_factor="(0, 1)",
+            momentum="[0, 1)",
+            lr="(0, inf]",
+            weight_decay="[0, inf]",
+            clip_grad_norm="[0, inf]",
+            pct_start="(0, 1)",
         )
         require_choice("trainer.optimizer", self.optimizer, ("adamw", "sgd"))
         require_choice("trainer.schedule", self.schedule, ("one_cycle", "cosine", "plateau", "constant"))
-        for name, most in (
-            ("restarts", self.epochs * self.iterations_per_epoch - 1),
-            ("warmup_steps", self.epochs * self.iterations_per_epoch),
-            ("plateau_patience", MOST_STEPS),
-            ("swa_from", self.epochs),
-        ):
-            value = getattr(self, name)
-            require(0 <= value <= most, f"trainer.{name}", value, f"must lie in [0, {most}]", "Use 0 for none")
-        require(0 <= self.momentum < 1, "trainer.momentum", self.momentum, "must lie in [0, 1)", "Use 0.9")
         require(
             not self.nesterov or self.momentum > 0,
             "trainer.nesterov",
@@ -244,20 +229,11 @@ class TrainerSettings:
             "Use trainer.momentum=0.9",
         )
         require(
-            0 < self.plateau_factor < 1, "trainer.plateau_factor", self.plateau_factor, "must lie in (0, 1)", "Use 0.5"
-        )
-        require(self.lr > 0, "trainer.lr", self.lr, "must be positive", "The published value is 1e-4")
-        require(self.weight_decay >= 0, "trainer.weight_decay", self.weight_decay, "must not be negative", "Use 1e-4")
-        require(
             len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
             "trainer.betas",
             self.betas,
             "two numbers in [0, 1) are needed",
             "Use [0.9,0.999]",
-        )
-        require(0 < self.pct_start < 1, "trainer.pct_start", self.pct_start, "must lie in (0, 1)", "Use 0.05")
-        require(
-            self.clip_grad_norm >= 0, "trainer.clip_grad_norm", self.clip_grad_norm, "must not be negative", "Use 1"
         )
         require(
             self.count_window == "all" or (self.count_window.isdigit() and int(self.count_window) > 0),
@@ -291,16 +267,7 @@ class HardwareSettings:
     def __post_init__(self) -> None:
         require_choice("hardware.device", self.device, ("auto", "cpu", "cuda"))
         require_choice("hardware.precision", self.precision, ("auto", "fp16", "bf16", "off"))
-        require(
-            0 <= self.threads <= 1024, "hardware.threads", self.threads, "must lie in [0, 1024]", "Use 0 for automatic"
-        )
-        require(
-            0 <= self.memory_fraction <= 1,
-            "hardware.memory_fraction",
-            self.memory_fraction,
-            "must lie in [0, 1]",
-            "Use 0 for automatic",
-        )
+        require_in(self, "hardware.", threads="[0, 1024]", memory_fraction="[0, 1]")
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from trainables.data.check import check
 from trainables.data.phantom.generate import make
 from trainables.settings import PATH, DataSettings, require_choice
-from tune_app.errors import InputError
+from tune_app.errors import InputError, written
 from tune_app.results.tables import counted
 from tune_app.settings.command_line import run_verb
 
@@ -41,12 +41,8 @@ def make_phantom(settings: DataVerbSettings) -> int:
     """Generate the phantom and say how to use it."""
     if not settings.out:
         raise InputError("out=: a folder is needed to generate into, for example action=make out=phantom")
-    try:
+    with written(f"out={settings.out}", "Give another folder, on a disk with 60 MB free"):
         root = make(Path(settings.out).expanduser(), seed=settings.seed)
-    except OSError as error:
-        raise InputError(
-            f"out={settings.out}: cannot be written ({error.strerror}). Give another folder, on a disk with 60 MB free"
-        ) from None
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) / 1e6
     print(f"phantom written to {root} ({size:.0f} MB)")
     typed = shlex.quote(str(root))

@@ -7,6 +7,9 @@ TuneAppError               root; its message is one sentence for the person at t
 The command line prints the message without a traceback and exits with `exit_code`.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 
 class TuneAppError(Exception):
     """Root of all errors that a person at the command line can read and act on."""
@@ -23,10 +26,11 @@ class InputError(TuneAppError, ValueError):
 class RunFailed(TuneAppError):
     """The run failed: the message says what failed and how to go on."""
 
-    exit_code = 1
 
-
-def require_input(condition: bool, name: str, value: object, rule: str, fix: str) -> None:
-    """Raise InputError unless `condition`: name, value, rule and fix in one sentence."""
-    if not condition:
-        raise InputError(f"{name}={value}: {rule}. {fix}.")
+@contextlib.contextmanager
+def written(what: str, fix: str) -> Iterator[None]:
+    """Within it, what cannot be written is an InputError: what it is, why, and the fix."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{what}: cannot be written ({error.strerror or error}). {fix}") from None

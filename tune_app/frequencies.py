@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from search_spaces import ClassCounts
 from trainables.data import named_classes, open_packed
+from trainables.files import write_text
 from trainables.settings import PATH, DataSettings, require_choice
-from tune_app.errors import InputError
+from tune_app.errors import written
 from tune_app.settings.command_line import run_verb
 from tune_app.settings.schema import POPULATIONS
 from tune_app.sweep.counts import count
@@ -37,10 +39,8 @@ def frequencies(settings: FrequenciesSettings) -> int:
     counted = {population: count(dataset, population, settings.side) for population in POPULATIONS}
     counts = counted[settings.population]
     out = Path(settings.out).expanduser()
-    try:
-        counts.to_json(out)
-    except OSError as error:
-        raise InputError(f"out={out}: cannot write there ({error.strerror}). Give another file: out=PATH") from None
+    with written(f"out={out}", "Give another file: out=PATH"):
+        write_text(out, json.dumps(asdict(counts), indent=2) + "\n")
     print(counts.source)
     shares = "".join(f"{population:>12}" for population in POPULATIONS)
     print(f"{'class':<14}{'positive voxels':>18}{'known voxels':>18}{shares}   share of the known voxels")

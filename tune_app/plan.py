@@ -7,20 +7,19 @@ measure=true, from a few steps on this machine, which the `run` that follows rem
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from typing import Any
 
 from search_spaces import ClassCounts, Space
 from trainables.data import named_classes
-from tune_app.errors import require_input
+from trainables.settings import require, require_in
 from tune_app.planning.forecast import Plan, make_plan
 from tune_app.planning.measure import measured_pace
 from tune_app.planning.pace import Pace, earlier_pace, remember
 from tune_app.ray_adapters.session import gpu_names, trial_resources, usable_cpus
 from tune_app.results.tables import counted, sentences
 from tune_app.search.arms import num_trials, planned_arms, searched_space, sizes, with_baseline
-from tune_app.settings.command_line import Composed, compose, exit_code
+from tune_app.settings.command_line import Composed, run_composed
 from tune_app.settings.schema import Settings
 from tune_app.settings.terminal import columns
 from tune_app.sweep.begin import planned
@@ -40,10 +39,10 @@ class PlanSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_input(self.gpus >= -1, "gpus", self.gpus, "must not be negative", "Use gpus=2")
+        require_in(self, "", gpus="[-1, inf]")
         for name in ("resume", "extend"):
             given = getattr(self, name)
-            require_input(not given, name, given, "a plan is made for a new sweep", f"Leave {name}= out")
+            require(not given, name, given, "a plan is made for a new sweep", f"Leave {name}= out")
 
 
 def plan(composed: Composed[PlanSettings]) -> Plan:
@@ -108,12 +107,7 @@ def plan_and_print(composed: Composed[PlanSettings]) -> int:
 
 
 def main() -> None:
-    sys.exit(exit_code(_compose_and_plan))
-
-
-def _compose_and_plan() -> int:
-    composed = compose("plan", PlanSettings, sys.argv[1:])
-    return plan_and_print(composed) if composed else 0
+    run_composed("plan", PlanSettings, plan_and_print)
 
 
 if __name__ == "__main__":

@@ -9,26 +9,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainables.files import write_text
 from trainables.settings import PATH
-from tune_app.errors import InputError, require_input
+from tune_app.errors import InputError
 from tune_app.reporting.confirmation import confirmation
 from tune_app.reporting.curves import curves
 from tune_app.reporting.families import families
-from tune_app.reporting.findings import Findings, counted, gather
+from tune_app.reporting.findings import Findings, counted, diagnoses, gather, manifest
 from tune_app.reporting.leaderboard import classes, leaderboard
-from tune_app.reporting.ledger import ledger
-from tune_app.reporting.page import Page, Section, refuse_to_replace, render, short
+from tune_app.reporting.ledger import ledger, plan_and_reality
+from tune_app.reporting.page import Page, Section, refuse_to_replace, save, short
 from tune_app.reporting.parameters import parameters
 from tune_app.reporting.predictions import predictions
-from tune_app.reporting.provenance import diagnoses, manifest
-from tune_app.reporting.reality import plan_and_reality
 from tune_app.reporting.thresholds import thresholds
-from tune_app.results.cautions import notices
 from tune_app.results.folders import spoken
 from tune_app.results.manifest import now
+from tune_app.results.summary import notices
 from tune_app.results.sweep import Sweep
-from tune_app.settings.user import user_setting
 
 REPORT = "report.html"
 SECTIONS: Sequence[Callable[[Findings], Section]] = (
@@ -60,24 +56,13 @@ class ReportSettings:
     """File to write, ending in .html, or a folder for SWEEP.html; empty: report.html in the sweep's folder. An earlier
     report there is replaced; anything else is left alone."""
 
-    def __post_init__(self) -> None:
-        require_input(bool(self.sweep), "sweep", self.sweep, "a sweep is needed", "Use sweep=latest")
-
 
 def report(settings: ReportSettings) -> Path:
     """Write the report, whole or not at all; its path. Raises InputError before anything is written."""
-    sweep = Sweep(settings.sweep, settings.results_dir or user_setting("results_dir", "results"))
+    sweep = Sweep(settings.sweep, settings.results_dir)
     path = target(settings.out, sweep)
     refuse_to_replace(path)
-    page = render(build(gather(sweep)))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, page)
-    except OSError as error:
-        raise InputError(
-            f"out={settings.out or path}: cannot be written ({error.strerror or error}). Choose another file, for "
-            f"example out=$HOME/{sweep.name}.html."
-        ) from None
+    save(build(gather(sweep)), path)
     return path
 
 

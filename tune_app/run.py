@@ -14,7 +14,7 @@ from tune_app.ray_adapters.remote import found, plain, run_there
 from tune_app.results.folders import spoken
 from tune_app.results.summary import SummarySettings, summarise_and_print
 from tune_app.results.sweep import Sweep
-from tune_app.settings.command_line import Composed, compose, exit_code
+from tune_app.settings.command_line import Composed, run_composed
 from tune_app.settings.schema import Settings
 from tune_app.settings.stored import stored_settings
 from tune_app.sweep.announce import INTERRUPTED, announce, best_line, next_steps
@@ -80,12 +80,7 @@ def finish_final(sweep: Sweep) -> int:
 
 
 def main() -> None:
-    sys.exit(exit_code(_compose_and_run))
-
-
-def _compose_and_run() -> int:
-    composed = compose("run", Settings, sys.argv[1:])
-    return run(composed) if composed else 0
+    run_composed("run", Settings, run)
 
 
 if __name__ == "__main__":

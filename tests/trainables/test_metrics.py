@@ -16,7 +16,6 @@ from trainables.metrics import (
     ValidationCounts,
     accumulate,
     dice,
-    f1,
     fg_pred,
     fg_true,
     histogram,
@@ -183,7 +182,7 @@ def test_scores_equal_their_definitions() -> None:
     assert recall(tp, fp, fn).tolist() == pytest.approx([6 / 10, 0.0, 1.0])
     p, r = precision(tp, fp, fn), recall(tp, fp, fn)
     harmonic = (2 * p * r / (p + r)).nan_to_num()
-    torch.testing.assert_close(f1(tp, fp, fn), harmonic)
+    torch.testing.assert_close(dice(tp, fp, fn), harmonic)
     known = torch.tensor([20, 10, 5])
     assert fg_pred(tp, fp, known).tolist() == pytest.approx([0.4, 0.0, 1.0])
     assert fg_true(tp, fn, known).tolist() == pytest.approx([0.5, 0.3, 1.0])
@@ -191,7 +190,7 @@ def test_scores_equal_their_definitions() -> None:
 
 def test_a_class_that_never_appears_has_no_score_and_leaves_the_mean() -> None:
     tp, fp, fn = torch.tensor([3, 0, 0]), torch.tensor([0, 7, 0]), torch.tensor([3, 0, 0])
-    for score in (dice, iou, precision, recall, f1):
+    for score in (dice, iou, precision, recall):
         assert torch.isnan(score(tp, fp, fn)).tolist() == [False, True, True]
     assert mean_over_known(dice(tp, fp, fn)).item() == pytest.approx(2 / 3)
     assert math.isnan(mean_over_known(dice(tp[1:], fp[1:], fn[1:])))

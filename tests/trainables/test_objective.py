@@ -47,7 +47,7 @@ def test_a_feasible_row_beats_any_infeasible_one_and_a_nan_metric_is_worst() -> 
     ]
     shuffled = random.Random(0).sample(better_first, len(better_first))
     assert sorted(shuffled, key=BOUNDED.key, reverse=True) == better_first
-    assert [BOUNDED.is_feasible(r) for r in better_first[:3]] == [True, True, False]
+    assert [BOUNDED.violation(r) == 0 for r in better_first[:3]] == [True, True, False]
 
 
 def test_violations_are_shares_of_their_bounds_and_add_up() -> None:

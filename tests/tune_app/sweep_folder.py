@@ -18,6 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
+from tune_app.results.summary import SummarySettings, as_text, build_report
 from tune_app.results.trial import GIVEN_UP
 
 CLASSES = ("nuc", "pm")
@@ -219,3 +220,9 @@ def histograms(half: float, own: float) -> np.ndarray:
 def write_best(folder: Path, trial: WrittenTrial) -> None:
     weight = torch.arange(24.0).reshape(2, 3, 2, 2).to(memory_format=torch.channels_last)
     torch.save({"model": {"conv.weight": weight, "tied": weight}, "epoch": best_epoch(trial)}, folder / "best.pt")
+
+
+def summarise(sweep: Path | str, *, width: int | None = None, color: bool = False, **settings: str) -> str:
+    """What `summary` prints of a sweep."""
+    asked = SummarySettings(sweep=str(sweep), **settings)
+    return as_text(build_report(asked), asked.format, width, color)

@@ -11,7 +11,7 @@ import pytest
 from driven import begin, searcher_of, study_of
 from optuna.trial import TrialState
 from planned import settings_of
-from sweep_folder import WrittenTrial, write_sweep
+from sweep_folder import WrittenTrial, summarise, write_sweep
 
 from trainables.errors import SettingsError
 from trainables.objective import Objective
@@ -23,7 +23,6 @@ from tune_app.ray_adapters.checkpoint_cap import CheckpointKeeper
 from tune_app.reporting.findings import gather
 from tune_app.reporting.leaderboard import verdict
 from tune_app.results.finding import confirmed_order
-from tune_app.results.summary import SummarySettings, summarise
 from tune_app.results.sweep import Sweep
 from tune_app.search.recovery import recorded_curves
 from tune_app.search.scheduler import ResumableAsha
@@ -94,9 +93,7 @@ def test_the_leader_is_the_best_of_those_that_keep_the_bounds(tmp_path: Path) ->
     assert sweep.trial("fair").best["epoch"] == 1, "epoch 2 has a higher score, and misses the bound"
     assert sweep.arms()["arm"].tolist() == ["fair", "poor", "unfair"]
     assert sweep.nearest == ""
-    assert "First come the trials that keep the bounds: dice/pm ≥ 0.5." in summarise(
-        SummarySettings(sweep=str(tmp_path / "s"))
-    )
+    assert "First come the trials that keep the bounds: dice/pm ≥ 0.5." in summarise(str(tmp_path / "s"))
     assert "0001_fair leads" in verdict(gather(sweep))
 
 
@@ -105,7 +102,7 @@ def test_where_nothing_keeps_the_bounds_the_nearest_is_shown_and_said(tmp_path: 
     told = "No trial keeps the bounds dice/pm ≥ 0.5: the nearest is 0001_unfair, with dice/pm 0.4000."
     assert sweep.nearest == told
     assert sweep.leaderboard()["name"].tolist() == ["0001_unfair", "0000_far"]
-    assert told in summarise(SummarySettings(sweep=str(tmp_path / "s")))
+    assert told in summarise(str(tmp_path / "s"))
     assert told in verdict(gather(sweep))
     said: list[str] = []
     (folder,) = export(ExportSettings(sweep=str(tmp_path / "s"), top=1, out=str(tmp_path / "out")), tell=said.append)

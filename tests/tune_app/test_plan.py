@@ -10,7 +10,7 @@ import pytest
 from tune_app import plan as plan_module
 from tune_app.plan import PlanSettings, count_trials, plan, plan_and_print, planned_node
 from tune_app.search.arms import searched_space
-from tune_app.settings.command_line import Composed, compose, exit_code
+from tune_app.settings.command_line import Composed, compose
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +85,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 ) -> None:
     monkeypatch.setattr("tune_app.planning.measure.gpu_names", list)
     monkeypatch.setattr(sys, "argv", ["plan", *words])
-    assert exit_code(plan_module._compose_and_plan) == 2
+    with pytest.raises(SystemExit, match="2"):
+        plan_module.main()
     assert message in capsys.readouterr().err
 
 

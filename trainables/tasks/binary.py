@@ -23,7 +23,7 @@ from trainables.settings import require
 from trainables.tasks import Result, short
 from trainables.tasks.multilabel import Multilabel
 
-FIGURES = {"f1": metrics.f1, "iou": metrics.iou, "precision": metrics.precision, "recall": metrics.recall}
+FIGURES = {"f1": metrics.dice, "iou": metrics.iou, "precision": metrics.precision, "recall": metrics.recall}
 
 
 @dataclass(frozen=True, kw_only=True)

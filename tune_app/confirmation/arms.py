@@ -17,7 +17,8 @@ from typing import Any
 
 from search_spaces import ClassCounts, Sections, families, space_of, trial_of, trial_signature
 from trainables.files import write_text
-from tune_app.errors import InputError, require_input
+from trainables.settings import require
+from tune_app.errors import InputError
 from tune_app.evidence import Design, plan_stages
 from tune_app.results.folders import ARMS, CONFIRMATIONS, is_confirmation, spoken
 from tune_app.results.repeats import arm_labels
@@ -239,7 +240,7 @@ def make_plan(
                 "a number: replicates=5"
             )
         design = plan_stages(costs, budget, device=device)
-        require_input(
+        require(
             design.most_rounds() <= MOST_ROUNDS,
             "budget_gpu_hours",
             budget,

@@ -30,7 +30,6 @@ from tune_app.settings.command_line import Composed
 from tune_app.settings.schema import ClusterSettings, SearchSettings, Settings
 from tune_app.settings.stored import FREQUENCIES, stored_settings
 from tune_app.settings.terminal import columns
-from tune_app.settings.user import user_setting
 from tune_app.sweep.announce import INTERRUPTED, announcement, tell
 from tune_app.sweep.begin import require_wandb
 from tune_app.sweep.folder import in_use, require_writable, space_in
@@ -45,7 +44,7 @@ def confirm(composed: Composed[ConfirmSettings]) -> int:
     cluster = wanted_cluster(composed)
     if cluster.remote and not (connection := found(cluster)).here:
         if not composed.settings.resume:
-            refuse_unready(Sweep(composed.settings.sweep, results_of(composed.settings)))
+            refuse_unready(Sweep(composed.settings.sweep, composed.settings.results_dir))
         return run_there(connection, "tune_app.confirm", plain(composed.overrides))
     plan, prepared = take_up(composed) if composed.settings.resume else begin(composed)
     outcome = train(plan, prepared)
@@ -59,19 +58,15 @@ def wanted_cluster(composed: Composed[ConfirmSettings]) -> ClusterSettings:
     """Where the runs are to train: as asked, else where the sweep did, or the confirmation that goes on."""
     asked = composed.settings
     key, given = ("resume", asked.resume) if asked.resume else ("sweep", asked.sweep)
-    folder = find_sweep(given, results_of(asked), key=key)
+    folder = find_sweep(given, asked.results_dir, key=key)
     begun = confirmations(folder)[-1:] if asked.resume else []
     return with_allowed(stored_settings(begun[0] if begun else folder), composed).cluster
-
-
-def results_of(asked: ConfirmSettings) -> str:
-    return asked.results_dir or user_setting("results_dir", "results")
 
 
 def begin(composed: Composed[ConfirmSettings]) -> tuple[Plan, Prepared]:
     """A new confirmation. Raises InputError before anything is written."""
     asked = composed.settings
-    sweep = Sweep(asked.sweep, results_of(asked))
+    sweep = Sweep(asked.sweep, asked.results_dir)
     refuse_unready(sweep)
     folder = new_folder(sweep.folder)
     try:
@@ -91,7 +86,7 @@ def begin(composed: Composed[ConfirmSettings]) -> tuple[Plan, Prepared]:
         top=asked.top,
         rounds=0 if asked.is_auto else int(asked.replicates),
         budget=asked.budget_gpu_hours,
-        device=device_of(sweep),
+        device=sweep.device,
     )
     return plan, replace(prepared, settings=replace(settings, seed=plan.first_seed, seeds=max(1, plan.rounds)))
 
@@ -136,10 +131,6 @@ def settings_of(sweep: Path, composed: Composed[ConfirmSettings]) -> Settings:
     )
 
 
-def device_of(sweep: Sweep) -> str:
-    return "GPU" if any(trial.config.get("resources", {}).get("gpus_per_trial") for trial in sweep.trials) else "CPU"
-
-
 def take_up(composed: Composed[ConfirmSettings]) -> tuple[Plan, Prepared]:
     """The unfinished confirmation of resume=, with its own plan and settings."""
     asked = composed.settings
@@ -148,7 +139,7 @@ def take_up(composed: Composed[ConfirmSettings]) -> tuple[Plan, Prepared]:
         raise InputError(
             f"{fixed[0]}={getattr(asked, fixed[0])}: a confirmation that goes on keeps its plan. Leave {fixed[0]} out"
         )
-    given = find_sweep(asked.resume, results_of(asked), key="resume")
+    given = find_sweep(asked.resume, asked.results_dir, key="resume")
     folder = given if is_confirmation(given) else next(iter(confirmations(given)[::-1]), None)
     if folder is None:
         raise InputError(

@@ -123,7 +123,8 @@ def best_counts(trial: Trial) -> tuple[np.ndarray, ...] | None:
 def runs_to_train(plan: Plan, sweep: Sweep | None) -> tuple[list[Arm], str]:
     """All runs that have been asked for so far, those that were begun first; [] where nothing is left to train. And how
     far the confirmation has come."""
-    begun = begun_runs(plan, sweep.trials if sweep else ())
+    cells = cells_of(plan, sweep.trials if sweep else ())  # in the order of their numbers
+    begun = [plan.arms[row].arm(plan.first_seed + column) for row, column in cells]
     if plan.design is None:
         wanted, why = plan.first_runs(), f"{counted(plan.rounds, 'round')} of {counted(len(plan.arms), 'arm')}"
         ended = sweep is not None and sum(map(has_ended, sweep.trials)) >= len(wanted)
@@ -132,11 +133,6 @@ def runs_to_train(plan: Plan, sweep: Sweep | None) -> tuple[list[Arm], str]:
     further = [plan.named(name).arm(plan.first_seed + column) for name, column in proposal.runs]
     known = {(run.label, run.seed) for run in begun}
     return (begun + [run for run in further if (run.label, run.seed) not in known] if further else []), proposal.reason
-
-
-def begun_runs(plan: Plan, trials: Iterable[Trial]) -> list[Arm]:
-    """The runs that have a trial already, in the order of their numbers."""
-    return [plan.arms[row].arm(plan.first_seed + column) for row, column in cells_of(plan, trials)]
 
 
 def conclude(plan: Plan, folder: Path) -> dict[str, Any]:
@@ -190,21 +186,13 @@ def decided_among_feasible(
         nearest = max(figures, key=lambda name: objective.key(figures[name]))
         told = f"No winner: no arm keeps the bounds {objective.bounds}; the nearest is {nearest}"
         decided: dict[str, Any] = {"statement": f"{told}.", "winner": None, "leader": nearest, "duel": None}
-        decided |= {
-            "default_choice": nearest,
-            "default_reason": "the nearest to the bounds",
-            "reasons": [],
-            "duel": None,
-        }
+        decided |= {"default_choice": nearest, "default_reason": "the nearest to the bounds", "reasons": []}
     else:
         decided = confirm_statistics(some_of(runs, kept)).to_dict()
         decided["statement"] = f"Of the arms that keep the bounds {objective.bounds}: {decided['statement']}"
         if len(kept) == 1:
             only = runs.arms[kept[0]]
-            decided |= {
-                "statement": f"{only} is the only arm that keeps the bounds {objective.bounds}.",
-                "winner": only,
-            }
+            decided["statement"] = f"{only} is the only arm that keeps the bounds {objective.bounds}."
             decided |= {"winner": only, "default_choice": only, "default_reason": "it alone keeps the bounds"}
             decided["reasons"] = []
     changed = {name: decided[name] for name in DECIDED if name in decided}
@@ -259,12 +247,8 @@ def as_file(content: dict[str, Any], plan: Plan, sweep: Sweep) -> dict[str, Any]
         "runs": sweep.folder.name,
         **asdict(sweep.objective),
         "device": plan.device,
-        "seeds": seeds_of(sweep.trials),
+        "seeds": sorted({trial.seed for trial in sweep.trials if trial.seed is not None}),
         "concluded": now(),
         "design": plan.design and asdict(plan.design),
     }
     return dict(to_plain(content | {"source": source}))
-
-
-def seeds_of(trials: Sequence[Trial]) -> list[int]:
-    return sorted({trial.seed for trial in trials if trial.seed is not None})

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trainables.settings import PATH
+from trainables.settings import PATH, require, require_in
 from tune_app.confirmation.arms import MOST_ROUNDS
-from tune_app.errors import require_input
 from tune_app.settings.schema import CheckpointSettings, ClusterSettings, ResourceSettings
 
 AUTO = "auto"
@@ -48,24 +47,23 @@ class ConfirmSettings:
     """Ray Tune's own verbosity, 0 to 3."""
 
     def __post_init__(self) -> None:
-        require_input(bool(self.sweep), "sweep", self.sweep, "a sweep is needed", "Use sweep=latest")
-        require_input(self.top >= 1, "top", self.top, "must be at least 1", "Use top=4")
+        require_in(self, "", top="[1, inf]")
         number = self.replicates.isdecimal() and 2 <= int(self.replicates) <= MOST_ROUNDS
-        require_input(
+        require(
             number or self.is_auto,
             "replicates",
             self.replicates,
             f"a number from 2 (one run tells no noise) to {MOST_ROUNDS}, or auto",
             "Use replicates=5",
         )
-        require_input(
+        require(
             not self.is_auto or self.budget_gpu_hours > 0,
             "budget_gpu_hours",
             self.budget_gpu_hours,
             "replicates=auto needs a budget",
             "Give budget_gpu_hours=10",
         )
-        require_input(
+        require(
             self.is_auto or not self.budget_gpu_hours,
             "budget_gpu_hours",
             self.budget_gpu_hours,

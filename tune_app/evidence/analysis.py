@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tune_app.errors import InputError
 from tune_app.evidence import sentences
 from tune_app.evidence.critical import t_critical, t_probability
 from tune_app.evidence.crops import CropLevel, crop_level
@@ -113,9 +114,13 @@ def confirm_statistics(runs: Replicates, design: Design | None = None) -> Confir
 
 def _analyse(runs: Replicates, design: Design | None) -> Analysis:
     merged, members = runs.merged()
-    sentences.require_scores(merged)
+    if not np.isfinite(merged.scores).any():
+        raise InputError("scores are all missing: one run at least must have one. See why the runs failed")
     if design is not None:
-        sentences.require_design(merged, design)
+        if not merged.paired:
+            raise InputError("stages need seeds that all arms share: paired=True, or no design")
+        if len(design.costs) != (number := len(merged.arms)):
+            raise InputError(f"the design has {len(design.costs)} arms, these replicates {number} different ones")
         stages, fit = replay_one(merged.scores, np.asarray(merged.attempted), design)
         return Analysis(merged, members, fit, stages.kept & (fit.counts > 0), stages, design)
     fit = (fit_paired if merged.paired else fit_unpaired)(merged.scores)

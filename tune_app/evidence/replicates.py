@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tune_app.errors import require_input
+from tune_app.errors import InputError
 from tune_app.evidence.layout import nan_mean
 
 Numbers = Sequence[float | None]
@@ -48,21 +48,14 @@ class Replicates:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", np.array(self.scores, float))
-        require_input(
-            self.scores.ndim == 2 and len(self.scores) == len(self.arms) > 0 and self.scores.shape[1] > 0,
-            "scores",
-            self.scores.shape,
-            f"one row for each of {len(self.arms)} arms and one column for each seed are needed",
-            "Give at least one arm with one run",
-        )
-        require_input(len(set(self.arms)) == len(self.arms), "arms", list(self.arms), "names must differ", "Rename one")
-        require_input(
-            self.baseline is None or self.baseline in self.arms,
-            "baseline",
-            self.baseline,
-            f"choose one of the arms, {', '.join(self.arms)}",
-            "Leave it out where there is none",
-        )
+        if self.scores.ndim != 2 or self.scores.shape[1] == 0 or not len(self.scores) == len(self.arms) > 0:
+            raise InputError(
+                f"scores={self.scores.shape}: a row for each of {len(self.arms)} arms and a column per seed"
+            )
+        if len(set(self.arms)) < len(self.arms):
+            raise InputError(f"arms={list(self.arms)}: names must differ. Rename one")
+        if self.baseline not in (None, *self.arms):
+            raise InputError(f"baseline={self.baseline}: choose one of {', '.join(self.arms)}, or leave it out")
         done = np.isfinite(self.scores)
         attempted = done if self.attempted is None else np.asarray(self.attempted, bool) | done
         object.__setattr__(self, "attempted", attempted)
@@ -82,10 +75,8 @@ class Replicates:
             **{f"counts[{i}]": (x, (*shape, *crops, classes)) for i, x in enumerate(self.counts or ())},
         }
         for name, (value, wanted) in expected.items():
-            if value is not None:
-                require_input(
-                    np.shape(value) == wanted, name, np.shape(value), f"the shape must be {wanted}", "See Replicates"
-                )
+            if value is not None and np.shape(value) != wanted:
+                raise InputError(f"{name}={np.shape(value)}: the shape must be {wanted}. See Replicates")
 
     def merged(self) -> tuple[Replicates, list[list[str]]]:
         """The same with arms of equal signature made one, and the names that each arm then stands for.

@@ -1,4 +1,4 @@
-"""What a confirmation says in words, and which input it refuses."""
+"""What a confirmation says in words."""
 
 from __future__ import annotations
 
@@ -7,36 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tune_app.errors import require_input
 from tune_app.evidence.crops import CropLevel
 from tune_app.evidence.layout import Fit
 from tune_app.evidence.replicates import Replicates
 from tune_app.evidence.result import Duel, NoiseResult
-from tune_app.evidence.stages import Design, Stages
+from tune_app.evidence.stages import Stages
 
 UNEQUAL_NOISE = 0.05
 _FEW_CROPS = 4
-
-
-def require_scores(runs: Replicates) -> None:
-    require_input(
-        bool(np.isfinite(runs.scores).any()),
-        "scores",
-        "all missing",
-        "one run at least must have a score",
-        "See why the runs failed",
-    )
-
-
-def require_design(runs: Replicates, design: Design) -> None:
-    require_input(runs.paired, "paired", runs.paired, "stages need seeds that all arms share", "Leave the design out")
-    require_input(
-        len(design.costs) == len(runs.arms),
-        "design",
-        f"{len(design.costs)} arms",
-        f"these replicates have {len(runs.arms)} different arms",
-        "Plan the stages for the merged arms",
-    )
 
 
 def statement(names: Sequence[str], winner: int | None, in_set: Sequence[str], measured: bool) -> str:

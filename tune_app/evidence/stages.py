@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tune_app.errors import require_input
+from tune_app.errors import InputError
 from tune_app.evidence.equivalence import leader, remaining
 from tune_app.evidence.layout import Fit, fit_paired
 from tune_app.evidence.replicates import Replicates
@@ -71,16 +71,14 @@ def plan_stages(costs: Sequence[float], budget_gpu_hours: float, *, device: str 
 
     Raises InputError where it does not buy two rounds of all arms.
     """
-    require_input(len(costs) > 1, "arms", len(costs), "two arms at least are needed", "Raise top")
-    require_input(min(costs) > 0, "costs", list(costs), "GPU-hours per run are > 0", "Measure one run")
+    if len(costs) < 2 or min(costs) <= 0:
+        raise InputError(f"costs={list(costs)}: two arms at least are needed, and GPU-hours per run above 0. Raise top")
     affordable = int(budget_gpu_hours / sum(costs) + _SLACK)
-    require_input(
-        affordable >= 2,
-        "budget_gpu_hours",
-        budget_gpu_hours,
-        f"two runs of each of the {len(costs)} arms take {2 * sum(costs):.4g} {device}-hours; one run tells no noise",
-        "Raise the budget or lower top",
-    )
+    if affordable < 2:
+        raise InputError(
+            f"budget_gpu_hours={budget_gpu_hours}: two runs of each of the {len(costs)} arms take "
+            f"{2 * sum(costs):.4g} {device}-hours; one run tells no noise. Raise the budget or lower top"
+        )
     first = min(affordable, max(FIRST_ROUNDS, math.ceil(FIRST_SHARE * affordable)))
     return Design(tuple(float(c) for c in costs), float(budget_gpu_hours), first)
 

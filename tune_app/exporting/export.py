@@ -29,20 +29,19 @@ import pandas as pd
 import yaml
 
 from trainables.calibration import CALIBRATED
-from trainables.settings import PATH
+from trainables.settings import PATH, require, require_in
 from tune_app.confirmation.runs import is_sound
-from tune_app.errors import InputError, require_input
+from tune_app.errors import InputError, written
 from tune_app.exporting.model_file import ABOUT, WEIGHTS, best_state, write_model, write_program
 from tune_app.exporting.operating_point import inference_shift, inherited_point, metadata, operating_point
-from tune_app.results.cautions import NOT_VALIDATED, PHANTOM
 from tune_app.results.finding import confirmation_of, in_confirmed_order, read_confirmation
 from tune_app.results.folders import CONFIRMATIONS, is_sweep
 from tune_app.results.manifest import MANIFEST, file_sha256, git_revision, now, package_versions, read_manifest
+from tune_app.results.summary import NOT_VALIDATED, PHANTOM
 from tune_app.results.sweep import Sweep
 from tune_app.results.tables import header, to_plain
 from tune_app.results.trial import Trial, read_json
 from tune_app.settings.stored import TRIAL
-from tune_app.settings.user import user_setting
 
 KIND = "tune_app export"
 SECTIONS = ("loss", "data", "task", "model", "trainer", "hardware", "resources")
@@ -102,9 +101,8 @@ class ExportSettings:
     """Replace an earlier export even where its files were changed or files were added to it."""
 
     def __post_init__(self) -> None:
-        require_input(bool(self.sweep), "sweep", self.sweep, "a sweep is needed", "Use sweep=latest")
-        require_input(self.top >= 1, "top", self.top, "must be at least 1", "Use top=3")
-        require_input(bool(self.out), "out", self.out, "a folder is needed", "Use out=best")
+        require_in(self, "", top="[1, inf]")
+        require(bool(self.out), "out", self.out, "a folder is needed", "Use out=best")
 
 
 def to_stderr(notice: str) -> None:
@@ -117,17 +115,15 @@ def export(settings: ExportSettings, *, tell: Tell = to_stderr) -> list[Path]:
     tell: is given every notice (fewer trials than asked for, a checkpoint that is gone, a sweep still running).
     Raises InputError before anything is written: nothing to export, or a folder in the way that is not ours.
     """
-    sweep = Sweep(settings.sweep, settings.results_dir or user_setting("results_dir", "results"))
+    sweep = Sweep(settings.sweep, settings.results_dir)
     chosen = _choose(sweep, settings.top, tell)
     out = Path(settings.out).expanduser()
     _clear_up(out)
     for rank, _ in chosen:
         _check_target(out / str(rank), settings.overwrite)
     _tell_about(sweep, out, chosen, tell)
-    try:
+    with written(f"out={out}", "Choose another folder."):
         return [_export_trial(sweep, trial, rank, out, tell) for rank, trial in chosen]
-    except OSError as error:
-        raise InputError(f"out={out}: cannot be written ({error.strerror or error}). Choose another folder.") from None
 
 
 def _choose(sweep: Sweep, top: int, tell: Tell) -> list[tuple[int, Trial]]:

@@ -38,9 +38,9 @@ from trainables.data.expand import class_masks
 from trainables.data.sources import open_source
 from trainables.data.sources.cellmap import CellMap
 from trainables.inference import load_program
-from trainables.settings import PATH, DataSettings, from_mapping, require_choice
+from trainables.settings import PATH, DataSettings, from_mapping, require, require_choice, require_in
 from trainables.tiling import blended, span
-from tune_app.errors import InputError, require_input
+from tune_app.errors import InputError
 from tune_app.exporting.model_file import ABOUT, PROGRAM
 from tune_app.results.manifest import file_sha256, now, read_manifest
 from tune_app.results.trial import read_json
@@ -83,11 +83,10 @@ class PredictSettings:
     data: DataFolder = field(default_factory=DataFolder)
 
     def __post_init__(self) -> None:
-        require_input(bool(self.out), "out", self.out, "a folder is needed", "Use out=pred.zarr")
-        require_input(0 <= self.overlap <= 0.9, "overlap", self.overlap, "must lie in [0, 0.9]", "Use overlap=0.5")
-        require_input(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "Use batch_size=8")
+        require(bool(self.out), "out", self.out, "a folder is needed", "Use out=pred.zarr")
+        require_in(self, "", overlap="[0, 0.9]", batch_size="[1, inf]")
         require_choice("device", self.device, ("auto", "cpu", "cuda"))
-        require_input(
+        require(
             self.device != "cuda" or torch.cuda.is_available(),
             "device",
             self.device,
@@ -125,7 +124,7 @@ class Prediction:
 
 def predict(settings: PredictSettings, *, progress: Console | None = None) -> Prediction:
     """Predict and write `settings.out`. Raises InputError or DataError before anything is written, for bad input."""
-    require_input(
+    require(
         bool(settings.crop) != bool(settings.volume),
         "crop",
         settings.crop or "''",

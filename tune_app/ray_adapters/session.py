@@ -19,7 +19,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from cluster.ray_node import fits_sockets, private_folder, ray_folder
-from tune_app.errors import InputError, RunFailed, require_input
+from trainables.settings import require
+from tune_app.errors import InputError, RunFailed
 from tune_app.ray_adapters.patches import patient_start, require_tried_ray
 from tune_app.ray_adapters.remote import found, use_token
 from tune_app.results.folders import lock_is_held
@@ -186,14 +187,14 @@ def _given_folder(given: str) -> Path:
         raise InputError(
             f"cluster.temp_dir={given}: {error.strerror}. Give a folder on local disk that you can write"
         ) from None
-    require_input(
+    require(
         status.st_uid == os.getuid() and not stat.S_IMODE(status.st_mode) & 0o077,
         "cluster.temp_dir",
         given,
         "other users can enter this folder, and Ray lets everybody write into what it makes there",
         f"Give one that does not exist yet, or one of your own: chmod 700 {folder}",
     )
-    require_input(
+    require(
         fits_sockets(folder),
         "cluster.temp_dir",
         given,

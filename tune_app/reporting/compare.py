@@ -15,26 +15,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
-from rich.console import Console
 
 from search_spaces import flatten
 from trainables.calibration import CALIBRATED
-from trainables.files import write_text
-from trainables.settings import PATH
+from trainables.settings import PATH, require, require_choice
 from tune_app.confirmation.runs import is_sound
-from tune_app.errors import InputError, require_input
 from tune_app.evidence import Replicates, confirm_statistics
-from tune_app.reporting.page import Page, Plot, Section, Table, refuse_to_replace, render
-from tune_app.reporting.plots import INK, QUIET, color, figure
-from tune_app.results.cautions import notices
+from tune_app.reporting.page import Page, Plot, Section, Table, refuse_to_replace, save
+from tune_app.reporting.plots import color, differences
 from tune_app.results.folders import find_sweep
 from tune_app.results.manifest import now
 from tune_app.results.repeats import arm_labels
+from tune_app.results.summary import notices
 from tune_app.results.sweep import Sweep
 from tune_app.results.tables import records, sentences, text_pages, to_plain
-from tune_app.settings.terminal import drawing, plain
-from tune_app.settings.user import user_setting
+from tune_app.settings.terminal import columns, drawing, plain
 
 FORMATS = ("table", "json")
 COMPARED = ("data.", "model.", "trainer.", "frequencies")
@@ -62,11 +57,9 @@ class CompareSettings:
     """HTML file to write besides; empty: none. An earlier page there is replaced; anything else is left alone."""
 
     def __post_init__(self) -> None:
-        require_input(
-            self.format in FORMATS, "format", self.format, f"choose one of {', '.join(FORMATS)}", "Use format=table"
-        )
+        require_choice("format", self.format, FORMATS)
         html = not self.out or Path(self.out).suffix.lower() in (".html", ".htm")
-        require_input(html, "out", self.out, "the page is an HTML file", "Use out=comparison.html")
+        require(html, "out", self.out, "the page is an HTML file", "Use out=comparison.html")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +81,8 @@ class Comparison:
 
 def compare(settings: CompareSettings) -> Comparison:
     """Read both sweeps and put together what there is to say. Raises InputError."""
-    for key in ("a", "b"):
-        given = getattr(settings, key)
-        require_input(bool(given), key, given or "''", "two sweeps are needed", "For example a=NAME b=latest")
-    results = settings.results_dir or user_setting("results_dir", "results")
-    a, b = (Sweep(find_sweep(getattr(settings, key), results, key=key)) for key in ("a", "b"))
-    require_input(a.folder != b.folder, "b", settings.b, f"it is the same sweep as a={settings.a}", "Give another one")
+    a, b = (Sweep(find_sweep(getattr(settings, key), settings.results_dir, key=key)) for key in ("a", "b"))
+    require(a.folder != b.folder, "b", settings.b, f"it is the same sweep as a={settings.a}", "Give another one")
     names = (a.name, b.name) if a.name != b.name else (f"a: {a.name}", f"b: {b.name}")
     same, told = _same_data(a, b)
     differing = _differing_settings(a, b)
@@ -301,30 +290,12 @@ def page_of(found: Comparison) -> Page:
 
 
 def _plot(found: Comparison) -> Plot:
-    """Differences with their intervals, the first row on top."""
-    rows = found.paired.dropna(subset=["low"]).iloc[::-1]
+    rows = found.paired.dropna(subset=["low"])
     names = [a if a == b else f"{b} − {a}" for a, b in zip(rows["arm"], rows["with"])]
-    trace = go.Scatter(
-        x=rows["difference"],
-        y=names,
-        mode="markers",
-        marker={"size": 11, "color": color(0), "symbol": "diamond"},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": rows["high"] - rows["difference"],
-            "arrayminus": rows["difference"] - rows["low"],
-            "thickness": 2,
-            "width": 5,
-            "color": QUIET,
-        },
-        hovertemplate="%{y}<br>%{x:+.4f}<extra></extra>",
-    )
-    drawn = figure([trace], height=120 + 34 * len(rows), x=f"{found.names[1]} − {found.names[0]}")
-    drawn.update_yaxes(type="category", showgrid=False)
-    drawn.add_vline(x=0, line={"color": INK, "width": 1.2, "dash": "dot"})
+    label = f"{found.names[1]} − {found.names[0]}"
+    drawn = differences(rows, names, ("difference", "low", "high"), color(0), label)
     alt = f"{' '.join(found.findings[:-1])} An interval that holds 0 shows no difference."
-    return Plot(key="paired-differences", title="Differences over paired seeds", alt=alt, figure=drawn, data=rows)
+    return Plot(key="paired-differences", title="Differences over paired seeds", alt=alt, figure=drawn, data=rows[::-1])
 
 
 def compare_and_print(settings: CompareSettings) -> int:
@@ -334,18 +305,11 @@ def compare_and_print(settings: CompareSettings) -> int:
         refuse_to_replace(path)
     found = compare(settings)
     if path is not None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, render(page_of(found)))
-        except OSError as error:
-            raise InputError(
-                f"out={path}: cannot be written ({error.strerror or error}). Choose another file."
-            ) from None
+        save(page_of(found), path)
     if settings.format == "json":
         print(as_json(found))
         return 0
-    console = Console()
-    print(as_table(found, console.width if console.is_terminal else None), file=drawing(sys.stdout))
+    print(as_table(found, columns()), file=drawing(sys.stdout))
     if path is not None:
         print(f"\n{path}   open it in any browser")
     return 0

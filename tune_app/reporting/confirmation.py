@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from tune_app.reporting.findings import Findings, counted, listed
 from tune_app.reporting.page import Plot, Section, Table, short
-from tune_app.reporting.plots import BASELINE, INK, NEUTRAL, QUIET, figure
+from tune_app.reporting.plots import BASELINE, INK, NEUTRAL, differences, listed_upwards, with_intervals
 from tune_app.results.finding import CONFIRMATION, SHOWN, arms_of, entries, said
 from tune_app.results.folders import spoken
 
@@ -34,9 +34,9 @@ def confirmation(findings: Findings) -> Section:
     if arms.empty:
         return Section(key="confirmation", title=TITLE, nothing=why_nothing(findings))
     parts: list[Plot | Table] = [means(found, arms)]
-    against_baseline = arms.dropna(subset=["difference_to_baseline_low", "difference_to_baseline_high"])
-    if len(against_baseline):
-        parts.append(differences(found, against_baseline))
+    known = arms.dropna(subset=["difference_to_baseline_low", "difference_to_baseline_high"])
+    if len(known):
+        parts.append(against_baseline(found, known))
     shown = arms[[name for name in SHOWN if name in arms]]
     parts.append(Table(key="confirmation-table", title="The confirmed arms", frame=shown, data=arms, headers=SHOWN))
     parts += class_table(found)
@@ -57,29 +57,15 @@ def why_nothing(findings: Findings) -> str:
 def means(found: Mapping[str, Any], arms: pd.DataFrame) -> Plot:
     """Each arm's mean over fresh seeds with its interval, and its score in the search."""
     upwards = arms.iloc[::-1]
+    marker = {
+        "size": 11,
+        "color": [BASELINE if name == found.get("baseline") else NEUTRAL for name in upwards["name"]],
+        "symbol": ["diamond" if tied else "diamond-open" for tied in upwards["in_set"]],
+        "line_width": 2,
+    }
+    name = "mean of the replicates, 95 % interval"
     traces = [
-        go.Scatter(
-            x=upwards["mean"],
-            y=upwards["name"],
-            mode="markers",
-            name="mean of the replicates, 95 % interval",
-            marker={
-                "size": 11,
-                "color": [shade(found, arm) for arm in upwards.itertuples()],
-                "symbol": ["diamond" if tied else "diamond-open" for tied in upwards["in_set"]],
-                "line_width": 2,
-            },
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": upwards["high"] - upwards["mean"],
-                "arrayminus": upwards["mean"] - upwards["low"],
-                "thickness": 2,
-                "width": 5,
-                "color": QUIET,
-            },
-            hovertemplate="%{y}<br>%{x:.4f}<extra></extra>",
-        ),
+        with_intervals(upwards, upwards["name"], "mean", "low", "high", marker=marker, name=name),
         go.Scatter(
             x=upwards["search_score"],
             y=upwards["name"],
@@ -89,8 +75,7 @@ def means(found: Mapping[str, Any], arms: pd.DataFrame) -> Plot:
             hovertemplate="%{y}, search: %{x:.4f}<extra></extra>",
         ),
     ]
-    drawn = figure(traces, height=150 + 34 * len(arms), x="score")
-    drawn.update_yaxes(type="category", showgrid=False)
+    drawn = listed_upwards(traces, height=150 + 34 * len(arms), x="score")
     first = arms.iloc[0]
     tied = arms.loc[arms["in_set"], "name"].tolist()
     curse = arms["winners_curse"].mean()
@@ -103,33 +88,10 @@ def means(found: Mapping[str, Any], arms: pd.DataFrame) -> Plot:
     return Plot(key="confirmation-means", title="Means over fresh seeds", alt=alt, figure=drawn, data=arms)
 
 
-def shade(found: Mapping[str, Any], arm: Any) -> str:
-    return BASELINE if arm.name == found.get("baseline") else NEUTRAL
-
-
-def differences(found: Mapping[str, Any], arms: pd.DataFrame) -> Plot:
+def against_baseline(found: Mapping[str, Any], arms: pd.DataFrame) -> Plot:
     """What each arm gains over the baseline, with the interval of that difference."""
-    upwards = arms.iloc[::-1]
-    gain = upwards["difference_to_baseline"]
-    trace = go.Scatter(
-        x=gain,
-        y=upwards["name"],
-        mode="markers",
-        marker={"size": 11, "color": NEUTRAL, "symbol": "diamond"},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": upwards["difference_to_baseline_high"] - gain,
-            "arrayminus": gain - upwards["difference_to_baseline_low"],
-            "thickness": 2,
-            "width": 5,
-            "color": QUIET,
-        },
-        hovertemplate="%{y}<br>%{x:+.4f}<extra></extra>",
-    )
-    drawn = figure([trace], height=120 + 34 * len(arms), x="gain over the untuned baseline")
-    drawn.update_yaxes(type="category", showgrid=False)
-    drawn.add_vline(x=0, line={"color": INK, "width": 1.2, "dash": "dot"})
+    columns = [f"difference_to_baseline{end}" for end in ("", "_low", "_high")]
+    drawn = differences(arms, arms["name"], columns, NEUTRAL, "gain over the untuned baseline")
     told = [
         f"{arm.name} {arm.difference_to_baseline:+.4f} ({arm.difference_to_baseline_low:+.4f} to "
         f"{arm.difference_to_baseline_high:+.4f})"

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from tune_app.reporting.findings import Findings, counted
 from tune_app.reporting.page import Plot, Section, Table, short
-from tune_app.reporting.plots import BASELINE, INK, OUTLINE, color, figure, symbol
+from tune_app.reporting.plots import INK, OUTLINE, baseline_line, color, figure, symbol
 
 
 def families(findings: Findings) -> Section:
@@ -67,12 +67,7 @@ def distribution(findings: Findings, scores: dict[str, float], key: str, title: 
     drawn = figure(traces, height=430, y=findings.metric)
     base = findings.baseline
     if base is not None and base.name in scores:
-        drawn.add_hline(
-            y=scores[base.name],
-            line={"color": BASELINE, "width": 2, "dash": "dash"},
-            annotation_text="baseline",
-            annotation_font_color=BASELINE,
-        )
+        baseline_line(drawn, scores[base.name], "baseline")
     return Plot(key=key, title=title, alt=in_words(data, what), figure=drawn, data=data)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from tune_app.planning.epochs import rung_epochs
+from tune_app.reporting.page import Section, Table
 from tune_app.reporting.plots import BASELINE, color
 from tune_app.results.baseline import baseline_trials
 from tune_app.results.finding import read_confirmation
@@ -71,16 +73,13 @@ class Findings:
         stopped = {trial.epochs for trial in self.sweep.trials if trial.status == "stopped early"}
         if not isinstance(scheduler, Mapping) or not self.epochs:
             return tuple(sorted(stopped))
-        if not stopped and not self._stops_early(scheduler):
+        settings, name = self.sweep.settings, scheduler.get("name")
+        listed = settings.get("family") == "compare" or settings.get("preset") or settings.get("trial")
+        if not stopped and name != "asha" and (name != "auto" or listed):
             return ()
-        rise = float(self.sweep.settings.get("trainer", {}).get("pct_start", 0.05))
+        rise = float(settings.get("trainer", {}).get("pct_start", 0.05))
         grace = grace_period(int(scheduler.get("grace_period") or 0), self.epochs, rise)
         return rung_epochs(self.epochs, grace, float(scheduler.get("reduction_factor", 4)))
-
-    def _stops_early(self, scheduler: Mapping[str, Any]) -> bool:
-        settings = self.sweep.settings
-        listed = settings.get("family") == "compare" or settings.get("preset") or settings.get("trial")
-        return scheduler.get("name") == "asha" or (scheduler.get("name") == "auto" and not listed)
 
     @cached_property
     def comparable(self) -> list[Trial]:
@@ -125,3 +124,44 @@ def gather(sweep: Sweep) -> Findings:
 def listed(names: Sequence[str]) -> str:
     """a, b and c."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "none"
+
+
+def diagnoses(findings: Findings) -> Section:
+    """Every trial that went wrong, with its code, since when, and why."""
+    title = "Diagnoses"
+    frame = findings.sweep.diagnoses()
+    if frame.empty:
+        why = "no trial has begun" if not findings.sweep.trials else "no trial failed or was given a diagnosis"
+        return Section(key="diagnoses", title=title, nothing=f"Nothing to show: {why}.")
+    counts = ", ".join(f"{code} ({number})" for code, number in frame["code"].value_counts().items())
+    text = f"{counted(frame['name'].nunique(), 'trial')} of {len(findings.sweep.trials)}: {counts}."
+    table = Table(key="diagnoses-table", title="Trials with a diagnosis", frame=frame)
+    return Section(key="diagnoses", title=title, text=[text], parts=[table])
+
+
+def manifest(findings: Findings) -> Section:
+    """manifest.json and the settings, every key on a line of its own."""
+    title = "Manifest"
+    recorded, settings = findings.sweep.manifest, findings.sweep.settings
+    if not recorded and not settings:
+        return Section(
+            key="manifest", title=title, nothing="Nothing to show: manifest.json and sweep.yaml are missing or damaged."
+        )
+    parts = [
+        Table(key=key, title=name, frame=pd.DataFrame(list(leaves(values)), columns=["key", "value"]), folded=folded)
+        for key, name, values, folded in (
+            ("manifest-table", "Where the results come from", recorded, False),
+            ("manifest-settings", "All settings", settings, True),
+        )
+        if values
+    ]
+    return Section(key="manifest", title=title, parts=parts)
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Key and value of everything in a nested mapping."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, default=str)

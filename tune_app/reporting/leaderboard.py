@@ -13,10 +13,10 @@ from tune_app.evidence.critical import t_critical
 from tune_app.reporting.findings import Findings, counted
 from tune_app.reporting.page import Plot as Picture
 from tune_app.reporting.page import Section, Table, short
-from tune_app.reporting.plots import BEST, OUTLINE, figure, hatching
+from tune_app.reporting.plots import BEST, OUTLINE, figure, hatching, listed_upwards, with_intervals
 from tune_app.results.baseline import verdicts
-from tune_app.results.cautions import cautions
 from tune_app.results.folders import spoken
+from tune_app.results.summary import cautions
 from tune_app.results.trial import Trial
 
 SHOWN = 20
@@ -97,30 +97,14 @@ def intervals(findings: Findings) -> Picture:
     """The first configurations as points; with an interval those that were run with several seeds."""
     arms = arm_intervals(findings).head(SHOWN).iloc[::-1]
     repeated = arms["runs"] > 1
-    trace = go.Scatter(
-        x=arms["mean"],
-        y=arms["arm"],
-        mode="markers",
-        name="mean over seeds",
-        marker={
-            "size": 10,
-            "color": [marker_color(findings, name) for name in arms["arm"]],
-            "symbol": ["diamond" if many else "circle-open" for many in repeated],
-            "line_width": 2,
-        },
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": arms["high"] - arms["mean"],
-            "arrayminus": arms["mean"] - arms["low"],
-            "thickness": 2,
-            "width": 5,
-            "color": "#57606a",
-        },
-        hovertemplate="%{y}<br>%{x:.4f}<extra></extra>",
-    )
-    drawn = figure([trace], height=90 + 26 * len(arms), x=findings.metric)
-    drawn.update_yaxes(type="category", showgrid=False)
+    marker = {
+        "size": 10,
+        "color": [marker_color(findings, name) for name in arms["arm"]],
+        "symbol": ["diamond" if many else "circle-open" for many in repeated],
+        "line_width": 2,
+    }
+    trace = with_intervals(arms, arms["arm"], "mean", "low", "high", marker=marker, name="mean over seeds")
+    drawn = listed_upwards([trace], height=90 + 26 * len(arms), x=findings.metric)
     first = arms.iloc[-1]
     how = (
         f"Bars are 95 % intervals of the mean over seeds ({int(repeated.sum())} of {len(arms)} configurations were run "

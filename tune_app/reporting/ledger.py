@@ -1,4 +1,4 @@
-"""What the sweep has cost: hours per family and rung, what early stopping saved and failures lost.
+"""What the sweep has cost: hours per family and rung, what early stopping saved and failures lost; and the plan.
 
 Hours are those of epochs (training and validation) times the GPUs, or without one the CPUs, of a trial.
 """
@@ -6,12 +6,15 @@ Hours are those of epochs (training and validation) times the GPUs, or without o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from trainables.trial_folder import BEFORE_RESTART
 from tune_app.reporting.findings import Findings
 from tune_app.reporting.page import Plot, Section, Table
 from tune_app.reporting.plots import INK, OUTLINE, figure, greys
@@ -25,17 +28,9 @@ TRAINED, FAILED, REPEATED, SAVED = (
     "saved by stopping early",
 )
 HATCH = {TRAINED: "", FAILED: "x", REPEATED: "+", SAVED: "/"}
-BEFORE_RESTART = "history-before-restart.jsonl"
-"""The rows of a trial whose checkpoints were lost, as `trainables.trial_folder` keeps them."""
+PAUSE_S = 600.0
+"""A longer time without any epoch is not counted as running: the sweep was interrupted."""
 ABOUT = "Hours of training and validation, times the devices of a trial; starts and waiting are not in them."
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What is counted: GPU- or CPU-hours, or minutes where an hour is too much. per_hour: of it in a device-hour."""
-
-    name: str
-    per_hour: float
 
 
 def ledger(findings: Findings) -> Section:
@@ -44,15 +39,16 @@ def ledger(findings: Findings) -> Section:
     costs = cost_table(findings)
     if costs.empty:
         return Section(key="ledger", title=title, nothing="Nothing to count: no epoch says how long it took.")
-    unit = unit_of(findings, costs)
-    costs = costs.assign(amount=costs["hours"] * unit.per_hour)
+    unit, per_hour = ("hours", 1) if costs["hours"].sum() >= 2 else ("minutes", 60)
+    unit = f"{findings.sweep.device}-{unit}"
+    costs = costs.assign(amount=costs["hours"] * per_hour)
     pivot = costs.pivot_table(index=["kind", "segment"], columns="family", values="amount", aggfunc="sum", sort=False)
     table = pivot.assign(all=pivot.sum(axis=1)).map(amount).reset_index().rename(columns={"segment": "epochs"})
     parts: list[Plot | Table] = [
-        picture(findings, costs, unit),
+        picture(costs, unit),
         Table(
             key="ledger-table",
-            title=f"{unit.name} by family and rung",
+            title=f"{unit} by family and rung",
             frame=table,
             headers={family: family for family in findings.families},
         ),
@@ -99,17 +95,11 @@ def segments(findings: Findings) -> Any:
     return name
 
 
-def uses_gpu(findings: Findings) -> bool:
-    return any(trial.config.get("resources", {}).get("gpus_per_trial") for trial in findings.sweep.trials)
+def picture(costs: pd.DataFrame, unit: str) -> Plot:
+    """A bar per family, its pieces the stretches between rungs; losses and savings beside what was trained.
 
-
-def unit_of(findings: Findings, costs: pd.DataFrame) -> Unit:
-    device = "GPU" if uses_gpu(findings) else "CPU"
-    return Unit(f"{device}-hours", 1) if costs["hours"].sum() >= 2 else Unit(f"{device}-minutes", 60)
-
-
-def picture(findings: Findings, costs: pd.DataFrame, unit: Unit) -> Plot:
-    """A bar per family, its pieces the stretches between rungs; losses and savings beside what was trained."""
+    unit: GPU- or CPU-hours, or minutes where an hour is too much.
+    """
     data = costs.groupby(["family", "kind", "segment"], as_index=False, sort=False)[["amount", "epochs"]].sum()
     stretches = list(dict.fromkeys(sorted(data["segment"], key=lambda name: int(name.split("–")[0]))))
     traces, shades = [], greys(len(stretches))
@@ -130,19 +120,19 @@ def picture(findings: Findings, costs: pd.DataFrame, unit: Unit) -> Plot:
                     )
                 )
     drawn = figure(
-        traces, height=190 + 46 * data["family"].nunique(), x=unit.name, barmode="stack", legend_traceorder="normal"
+        traces, height=190 + 46 * data["family"].nunique(), x=unit, barmode="stack", legend_traceorder="normal"
     )
     drawn.update_yaxes(type="category", autorange="reversed")
     saved = " Striped pieces were never trained: that is what stopping early saved."
     alt = in_words(costs, unit) + (saved if (data["kind"] == SAVED).any() else "")
-    data = data.rename(columns={"amount": unit.name})
-    return Plot(key="ledger-bars", title=f"{unit.name} by family", alt=alt, figure=drawn, data=data)
+    data = data.rename(columns={"amount": unit})
+    return Plot(key="ledger-bars", title=f"{unit} by family", alt=alt, figure=drawn, data=data)
 
 
-def in_words(costs: pd.DataFrame, unit: Unit) -> str:
+def in_words(costs: pd.DataFrame, unit: str) -> str:
     sums = costs.groupby("kind")["amount"].sum()
     spent = sum(sums.get(kind, 0.0) for kind in (TRAINED, FAILED, REPEATED))
-    parts = [f"{amount(spent)} {unit.name} spent in epochs"]
+    parts = [f"{amount(spent)} {unit} spent in epochs"]
     saved = sums.get(SAVED, 0.0)
     if saved:
         parts.append(
@@ -159,3 +149,83 @@ def amount(value: float) -> str:
     if math.isnan(value):
         return MISSING
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def plan_and_reality(findings: Findings) -> Section:
+    """What was planned before the first trial, and what came of it."""
+    title = "Plan and reality"
+    plan = findings.plan
+    if not plan:
+        return Section(key="plan", title=title, nothing="Nothing to compare: the sweep folder holds no plan.json.")
+    rows = [compared(*row) for row in figures(findings, plan)]
+    frame = pd.DataFrame([row for row in rows if row])
+    text = []
+    if findings.sweep.status != "finished":
+        text.append(f"The sweep is {findings.sweep.status}: what has come of it so far is less than the whole.")
+    if plan.get("basis"):
+        text.append(f"Times were planned from: {plan['basis']}.")
+    return Section(
+        key="plan", title=title, text=text, parts=[Table(key="plan-table", title="Planned and found", frame=frame)]
+    )
+
+
+def figures(findings: Findings, plan: Mapping[str, Any]) -> list[tuple[str, Any, float]]:
+    """(what, planned, found)."""
+    trials = findings.sweep.trials
+    costs = cost_table(findings)
+    spent = float(costs.loc[costs["kind"] != SAVED, "hours"].sum())
+    on_disk = sum(path.stat().st_size for path in findings.sweep.folder.rglob("*") if path.is_file())
+    return [
+        ("trials", plan.get("trials"), len(trials)),
+        ("epochs", plan.get("epochs"), sum(trial.epochs for trial in trials)),
+        (f"{findings.sweep.device}-hours", plan.get("device_hours"), spent),
+        ("hours on the clock", plan.get("wall_hours"), wall_hours(findings)),
+        ("gigabytes on disk", plan.get("disk_gb"), on_disk / 1e9),
+    ]
+
+
+def compared(what: str, planned: Any, found: float) -> dict[str, Any] | None:
+    """One row; None where nothing was planned."""
+    values = planned if isinstance(planned, Mapping) else {"expected": planned}
+    expected, low, high = (
+        float(values[key]) if is_finite(values.get(key)) else math.nan for key in ("expected", "low", "high")
+    )
+    if math.isnan(expected):
+        return None
+    ranged = not (math.isnan(low) or math.isnan(high))
+    within = ("yes" if low <= found <= high else "no") if ranged and not math.isnan(found) else ""
+    return {
+        "": what,
+        "planned": amount(expected),
+        "range": f"{amount(low)} to {amount(high)}" if ranged else "",
+        "found": amount(found),
+        "found / planned": f"{found / expected:.2f}" if expected and not math.isnan(found) else "",
+        "in range": within,
+    }
+
+
+def wall_hours(findings: Findings) -> float:
+    """Hours from the sweep's beginning to its last epoch, without pauses; NaN where the rows hold no times."""
+    spans = [
+        (float(row.get("time_setup") or row["time_started"]), float(row["time_ended"]))
+        for trial in findings.sweep.trials
+        for row in trial.history
+        if is_finite(row.get("time_started")) and is_finite(row.get("time_ended"))
+    ]
+    if not spans:
+        return math.nan
+    with suppress(ValueError):
+        created = datetime.fromisoformat(str(findings.sweep.manifest.get("created"))).timestamp()
+        first = min(start for start, _ in spans)
+        if 0 <= first - created <= PAUSE_S:
+            spans.append((created, first))
+    return running_seconds(spans) / 3600
+
+
+def running_seconds(spans: Sequence[tuple[float, float]]) -> float:
+    """Length of the union of time spans, gaps of at most PAUSE_S included."""
+    total, until = 0.0, -math.inf
+    for start, end in sorted(spans):
+        total += max(0.0, end - (start if start - until > PAUSE_S else until))
+        until = max(until, end)
+    return total

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -20,7 +20,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from tune_app.errors import InputError
+from trainables.files import write_text
+from tune_app.errors import InputError, written
 from tune_app.results.tables import MISSING, cells, csv_text, fit, header
 
 GENERATOR = "tune_app report"
@@ -132,6 +133,14 @@ def render(page: Page) -> str:
     )
 
 
+def save(page: Page, path: Path) -> None:
+    """Write a page, whole or not at all. Raises InputError where it cannot be written."""
+    content = render(page)
+    with written(f"out={path}", f"Choose another file, for example out=$HOME/{path.name}."):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, content)
+
+
 def refuse_to_replace(path: Path) -> None:
     """InputError where `path` holds anything but a page of ours."""
     if path.is_dir():
@@ -229,14 +238,11 @@ def frame_html(frame: pd.DataFrame, headers: Mapping[str, str]) -> str:
     right = [all(NUMBER.fullmatch(row[place]) for row in shown) for place in range(len(frame.columns))]
     names = [text(headers.get(name, header(str(name)))) for name in frame.columns]
     head = "".join(f'<th scope="col"{ALIGNED[r]}>{name}</th>' for name, r in zip(names, right))
-    body = "".join(row_html(row, names, right) for row in shown)
+    # Each cell brings the name of its column, which stands beside it where the screen is narrow.
+    cell = '<td{} data-of="{}">{}</td>'.format
+    rows = ("".join(map(cell, (ALIGNED[r] for r in right), names, map(text, row))) for row in shown)
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
     return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def row_html(row: Sequence[str], names: Sequence[str], right: Iterable[bool]) -> str:
-    """A row; each cell brings the name of its column, which stands beside it where the screen is narrow."""
-    cells_ = (f'<td{ALIGNED[r]} data-of="{name}">{text(value)}</td>' for value, name, r in zip(row, names, right))
-    return f"<tr>{''.join(cells_)}</tr>"
 
 
 def csv_link(key: str, title: str, data: pd.DataFrame) -> str:

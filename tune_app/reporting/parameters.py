@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from tune_app.reporting.findings import Findings, counted
 from tune_app.reporting.page import Plot, Section, short
 from tune_app.reporting.plots import OUTLINE, SEQUENTIAL, figure, greys, hatching, styled
-from tune_app.results.study import read_study
+from tune_app.results.sweep import read_study
 
 ENOUGH = 8
 """Trials below which an importance would be read out of noise."""

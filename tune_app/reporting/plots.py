@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from tune_app.results.pictures import TOL_MUTED
@@ -54,6 +55,53 @@ def figure(traces: Iterable[Any] = (), *, height: int = 400, x: str = "", y: str
     """An empty figure in our look, with the titles of its axes."""
     titles = {f"{axis}axis_title_text": title for axis, title in (("x", x), ("y", y)) if title}
     return go.Figure(list(traces), layout={"template": LOOK, "height": height, **titles, **layout})
+
+
+def with_intervals(
+    rows: pd.DataFrame,
+    names: Sequence[str] | pd.Series,
+    value: str,
+    low: str,
+    high: str,
+    *,
+    digits: str = ".4f",
+    **marks: Any,
+) -> go.Scatter:
+    """A point and its interval per row, one name above the other; the columns of `rows` that hold them."""
+    error = {"type": "data", "symmetric": False, "thickness": 2, "width": 5, "color": QUIET}
+    return go.Scatter(
+        x=rows[value],
+        y=names,
+        mode="markers",
+        error_x=error | {"array": rows[high] - rows[value], "arrayminus": rows[value] - rows[low]},
+        hovertemplate=f"%{{y}}<br>%{{x:{digits}}}<extra></extra>",
+        **marks,
+    )
+
+
+def differences(
+    rows: pd.DataFrame, names: Sequence[str] | pd.Series, columns: Sequence[str], shade: str, x: str
+) -> go.Figure:
+    """Differences with their intervals, the first row on top, and where there is none. columns: value, low, high."""
+    marker = {"size": 11, "color": shade, "symbol": "diamond"}
+    points = with_intervals(rows[::-1], names[::-1], *columns, digits="+.4f", marker=marker)
+    drawn = listed_upwards([points], height=120 + 34 * len(rows), x=x)
+    drawn.add_vline(x=0, line={"color": INK, "width": 1.2, "dash": "dot"})
+    return drawn
+
+
+def listed_upwards(traces: Iterable[Any], *, height: int, x: str) -> go.Figure:
+    """A figure whose rows are names."""
+    drawn = figure(traces, height=height, x=x)
+    drawn.update_yaxes(type="category", showgrid=False)
+    return drawn
+
+
+def baseline_line(drawn: go.Figure, y: float, name: str) -> None:
+    """The baseline's score over the whole width."""
+    drawn.add_hline(
+        y=y, line={"color": BASELINE, "width": 2, "dash": "dash"}, annotation_text=name, annotation_font_color=BASELINE
+    )
 
 
 def styled(drawn: go.Figure) -> go.Figure:

@@ -13,7 +13,7 @@ from trainables.calibration import ARRAYS, CALIBRATED, GAP, dice_at_thresholds, 
 from trainables.tasks.multilabel import TASK
 from tune_app.reporting.findings import Findings, counted
 from tune_app.reporting.page import Plot, Section, Table, short
-from tune_app.reporting.plots import BASELINE, BEST, OUTLINE, QUIET, color, figure, styled, symbol
+from tune_app.reporting.plots import BASELINE, BEST, OUTLINE, QUIET, baseline_line, color, figure, styled, symbol
 from tune_app.results.baseline import verdicts
 from tune_app.results.tables import header
 from tune_app.results.trial import Trial
@@ -198,12 +198,7 @@ def at_both(findings: Findings, calibrated: list[Trial]) -> Plot:
     base = findings.baseline
     drawn = figure(traces, height=460, x=f"{header(TASK.metric)} at 0.5", y="at thresholds of its own")
     if base is not None and base.name in set(data["name"]):
-        drawn.add_hline(
-            y=base.score(CALIBRATED),
-            line={"color": BASELINE, "dash": "dash", "width": 2},
-            annotation_text="calibrated baseline",
-            annotation_font_color=BASELINE,
-        )
+        baseline_line(drawn, base.score(CALIBRATED), "calibrated baseline")
     above = data[data["gap"] > 0]
     alt = (
         f"{counted(len(data), 'trial')}: {len(above)} gain by thresholds of their own, at most "

@@ -12,12 +12,12 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 
+from trainables.settings import require
 from tune_app.errors import InputError
 from tune_app.results.manifest import MANIFEST, read_manifest
-from tune_app.results.study import JOURNAL
 from tune_app.settings.user import user_setting
 
-LOCK = "sweep.lock"
+JOURNAL, LOCK = "study.journal", "sweep.lock"
 ARMS, CONFIRMATIONS = "arms.json", "confirmation"
 """The arms of a confirmation, and its folder in the sweep's; further ones are confirmation_2, … See
 `tune_app.confirmation`."""
@@ -25,15 +25,22 @@ START_ONE = "python -m tune_app.run family=seesaw"
 _KILLED = "its driver was killed before it wrote anything"
 
 
-def find_sweep(sweep: str | Path, results_dir: str | Path = "results", *, key: str = "sweep") -> Path:
+def results_folder(given: str | Path = "") -> Path:
+    """The folder that holds the sweeps: as given, else $TUNE_APP_RESULTS, the user's setting, or results."""
+    return Path(given or user_setting("results_dir", "results")).expanduser()
+
+
+def find_sweep(sweep: str | Path, results_dir: str | Path = "", *, key: str = "sweep") -> Path:
     """The folder of a sweep given as a path, as a name under `results_dir`, or as `latest`. key: what was typed."""
+    results_dir = results_folder(results_dir)
+    require(bool(str(sweep)), key, "''", "a sweep is needed", f"Use {key}=latest")
     found = sweep_folders(results_dir)
     if str(sweep) == "latest":
-        _note_half_made(Path(results_dir), _created(found[0]) if found else 0.0)
+        _note_half_made(results_dir, _created(found[0]) if found else 0.0)
         if found:
             return found[0].resolve()
         raise InputError(f"{key}=latest: there is no sweep in {results_dir} yet. Start one: {START_ONE}")
-    for folder in (Path(sweep).expanduser(), Path(results_dir) / sweep):
+    for folder in (Path(sweep).expanduser(), results_dir / sweep):
         if is_sweep(folder):
             return folder.resolve()
         if is_half_made(folder):
@@ -116,7 +123,7 @@ def recorded_status(folder: Path) -> str:
 
 def spoken(folder: Path) -> str:
     """What to type in a shell as sweep=, resume= or extend=: a name where it is found by that, else the whole path."""
-    default = Path(user_setting("results_dir", "results")).expanduser().resolve()
+    default = results_folder().resolve()
     return shlex.quote(folder.name if folder.resolve().parent == default else str(folder))
 
 

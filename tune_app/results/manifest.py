@@ -27,7 +27,7 @@ import yaml
 
 from trainables.files import write_text
 from trainables.objective import Objective
-from tune_app.errors import InputError, require_input
+from tune_app.errors import written
 
 MANIFEST = "manifest.json"
 STATUSES = ("running", "interrupted", "finished")
@@ -128,14 +128,9 @@ def build_manifest(
 def write_manifest(folder: str | Path, manifest: Mapping[str, Any]) -> Path:
     """Write manifest.json atomically; InputError where the folder cannot be written."""
     path = Path(folder) / MANIFEST
-    try:
+    with written(str(path.parent), "Choose another folder, for example results_dir=$HOME/results."):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(manifest, indent=2, default=str) + "\n")
-    except OSError as error:
-        raise InputError(
-            f"{path.parent}: cannot be written ({error.strerror or error}). Choose another folder, "
-            f"for example results_dir=$HOME/results."
-        ) from None
     return path
 
 
@@ -179,7 +174,7 @@ def set_status(folder: str | Path, status: str) -> None:
 
     A folder that says running while nobody holds its lock is a crashed sweep.
     """
-    require_input(status in STATUSES, "status", status, f"choose one of {', '.join(STATUSES)}", "Use finished")
+    assert status in STATUSES, status
     write_manifest(folder, {**read_manifest(folder), "status": status})
 
 
@@ -229,14 +224,10 @@ def hardware() -> dict[str, Any]:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cpus": _attempt(lambda: len(os.sched_getaffinity(0))) or os.cpu_count(),
-        "memory_gib": _attempt(_memory_gib),
+        "memory_gib": _attempt(lambda: round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)),
         "gpus": (_output(*query) or "").splitlines(),
         "python": sys.executable,
     }
-
-
-def _memory_gib() -> float:
-    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
 
 
 def _attempt(probe: Callable[[], Any]) -> Any:

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 
 from trainables.calibration import CALIBRATED, GAP
-from trainables.settings import PATH
-from tune_app.errors import InputError, require_input
-from tune_app.results.baseline import NOT_RUN, add_command, baseline_trials, gains, with_baseline_row
-from tune_app.results.cautions import cautions, notices
+from trainables.settings import PATH, require, require_choice
+from tune_app.errors import InputError
+from tune_app.results.baseline import NOT_RUN, add_command, baseline_trials, gains, verdicts, with_baseline_row
 from tune_app.results.finding import DROPPABLE, confirmed_table, read_confirmation, what_is_confirmed
+from tune_app.results.folders import is_confirmation, resume_command, spoken
 from tune_app.results.reference import NOT_COMPARABLE, PUBLISHED_CAUTION, read_reference
 from tune_app.results.sweep import Sweep
 from tune_app.results.tables import counted, csv_text, markdown, markdown_text, records, sentences, text_pages, to_plain
-from tune_app.settings.terminal import drawing, plain
-from tune_app.settings.user import user_setting
+from tune_app.settings.terminal import drawing, plain, screen
 
 FORMATS = ("table", "csv", "json", "md")
 RANKINGS = ("dice", "calibrated")
+PHANTOM = "PHANTOM DATA: generated volumes. These scores say nothing about real electron microscopy."
+NOT_VALIDATED = (
+    "NOT VALIDATED: the validation crops were trained on, too (final=), so scores on them say nothing of other data."
+)
 _DROPPABLE = (GAP, "arm", "seed", "family", "number", "minutes", "epochs", "best_epoch")
 
 
@@ -47,18 +50,9 @@ class SummarySettings:
     validation crops and scored on the other."""
 
     def __post_init__(self) -> None:
-        require_input(bool(self.sweep), "sweep", self.sweep, "a sweep is needed", "Use sweep=latest")
-        require_input(
-            self.format in FORMATS, "format", self.format, f"choose one of {', '.join(FORMATS)}", "Use format=table"
-        )
-        require_input(
-            self.rank_by in RANKINGS,
-            "rank_by",
-            self.rank_by,
-            f"choose one of {', '.join(RANKINGS)}",
-            "Use rank_by=dice",
-        )
-        require_input(
+        require_choice("format", self.format, FORMATS)
+        require_choice("rank_by", self.rank_by, RANKINGS)
+        require(
             self.rank_by == "dice" or "iou" not in self.by,
             "by",
             self.by,
@@ -103,15 +97,8 @@ class Report:
         return [(title, frame) for title, frame in tables if len(frame)]
 
 
-def summarise(settings: SummarySettings, *, width: int | None = None, color: bool = False) -> str:
-    """The summary of a sweep as text in the form that `settings.format` names.
-
-    width: characters per line for format=table; None leaves lines as long as they are. Raises InputError.
-    """
-    return _as_text(build_report(settings), settings.format, width, color)
-
-
-def _as_text(report: Report, form: str, width: int | None, color: bool) -> str:
+def as_text(report: Report, form: str, width: int | None = None, color: bool = False) -> str:
+    """width: characters per line for the form `table`; None leaves lines as long as they are."""
     if form == "csv":
         return as_csv(report)
     if form == "json":
@@ -121,7 +108,7 @@ def _as_text(report: Report, form: str, width: int | None, color: bool) -> str:
 
 def build_report(settings: SummarySettings) -> Report:
     """Read the sweep and put together what there is to say."""
-    sweep = Sweep(settings.sweep, settings.results_dir or user_setting("results_dir", "results"))
+    sweep = Sweep(settings.sweep, settings.results_dir)
     by = _ranking(settings, sweep)
     board = with_baseline_row(sweep.leaderboard(by), sweep)
     arms = sweep.arms()
@@ -274,13 +261,63 @@ def as_json(report: Report) -> str:
     return json.dumps(to_plain(found), indent=2, allow_nan=False)
 
 
+def notices(sweep: Sweep) -> list[str]:
+    how = f"resume with: {resume_command(sweep.folder)}"
+    state = {
+        "running": ["the sweep is still running: the ranks are not final"],
+        "crashed": [f"the driver ended without finishing the sweep; {how}"],
+        "interrupted": [f"the sweep was interrupted; {how}"],
+    }.get(sweep.status, [])
+    unseen = [] if sweep.validated else [NOT_VALIDATED]
+    return [*([PHANTOM] if sweep.phantom else []), *unseen, *state, *sweep.notices]
+
+
+def cautions(sweep: Sweep, board: pd.DataFrame, *, confirmed: bool = False) -> list[str]:
+    """How far a leaderboard can be trusted. confirmed: replicates have already said what can be told apart."""
+    ranked = board[board["rank"].notna()]
+    if ranked.empty:
+        return ["No trial has a score yet.", *([] if baseline_trials(sweep) else verdicts(sweep))]
+    found = ["A row of the leaderboard is one run: a screening score, not a result."]
+    if sweep.nearest:
+        found.insert(0, sweep.nearest)
+    elif sweep.objective.bounds:
+        found.insert(0, f"First come the trials that keep the bounds: {sweep.objective.bounds}.")
+    if not confirmed and not is_confirmation(sweep.folder):
+        found[-1] += f" Before choosing: python -m tune_app.confirm sweep={spoken(sweep.folder)}"
+    noise = sweep.noise()
+    if noise is not None:
+        found.append(
+            f"Noise between runs of one configuration: sd {noise.sd:.4f} ({noise.arms} repeated, {noise.dof} degrees "
+            f"of freedom). Two single runs must differ by {noise.difference:.4f} to be believed at 95 %."
+        )
+    stopped = int((ranked["status"] == "stopped early").sum())
+    if stopped:
+        were = "was stopped early: its score is" if stopped == 1 else "were stopped early: theirs are scores"
+        found.append(f"{counted(stopped, 'trial')} {were} of fewer epochs.")
+    return found + ([] if confirmed else verdicts(sweep)) + about_calibration(sweep)
+
+
+def about_calibration(sweep: Sweep) -> list[str]:
+    """What `calibrated` means, and where it is missing."""
+    found = [trial.calibration for trial in sweep.trials if trial.best]
+    lost = [c for c in found if not math.isfinite(c.calibrated_mean)]
+    if lost and len(lost) == len(found):
+        return [f"No calibrated Dice: {lost[0].notes}."]
+    told = [
+        "Calibrated: at a threshold per class, chosen on one half of the validation crops and scored on the other; the "
+        "leaderboard shows the best epoch, which was chosen at 0.5."
+    ]
+    told += (
+        [f"{counted(len(lost), 'trial')} without calibrated Dice, the first because {lost[0].notes}."] if lost else []
+    )
+    partly = next((c.notes for c in found if c not in lost and c.notes), "")
+    return told + ([f"Not calibrated, counted at 0.5: {partly}."] if partly else [])
+
+
 def summarise_and_print(settings: SummarySettings) -> int:
     """Print the summary: in a terminal as wide as it is, otherwise plain. Warnings of a CSV go to standard error."""
-    console = Console()
-    terminal = console.is_terminal
     report = build_report(settings)
-    width = console.width if terminal else None
-    text = _as_text(report, settings.format, width, terminal and not console.no_color)
+    text = as_text(report, settings.format, *screen())
     print(text, file=drawing(sys.stdout) if settings.format == "table" else sys.stdout)
     if settings.format == "csv":
         for notice in report.notices:

@@ -10,15 +10,20 @@ A Sweep is what the folder held when it was opened; `refresh()` reads it again.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import pandas as pd
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial
 
 from search_spaces import ClassCounts, Preset, all_presets, trial_of, trial_signature, untuned
@@ -28,13 +33,11 @@ from trainables.objective import Objective
 from trainables.settings import TaskSettings
 from trainables.tasks import get_task
 from tune_app.errors import InputError
-from tune_app.results.folders import LOCK, find_sweep, lock_is_held, recorded_status
-from tune_app.results.manifest import KINDS, MANIFEST, read_known
+from tune_app.results.folders import JOURNAL, LOCK, find_sweep, lock_is_held, recorded_status
+from tune_app.results.manifest import KINDS, MANIFEST, of_kind, read_known
 from tune_app.results.repeats import Noise, arm_labels, arms_frame, pooled_noise
-from tune_app.results.study import JOURNAL, read_study
 from tune_app.results.trial import Trial, read_trial
 from tune_app.settings.schema import DiagnosisSettings
-from tune_app.settings.user import user_setting
 
 SETTING_KINDS: dict[str, Any] = {
     "seed": int,
@@ -57,7 +60,7 @@ class Sweep:
     """
 
     def __init__(self, sweep: str | Path = "latest", results_dir: str | Path = "") -> None:
-        self.folder = find_sweep(sweep, results_dir or user_setting("results_dir", "results"))
+        self.folder = find_sweep(sweep, results_dir)
         self.refresh()
 
     def refresh(self) -> Sweep:
@@ -68,13 +71,19 @@ class Sweep:
         self.metric, self.mode = self.objective.metric, self.objective.mode
         told = self.manifest.get("notices")
         self.notices = [str(notice) for notice in told] if isinstance(told, list) else []
-        self._judged_by = _diagnosis_settings(self.settings.get("diagnosis"))
+        self._judged_by = DiagnosisSettings()  # where it has none of ours
+        with suppress(KeyError, TypeError, ValueError, TrainablesError):
+            self._judged_by = DiagnosisSettings(**self.settings["diagnosis"])
         driver_runs = lock_is_held(self.folder / LOCK)
         self.trials: tuple[Trial, ...] = self._read_trials(driver_runs)
         for name, whole in ((MANIFEST, manifest_whole), ("sweep.yaml", settings_whole)):
             if self.trials and not whole:
                 self.notices.append(f"{name} is missing or damaged: what it no longer says counts as unknown")
-        self.status = self._status(driver_runs)
+        # Where the manifest does not say how it ended, what is missing does.
+        planned = self.settings.get("search", {}).get("num_samples", 0)
+        unfinished = any(trial.status in ("interrupted", "waiting") for trial in self.trials)
+        guessed = "crashed" if unfinished or len(self.trials) < planned else "finished"
+        self.status = "running" if driver_runs else recorded_status(self.folder) or guessed
         """running, crashed, interrupted or finished."""
         return self
 
@@ -90,6 +99,12 @@ class Sweep:
         """Whether the data were generated ones."""
         data = self.manifest.get("data") or self.settings.get("data") or {}
         return bool(data.get("phantom", data.get("name") == "phantom"))
+
+    @property
+    def device(self) -> str:
+        """GPU or CPU: what hours are counted of."""
+        gpus = any(trial.config.get("resources", {}).get("gpus_per_trial") for trial in self.trials)
+        return "GPU" if gpus else "CPU"
 
     @property
     def validated(self) -> bool:
@@ -238,34 +253,24 @@ class Sweep:
             frozen = in_study.get(name)
             if not intact and frozen is not None and not frozen.state.is_finished() and name in folders:
                 frozen = None  # Its end may stand in the part that was lost.
-            trials.append(trial := self._read_trial(name, frozen, driver_runs, untuned_signature))
+            prefix = re.match(r"\d+", name)
+            trial = read_trial(
+                self.folder / "trials" / name,
+                frozen,
+                number=int(prefix.group()) if prefix else frozen.number if frozen else 0,
+                objective=self.objective,
+                driver_runs=driver_runs,
+                judged_by=self._judged_by,
+                untuned=untuned_signature,
+            )
+            trials.append(trial)
             self.notices += [f"{name}: {one}" for one in trial.damage]
         return tuple(sorted(trials, key=lambda trial: (trial.number, trial.name)))
-
-    def _read_trial(self, name: str, frozen: FrozenTrial | None, driver_runs: bool, untuned_signature: str) -> Trial:
-        prefix = re.match(r"\d+", name)
-        number = int(prefix.group()) if prefix else frozen.number if frozen else 0
-        return read_trial(
-            self.folder / "trials" / name,
-            frozen,
-            number=number,
-            objective=self.objective,
-            driver_runs=driver_runs,
-            judged_by=self._judged_by,
-            untuned=untuned_signature,
-        )
 
     @staticmethod
     def _trial_name(frozen: FrozenTrial) -> str:
         label = frozen.user_attrs.get("preset") or frozen.user_attrs.get("family") or "trial"
         return str(frozen.user_attrs.get("name") or f"{frozen.number:04d}_{label}")
-
-    def _status(self, driver_runs: bool) -> str:
-        """Where the manifest does not say, what is missing does."""
-        planned = self.settings.get("search", {}).get("num_samples", 0)
-        unfinished = any(trial.status in ("interrupted", "waiting") for trial in self.trials)
-        guessed = "crashed" if unfinished or len(self.trials) < planned else "finished"
-        return "running" if driver_runs else recorded_status(self.folder) or guessed
 
 
 _FIRST = ("rank", "number", "name", "family", "preset")
@@ -326,13 +331,76 @@ def _objective(manifest: Mapping[str, Any]) -> Objective:
     return Objective.from_config({"metric": told.get("metric")}, get_task(TaskSettings().name))
 
 
-def _diagnosis_settings(values: Any) -> DiagnosisSettings:
-    """Those of the sweep; the defaults where it has none of ours."""
-    with suppress(TypeError, ValueError, TrainablesError):
-        return DiagnosisSettings(**values)
-    return DiagnosisSettings()
-
-
 def read_settings(folder: Path) -> dict[str, Any]:
     """sweep.yaml of a folder, without sections that are none; {} where it is missing or damaged."""
     return read_known(folder / "sweep.yaml", SETTING_KINDS)[0]
+
+
+ATTRIBUTE_KINDS = {
+    "name": str,
+    "label": str,
+    "family": str,
+    "preset": (str, NoneType),
+    "loss": dict,
+    "seed": (int, NoneType),
+    "sections": dict,
+    "signature": str,
+    "baseline": bool,
+    "planned": bool,
+    "reason": str,
+}
+"""Of what the searcher tells of a trial; see `of_kind`."""
+
+
+class ReadOnlyJournal(BaseJournalBackend):
+    """The records of a journal up to the first line that is not complete; `damaged` tells that lines follow it."""
+
+    def __init__(self, path: Path) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.damaged = False
+        for line in path.read_bytes().splitlines(keepends=True):
+            if not self._append(line):
+                # The beginning of a last line is a write in progress, not damage.
+                self.damaged = line.endswith(b"\n") or not line.startswith(b"{")
+                break
+
+    def _append(self, line: bytes) -> bool:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            return False
+        if not (isinstance(record, dict) and line.endswith(b"\n")):
+            return False
+        self.records.append(record)
+        return True
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        yield from self.records[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        raise PermissionError("a results reader never writes to the study")
+
+
+def read_study(folder: Path) -> tuple[list[FrozenTrial], bool]:
+    """(trials of the last study in the journal, whether the journal could be read to its end).
+
+    It cannot be read beyond a trial whose values are of another kind than the searcher writes. A journal that is
+    absent, or empty because the sweep has just begun, holds no trials and is intact.
+    """
+    path = folder / JOURNAL
+    if not path.is_file():
+        return [], True
+    try:
+        journal = ReadOnlyJournal(path)
+        storage = JournalStorage(journal)
+        studies = storage.get_all_studies()
+        trials = storage.get_all_trials(studies[-1]._study_id) if studies else []
+        sound = list(takewhile(_is_sound, trials))
+    except Exception:  # Optuna's replay raises anything from KeyError to RuntimeError on records it cannot follow.
+        return [], False
+    return sound, not journal.damaged and len(sound) == len(trials)
+
+
+def _is_sound(trial: FrozenTrial) -> bool:
+    told, numbers = trial.user_attrs, [*(trial.values or ()), *trial.intermediate_values.values()]
+    return of_kind(told, ATTRIBUTE_KINDS) == told and all(isinstance(one, int | float) for one in numbers)

@@ -256,11 +256,14 @@ def read_trial(
     attrs = frozen.user_attrs if frozen else config.get("run") or {}
     told = set(frozen.intermediate_values) if frozen and frozen.state.is_finished() else set()
     history, lost_rows = _recorded(folder, told)
-    history = history or _study_curve(frozen, objective.metric)
+    if not history and frozen:  # its folder is gone: what the study knows
+        curve = sorted(frozen.intermediate_values.items())
+        history = tuple({"epoch": epoch, objective.metric: value} for epoch, value in curve)
     loss = attrs.get("loss") or config.get("loss") or {}
     status = _study_status(frozen, attrs) if frozen else _folder_status(folder, config, history)
     if status == "running" and not driver_runs:
         status = "interrupted"
+    alike = attrs.get("signature") or loss  # equal for trials of one effective loss; one that says nothing is alone
     ended = hopeless(history, judged_by) if status == "stopped early" and judged_by.stop_hopeless else None
     if ended:
         status = f"failed: {ended.code}"
@@ -277,7 +280,7 @@ def read_trial(
         loss=loss,
         params=frozen.params if frozen else attrs.get("params") or {},
         sections=attrs.get("sections") or {},
-        signature=_signature(attrs, loss, folder.name),
+        signature=json.dumps(alike, sort_keys=True, default=str) if alike else folder.name,
         baseline=bool(attrs.get("baseline", attrs.get("signature") == untuned != "")),
         config=config,
         history=history,
@@ -309,14 +312,6 @@ def _damage(folder: Path, history: Sequence[object], *, config_whole: bool, lost
         yield "config.json is missing or damaged: what it no longer says counts as unknown"
     if lost_rows:
         yield f"history.jsonl is damaged; epochs that it lost ({lost_rows} at most) are read from result.json"
-
-
-def _study_curve(frozen: FrozenTrial | None, metric: str) -> tuple[dict[str, Any], ...]:
-    """What the study knows of a trial whose folder is gone: its intermediate values, else its final one."""
-    if frozen is None:
-        return ()
-    values = frozen.intermediate_values
-    return tuple({"epoch": epoch, metric: values[epoch]} for epoch in sorted(values))
 
 
 def _study_status(frozen: FrozenTrial, attrs: Mapping[str, Any]) -> str:
@@ -382,10 +377,3 @@ def _read_text(path: Path) -> str:
     with suppress(OSError):
         return path.read_text(encoding="utf-8", errors="replace")
     return ""
-
-
-def _signature(attrs: Mapping[str, Any], loss: Mapping[str, Any], name: str) -> str:
-    """Equal for trials of one effective loss; a trial that says nothing of its loss is alone."""
-    if attrs.get("signature"):
-        return json.dumps(attrs["signature"], sort_keys=True, default=str)
-    return json.dumps(loss, sort_keys=True, default=str) if loss else name

@@ -29,7 +29,8 @@ from search_spaces import (
     trial_signature,
     untuned,
 )
-from tune_app.errors import InputError, require_input
+from trainables.settings import require
+from tune_app.errors import InputError
 from tune_app.settings.schema import MOST_TRIALS, Settings, laid_over
 
 MOST_LISTED = 1000
@@ -222,7 +223,7 @@ def grid(space: Space, points: int) -> Iterator[dict[str, Any]]:
 def grid_arms(family: str, space: Space, points: int, seed: int) -> list[Arm]:
     """An arm for every point of the grid. Raises InputError where there are more than a sweep can hold."""
     size = math.prod(len(parameter.grid(points)) for parameter in space.values())
-    require_input(
+    require(
         size <= MOST_TRIALS,
         "search.grid_points",
         points,

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search_spaces import Sections, Space
 from trainables.objective import Objective
 from tune_app.errors import InputError
-from tune_app.results.study import read_study
+from tune_app.results.sweep import read_study
 from tune_app.results.tables import counted
 from tune_app.results.trial import is_finite, read_config, was_given_up
 from tune_app.search.searcher import NAN_EPOCH, TOLD, end, folder_name, report
@@ -73,7 +73,9 @@ def mend_study(
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{JOURNAL}") as scratch:
         study = open_study(Path(scratch), folder.name, objective)
         for number in range(max(trials, default=-1) + 1):
-            study.add_trial(trials.get(number) or _lost_trial(number))
+            # What stands for a trial that had no folder yet, so that those after it keep their numbers.
+            told: Any = {"name": folder_name(number, LOST), "label": LOST, "loss": {}, "seed": None, "reason": LOST}
+            study.add_trial(trials.get(number) or create_trial(state=TrialState.FAIL, user_attrs=told))
         reconcile(study, folder, objective, epochs)
         was = _set_aside(folder / JOURNAL)
         os.replace(Path(scratch) / JOURNAL, folder / JOURNAL)
@@ -124,12 +126,6 @@ def _recorded_trial(path: Path, space: Space, signature: Callable[[Sections], st
             f"{path.parents[1].name}: {JOURNAL} is damaged, and trials/{path.name}/config.json does not say what this "
             "trial was. Put one of them back from a copy, or move the folder away: then the trial is lost"
         ) from None
-
-
-def _lost_trial(number: int) -> FrozenTrial:
-    """What stands for a trial that had no folder yet, so that those after it keep their numbers."""
-    named: dict[str, Any] = {"name": folder_name(number, LOST), "label": LOST, "loss": {}, "seed": None}
-    return create_trial(state=TrialState.FAIL, user_attrs={**named, "reason": LOST})
 
 
 def _set_aside(journal: Path) -> str:

@@ -25,8 +25,6 @@ from tune_app.search.study import propose, recorded, trial_of
 
 NAN_EPOCH = "nan_epoch"
 """User attribute of a failed trial: the epoch whose score was NaN."""
-
-
 TOLD = ("name", "family", "preset", "sections", "baseline", "planned")
 """Of what the study knows of a trial, what its config repeats under `run`."""
 MOST_MISSED = 1e9
@@ -98,13 +96,15 @@ class StudySearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._unfinished:
-            return self._continue(trial_id)
+            frozen = self._unfinished.pop(0)
+            return self._start(trial_id, frozen.number, frozen.user_attrs, frozen.params)
         if self._num_created >= self._budget.num_trials:
             return Searcher.FINISHED
         if self._arms:
-            return self._begin_planned(trial_id)
-        arm = self._propose() if self._space else None
-        return self._begin(trial_id, arm, arm.point, planned=False) if arm else Searcher.FINISHED
+            arm = self._arms.pop(0)
+            return self._begin(trial_id, arm, arm.searched, planned=True)
+        proposed = self._propose() if self._space else None
+        return self._begin(trial_id, proposed, proposed.point, planned=False) if proposed else Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         report(self._study, self._live[trial_id], result, self._objective)
@@ -113,14 +113,6 @@ class StudySearcher(Searcher):
         number = self._live.pop(trial_id, None)
         if number is not None:
             end(self._study, number, result or {}, error, self._objective, self._budget.epochs)
-
-    def _continue(self, trial_id: str) -> dict[str, Any]:
-        frozen = self._unfinished.pop(0)
-        return self._start(trial_id, frozen.number, frozen.user_attrs, frozen.params)
-
-    def _begin_planned(self, trial_id: str) -> dict[str, Any]:
-        arm = self._arms.pop(0)
-        return self._begin(trial_id, arm, arm.searched, planned=True)
 
     def _propose(self) -> Arm | None:
         """What the sampler proposes. In a space of choices, where it soon repeats itself, that or else the first

@@ -25,9 +25,9 @@ from optuna.trial import FrozenTrial, TrialState
 from search_spaces import Choice, Float, Int, Parameter, Simplex, independent, parameters_of
 from trainables.files import drop_torn_line
 from trainables.objective import Objective
+from tune_app.results.folders import JOURNAL
 from tune_app.results.tables import header
 
-JOURNAL = "study.journal"
 Axes = dict[str, BaseDistribution]
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 MOST_TOLD, BEST_TOLD = 500, 25

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import hydra
 from hydra._internal.utils import get_args
@@ -67,7 +67,9 @@ def compose(verb: str, schema: type[T], argv: Sequence[str]) -> Composed[T] | No
     """
     _register(verb, schema)
     paths = set(path_keys(schema))
-    argv = [_quote_path(_allow_new_key(_listed(word, schema)), paths) for word in argv]
+    argv = [_quote_path(_listed(word, schema), paths) for word in argv]
+    # `space.p=…` adds a key to an open mapping, which Hydra would want written `++space.p=…`.
+    argv = [f"++{word}" if word.startswith(OPEN) else word for word in argv]
     captured: list[tuple[DictConfig, list[str]]] = []
 
     def capture(config: DictConfig) -> None:
@@ -89,12 +91,22 @@ def compose(verb: str, schema: type[T], argv: Sequence[str]) -> Composed[T] | No
             raise _own_cause(error) or InputError(_explain(error, verb, schema, argv)) from None
         except SystemExit as exit_:
             if exit_.code not in (0, None):
-                raise InputError(f"{_last_line(complaint)}. {_help_of(verb)}") from None
+                said = complaint.getvalue().strip().splitlines() or ["the arguments cannot be read"]
+                raise InputError(f"{said[-1].rpartition('error: ')[2]}. {_help_of(verb)}") from None
     if not captured:
         return None
     config, overrides = captured[0]
-    _refuse_added_keys(config, verb, schema)
-    return Composed(_typed(config, verb, schema, argv), overrides)
+    # `+trainer.foo=3` adds a key that nothing reads; OmegaConf lets it pass.
+    known = {*_keys(OmegaConf.structured(schema)), *(prefix.removesuffix(".") for prefix in OPEN)}
+    for key in _keys(config):
+        if key not in known and not key.startswith(OPEN):
+            raise InputError(_unknown_key(key, verb, schema))
+    try:
+        settings = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise _own_cause(error) or InputError(_explain(error, verb, schema, argv)) from None
+    assert isinstance(settings, schema)
+    return Composed(settings, overrides)
 
 
 def _composed(verb: str, words: list[str]) -> tuple[DictConfig, list[str]]:
@@ -108,10 +120,15 @@ def _composed(verb: str, words: list[str]) -> tuple[DictConfig, list[str]]:
 
 def run_verb(verb: str, schema: type[T], act: Callable[[T], int | None]) -> None:
     """Entry point of `python -m tune_app.VERB`: compose, act, exit."""
+    run_composed(verb, schema, lambda composed: act(composed.settings))
+
+
+def run_composed(verb: str, schema: type[T], act: Callable[[Composed[T]], int | None]) -> None:
+    """The same for a verb that asks what was typed."""
 
     def compose_and_act() -> int | None:
         composed = compose(verb, schema, sys.argv[1:])
-        return act(composed.settings) if composed is not None else 0
+        return act(composed) if composed is not None else 0
 
     sys.exit(exit_code(compose_and_act))
 
@@ -119,22 +136,17 @@ def run_verb(verb: str, schema: type[T], act: Callable[[T], int | None]) -> None
 def exit_code(action: Callable[[], int | None]) -> int:
     """Run `action`; print an expected error as one message and return its exit code. What is printed is plain text."""
     with plain_output(), data_told():
-        return _exit_code(action)
-
-
-def _exit_code(action: Callable[[], int | None]) -> int:
-    try:
-        return action() or 0
-    except (InputError, TrainablesError) as error:
-        return _complain(error, 2)
-    except TuneAppError as error:
-        return _complain(error, getattr(error, "exit_code", 1))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        try:
+            return action() or 0
+        except (TuneAppError, TrainablesError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code if isinstance(error, TuneAppError) else InputError.exit_code
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
 
 
 @contextlib.contextmanager
@@ -151,11 +163,6 @@ def data_told() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _complain(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return code
-
-
 def _register(verb: str, schema: type) -> None:
     store = ConfigStore.instance()
     if not OmegaConf.has_resolver("user"):
@@ -164,11 +171,7 @@ def _register(verb: str, schema: type) -> None:
         store.store(name="settings", node=schema)
         return
     store.store(name=f"{verb}_settings", node=schema)
-    store.store(name=verb, node=_verb_config(verb))
-
-
-def _verb_config(verb: str) -> dict[str, Any]:
-    return {
+    node = {
         "defaults": [
             f"{verb}_settings",
             "_self_",
@@ -182,11 +185,7 @@ def _verb_config(verb: str) -> dict[str, Any]:
             "help": {"app_name": f"tune_app.{verb}", "template": "Settings (any as key=value):\n$CONFIG\n"},
         },
     }
-
-
-def _allow_new_key(word: str) -> str:
-    """`space.p=…` adds a key to an open mapping, which Hydra would want written `++space.p=…`."""
-    return f"++{word}" if word.startswith(OPEN) else word
+    store.store(name=verb, node=node)
 
 
 def _listed(word: str, schema: type) -> str:
@@ -255,23 +254,6 @@ def _hydra_process(verb: str, argv: Sequence[str]) -> Iterator[None]:
         GlobalHydra.instance().clear()
 
 
-def _refuse_added_keys(config: DictConfig, verb: str, schema: type) -> None:
-    """`+trainer.foo=3` adds a key that nothing reads; OmegaConf lets it pass."""
-    known = {*_keys(OmegaConf.structured(schema)), *(prefix.removesuffix(".") for prefix in OPEN)}
-    for key in _keys(config):
-        if key not in known and not key.startswith(OPEN):
-            raise InputError(_unknown_key(key, verb, schema))
-
-
-def _typed(config: DictConfig, verb: str, schema: type[T], argv: Sequence[str]) -> T:
-    try:
-        settings = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise _own_cause(error) or InputError(_explain(error, verb, schema, argv)) from None
-    assert isinstance(settings, schema)
-    return settings
-
-
 def _own_cause(error: BaseException | None) -> Exception | None:
     """The error of ours that OmegaConf wrapped in one of its own, should there be one."""
     while error is not None and not isinstance(error, (TrainablesError, TuneAppError)):
@@ -322,14 +304,8 @@ def _help_of(verb: str) -> str:
     return f"python -m tune_app.{verb} --help shows what can be given"
 
 
-def _last_line(complaint: io.StringIO) -> str:
-    """What the argument parser objected to, without its usage text."""
-    lines = complaint.getvalue().strip().splitlines() or ["the arguments cannot be read"]
-    return lines[-1].rpartition("error: ")[2]
-
-
 def _unknown_key(key: str, verb: str, schema: type) -> str:
-    known = _keys(OmegaConf.structured(schema))
+    known = _keys(_schema(schema))
     close = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     siblings = [k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0]]
     hint = f"Did you mean {' or '.join(close)}? " if close else ""

@@ -24,6 +24,7 @@ from trainables.settings import (
     from_mapping,
     require,
     require_choice,
+    require_in,
 )
 from trainables.tasks import get_task
 from tune_app.settings.objective import ObjectiveSettings, require_known
@@ -53,15 +54,9 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         require_choice("search.name", self.name, ("optuna", "random", "grid"))
-        require(
-            1 <= self.num_samples <= MOST_TRIALS,
-            "search.num_samples",
-            self.num_samples,
-            f"must lie in [1, {MOST_TRIALS}]",
-            "Use 16",
+        require_in(
+            self, "search.", num_samples=f"[1, {MOST_TRIALS}]", grid_points="[1, 1000]", startup_trials="[1, inf]"
         )
-        require(1 <= self.grid_points <= 1000, "search.grid_points", self.grid_points, "must lie in [1, 1000]", "Use 4")
-        require(self.startup_trials >= 1, "search.startup_trials", self.startup_trials, "must be at least 1", "Use 8")
 
 
 @dataclass(kw_only=True)
@@ -77,14 +72,7 @@ class SchedulerSettings:
 
     def __post_init__(self) -> None:
         require_choice("scheduler.name", self.name, ("auto", "asha", "none"))
-        require(self.grace_period >= 0, "scheduler.grace_period", self.grace_period, "must not be negative", "Use 0")
-        require(
-            self.reduction_factor > 1,
-            "scheduler.reduction_factor",
-            self.reduction_factor,
-            "must be greater than 1",
-            "Use 4",
-        )
+        require_in(self, "scheduler.", grace_period="[0, inf]", reduction_factor="(1, inf]")
 
 
 def grace_period(given: int, epochs: int, pct_start: float) -> int:
@@ -110,8 +98,16 @@ class ResourceSettings:
     """GPUs of the Ray we start; -1: those CUDA sees."""
 
     def __post_init__(self) -> None:
-        cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
-        require(cpus is None or cpus > 0, "resources.cpus_per_trial", cpus, "must be positive", "Use 1")
+        require_in(
+            self,
+            "resources.",
+            cpus_per_trial="(0, inf]",
+            num_cpus="[0, inf]",
+            num_gpus="[-1, inf]",
+            max_concurrent="[0, inf]",
+            max_failures="[0, inf]",
+        )
+        gpus = self.gpus_per_trial
         require(
             gpus is None or 0 <= gpus <= 1 or (gpus > 1 and gpus % 1 == 0),
             "resources.gpus_per_trial",
@@ -126,10 +122,6 @@ class ResourceSettings:
             "one trial trains on one card at most in this version",
             "Use 0.5 or 1",
         )
-        require(self.num_cpus >= 0, "resources.num_cpus", self.num_cpus, "must be ≥ 0", "Use 0")
-        require(self.num_gpus >= -1, "resources.num_gpus", self.num_gpus, "must be ≥ -1", "Use -1")
-        require(self.max_concurrent >= 0, "resources.max_concurrent", self.max_concurrent, "must be ≥ 0", "Use 0")
-        require(self.max_failures >= 0, "resources.max_failures", self.max_failures, "must be ≥ 0", "Use 2")
 
 
 @dataclass(kw_only=True)
@@ -154,8 +146,7 @@ class ClusterSettings:
     """Seconds without a running trial after which the sweep ends, where no node lives or Ray's workers keep dying."""
 
     def __post_init__(self) -> None:
-        require(self.standstill_s > 0, "cluster.standstill_s", self.standstill_s, "must be positive", "Use 60")
-        require(0 <= self.dashboard_port < 65536, "cluster.dashboard_port", self.dashboard_port, "0 … 65535", "Use 0")
+        require_in(self, "cluster.", standstill_s="(0, inf]", dashboard_port="[0, 65535]")
 
     @property
     def remote(self) -> bool:
@@ -173,8 +164,7 @@ class CheckpointSettings:
     """Their total size, gigabytes."""
 
     def __post_init__(self) -> None:
-        require(self.max_number >= 1, "checkpoints.max_number", self.max_number, "must be at least 1", "Use 20")
-        require(self.max_gb > 0, "checkpoints.max_gb", self.max_gb, "must be positive", "Use 20")
+        require_in(self, "checkpoints.", max_number="[1, inf]", max_gb="(0, inf]")
 
 
 @dataclass(kw_only=True)
@@ -208,14 +198,13 @@ class DiagnosisSettings:
     """… mean Dice has gained less than this."""
 
     def __post_init__(self) -> None:
-        for name in ("collapsed_epochs", "dead_epochs", "degraded_epochs", "plateau_epochs"):
-            require(getattr(self, name) >= 1, f"diagnosis.{name}", getattr(self, name), "must be at least 1", "Use 5")
-        for name in ("diverged_growth", "collapsed_band"):
-            require(getattr(self, name) > 1, f"diagnosis.{name}", getattr(self, name), "must be above 1", "Use 100")
-        for name in ("diverged_loss", "collapsed_sd", "degraded_dice", "plateau_dice"):
-            require(getattr(self, name) >= 0, f"diagnosis.{name}", getattr(self, name), "must be ≥ 0", "Use 0.01")
-        share = self.overflow_share
-        require(0 <= share < 1, "diagnosis.overflow_share", share, "must lie in [0, 1)", "Use 0.1")
+        for kinds, interval in (
+            (("collapsed_epochs", "dead_epochs", "degraded_epochs", "plateau_epochs"), "[1, inf]"),
+            (("diverged_growth", "collapsed_band"), "(1, inf]"),
+            (("diverged_loss", "collapsed_sd", "degraded_dice", "plateau_dice"), "[0, inf]"),
+            (("overflow_share",), "[0, 1)"),
+        ):
+            require_in(self, "diagnosis.", **dict.fromkeys(kinds, interval))
 
 
 @dataclass(kw_only=True)
@@ -274,15 +263,7 @@ class Settings:
             require(
                 all(map(math.isfinite, numbers)), key, value, "must be a finite number", "Leave it out for its default"
             )
-        require(0 <= self.seed <= MOST_SEED, "seed", self.seed, f"must lie in [0, {MOST_SEED}]", "Use 0")
-        require(
-            1 <= self.seeds <= MOST_SEEDS,
-            "seeds",
-            self.seeds,
-            f"must lie in [1, {MOST_SEEDS}]",
-            "Use seeds=3 to repeat each arm",
-        )
-        require(self.verbose in (0, 1, 2), "verbose", self.verbose, "0, 1 or 2", "Use 0")
+        require_in(self, "", seed=f"[0, {MOST_SEED}]", seeds=f"[1, {MOST_SEEDS}]", verbose="[0, 2]")
         chosen = [name for name in ("resume", "extend", "trial", "preset", "final") if getattr(self, name)]
         both = " ".join(f"{name}={getattr(self, name)}" for name in chosen)
         require(len(chosen) < 2, *both.rpartition("=")[::2], "only one of them may be given", "Drop the others")

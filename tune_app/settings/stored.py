@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
@@ -15,8 +15,8 @@ from trainables.errors import SettingsError
 from tune_app.errors import InputError
 from tune_app.settings.schema import POPULATIONS, Settings
 
-if TYPE_CHECKING:
-    pass
+FREQUENCIES, TRIAL = "class_frequencies.json", "trial.yaml"
+"""What a sweep was started with, kept in its folder: the class counts, and the configuration of trial=."""
 
 
 def stored_settings(folder: Path) -> Settings:
@@ -30,15 +30,11 @@ def stored_settings(folder: Path) -> Settings:
         raise InputError(f"{path} is damaged ({str(error).splitlines()[0]}); a sweep cannot go on without it") from None
     if not isinstance(values, dict):
         raise InputError(f"{path} is damaged (no settings in it); a sweep cannot go on without it")
-    settings = merged({}, _without_baseline(values), {}, source=str(path))
+    if isinstance(search := values.get("search"), dict):  # one without search.baseline is older: none was planned
+        values["search"] = {"baseline": False, **search}
+    settings = merged({}, values, {}, source=str(path))
     kept = folder / TRIAL
     return dataclasses.replace(settings, trial=str(kept)) if settings.trial and kept.is_file() else settings
-
-
-def _without_baseline(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a sweep.yaml; one that knows no search.baseline was written when none was planned."""
-    search = values.get("search")
-    return {**values, "search": {"baseline": False, **search}} if isinstance(search, dict) else values
 
 
 def merged(base: dict[str, Any], sections: dict[str, Any], typed: Mapping[str, Any], source: str) -> Settings:
@@ -63,17 +59,8 @@ def located(settings: Settings) -> Settings:
     def absolute(path: str) -> str:
         return str(Path(path).expanduser().absolute()) if path else ""
 
-    data = dataclasses.replace(
-        settings.data,
-        root=absolute(settings.data.root),
-        split_file=absolute(settings.data.split_file),
-        cache_dir=absolute(settings.data.cache_dir),
-    )
-    counts = (
-        settings.frequencies if settings.frequencies in (*POPULATIONS, "published") else absolute(settings.frequencies)
-    )
+    paths: Any = {name: absolute(getattr(settings.data, name)) for name in ("root", "split_file", "cache_dir")}
+    data, counts = dataclasses.replace(settings.data, **paths), settings.frequencies
+    if counts not in (*POPULATIONS, "published"):
+        counts = absolute(counts)
     return dataclasses.replace(settings, data=data, trial=absolute(settings.trial), frequencies=counts)
-
-
-FREQUENCIES, TRIAL = "class_frequencies.json", "trial.yaml"
-"""What a sweep was started with, kept in its folder: the class counts, and the configuration of trial=."""

@@ -47,8 +47,13 @@ def plain_output() -> Iterator[None]:
 
 def columns() -> int | None:
     """Characters per line of the terminal that is written to; None where it is none, and lines may be any length."""
+    return screen()[0]
+
+
+def screen() -> tuple[int | None, bool]:
+    """(`columns`, whether colours are shown)."""
     console = Console()
-    return console.width if console.is_terminal else None
+    return (console.width, not console.no_color) if console.is_terminal else (None, False)
 
 
 def drawing(stream: TextIO) -> TextIO:

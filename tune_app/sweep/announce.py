@@ -13,7 +13,7 @@ from trainables.hardware import compiler_problem
 from tune_app.planning.forecast import PLAN, make_plan
 from tune_app.planning.pace import earlier_pace
 from tune_app.ray_adapters.session import RaySession, TrialResources, dashboard_hint
-from tune_app.results.cautions import NOT_VALIDATED
+from tune_app.results.summary import NOT_VALIDATED
 from tune_app.results.sweep import Sweep
 from tune_app.results.tables import counted, sentences
 from tune_app.search.arms import left_out, planned_arms, same_arms
@@ -105,14 +105,10 @@ def _warnings(prepared: Prepared) -> Iterable[str]:
         yield f"note: {name} is left out: it has weights for other classes than {', '.join(settings.outputs)}"
     if prepared.space and prepared.num_trials < settings.search.num_samples and not settings.listed:
         yield f"note: the space holds {prepared.num_trials} different configurations, so no more are tried"
-    for name in classes_without_annotation(prepared):
-        yield f"warning: class {name} is annotated in no training crop: its channel learns nothing and has no Dice"
-
-
-def classes_without_annotation(prepared: Prepared) -> list[str]:
-    """Classes whose every training voxel is unknown."""
     counts = prepared.dataset.counts("train")
-    return [name for name, known in zip(counts["classes"], counts["known"]) if not known]
+    for name, known in zip(counts["classes"], counts["known"]):
+        if not known:
+            yield f"warning: class {name} is annotated in no training crop: its channel learns nothing and has no Dice"
 
 
 def best_line(sweep: Sweep, name: str) -> str:

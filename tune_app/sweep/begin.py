@@ -15,14 +15,13 @@ from omegaconf import OmegaConf
 from search_spaces import get_preset
 from tune_app.errors import InputError
 from tune_app.ray_adapters.remote import refuse_in_memory
-from tune_app.results.folders import find_sweep
 from tune_app.results.manifest import read_manifest
 from tune_app.search.arms import planned_arms, read_exported, searched_space
 from tune_app.settings.command_line import Composed
 from tune_app.settings.schema import ClusterSettings, Settings
 from tune_app.settings.stored import located, merged, stored_settings
 from tune_app.sweep.folder import new_folder
-from tune_app.sweep.resume import going_on, with_allowed
+from tune_app.sweep.resume import earlier_folder, going_on, with_allowed
 
 EXPORTED_SECTIONS = ("data", "task", "model", "trainer", "hardware", "objective")
 
@@ -42,8 +41,7 @@ def wanted_cluster(composed: Composed[Settings]) -> ClusterSettings:
     asked = composed.settings
     if not (asked.resume or asked.extend):
         return asked.cluster
-    folder = find_sweep(asked.resume or asked.extend, asked.results_dir, key="resume" if asked.resume else "extend")
-    return with_allowed(stored_settings(folder), composed).cluster
+    return with_allowed(stored_settings(earlier_folder(asked)), composed).cluster
 
 
 def planned(composed: Composed[Settings]) -> Settings:

@@ -17,15 +17,15 @@ from tune_app.results.folders import LOCK, is_half_made, spoken
 from tune_app.settings.schema import Settings
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
-
-
 NAME_BYTES = 200
 """Of a sweep's name: a file system takes 255, and adds to it while a folder is written or deleted."""
 
 
 def new_folder(settings: Settings) -> Path:
     """The folder of a sweep that starts now, not made yet. Raises InputError where it exists or cannot be written."""
-    label = settings.preset or (_of_trial(settings) if settings.trial else settings.family)
+    label = settings.preset or settings.family
+    if settings.trial and not settings.preset:
+        label = "final" if settings.data.train_on == "all" else "trial"
     name = settings.name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{label}"
     if not re.fullmatch(r"\w[\w.+-]*", name) or name == "latest" or len(name.encode()) > NAME_BYTES:
         raise InputError(
@@ -53,10 +53,6 @@ def space_in(folder: Path, go_on: str) -> Iterator[None]:
         raise RunFailed(
             f"cannot write in {folder}: {error.strerror}. Free some space or mend it; nothing recorded is lost: {go_on}"
         ) from None
-
-
-def _of_trial(settings: Settings) -> str:
-    return "final" if settings.data.train_on == "all" else "trial"
 
 
 def require_writable(folder: Path) -> None:

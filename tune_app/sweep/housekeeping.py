@@ -21,11 +21,10 @@ from stat import S_ISREG
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 
 from trainables.data.packed import cache_folder, is_open, remove_packed
-from trainables.settings import PATH, DataSettings, require_choice
-from tune_app.errors import InputError, require_input
+from trainables.settings import PATH, DataSettings, require, require_choice, require_in
+from tune_app.errors import InputError
 from tune_app.planning.forecast import size
 from tune_app.results.folders import (
     CONFIRMATIONS,
@@ -36,12 +35,13 @@ from tune_app.results.folders import (
     is_half_made,
     lock_is_held,
     recorded_status,
+    results_folder,
     spoken,
     sweep_folders,
 )
 from tune_app.results.manifest import MANIFEST, read_manifest
 from tune_app.results.tables import counted, text_pages
-from tune_app.settings.terminal import drawing
+from tune_app.settings.terminal import drawing, screen
 from tune_app.settings.user import user_setting
 from tune_app.sweep.folder import in_use, locked
 
@@ -73,16 +73,14 @@ class SweepsSettings:
 
     def __post_init__(self) -> None:
         require_choice("action", self.action, ACTIONS)
-        require_input(
+        require(
             self.action != "delete" or self.sweep not in ("", "latest"),
             "sweep",
             self.sweep,
             "action=delete needs the name of one sweep or its folder (latest may be another one by now)",
             "python -m tune_app.sweeps lists them",
         )
-        for name in CLEANED_BY:
-            value = getattr(self, name)
-            require_input(value is None or value >= 0, name, value, "must be a number of at least 0", f"Use {name}=30")
+        require_in(self, "", unused_days="[0, inf]", keep_gb="[0, inf]")
         if self.action == "clean" and self.unused_days is None and self.keep_gb is None:
             raise InputError("action=clean: say what may go. Use unused_days=30, keep_gb=20, or both.")
 
@@ -100,7 +98,7 @@ class Cache:
 
 def act(settings: SweepsSettings) -> int:
     """List, delete or clean, and say what was done; the exit code."""
-    results = Path(settings.results_dir or user_setting("results_dir", "results")).expanduser()
+    results = results_folder(settings.results_dir)
     place = cache_folder(DataSettings(cache_dir=settings.cache_dir or user_setting("cache_dir")))
     if settings.action == "delete":
         places = (Path(settings.sweep).expanduser(), results / settings.sweep)
@@ -121,11 +119,9 @@ def print_table(title: str, rows: Sequence[dict[str, Any]], nothing: str) -> Non
     if not rows:
         print(f"{title}: {nothing}")
         return
-    console = Console()
-    terminal = console.is_terminal
     print(f"{title}: {len(rows)}, {size(sum(row['size'] for row in rows))}")
     frame = pd.DataFrame([row | {"size": size(row["size"])} for row in rows])
-    width, color = console.width if terminal else None, terminal and not console.no_color
+    width, color = screen()
     table = text_pages(frame, width, ("started", "trials", "holds"), ("name",), color=color)
     print(table, file=drawing(sys.stdout))
 

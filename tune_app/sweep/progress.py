@@ -80,7 +80,7 @@ class Progress:
     """Of the trials that have ended here: how long they ran, and epochs trained meanwhile."""
     _reached: int = 0
     """The sum of their last epochs."""
-    _best: TrialView | None = None
+    best: TrialView | None = None
 
     def start(self, name: str, folder: str = "") -> TrialView:
         now = time.monotonic()
@@ -95,8 +95,8 @@ class Progress:
         key = self.objective.key(row)
         if math.isfinite(view.dice) and key > view.best_key:
             view.best, view.best_key, view.best_classes = view.dice, key, view.classes
-        if math.isfinite(view.best) and (self._best is None or view.best_key > self._best.best_key):
-            self._best = view
+        if math.isfinite(view.best) and (self.best is None or view.best_key > self.best.best_key):
+            self.best = view
         return view
 
     def look_at_first_epochs(self) -> None:
@@ -114,9 +114,6 @@ class Progress:
             self._seconds += time.monotonic() - view.began
             self._trained += view.trained
         return view
-
-    def best(self) -> TrialView | None:
-        return self._best
 
     def seconds_left(self) -> float:
         """At the pace so far, with all slots in use; NaN before the first steps."""
@@ -173,7 +170,7 @@ class Progress:
         return " · ".join(parts)
 
     def best_line(self, width: int | None = None) -> str:
-        best = self.best()
+        best = self.best
         if best is None:
             return "best —"
         nearest = f"nothing keeps {self.objective.bounds} yet; nearest " if best.best_key[1] < 0 else "best "
@@ -244,7 +241,10 @@ class Display(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         verdict = self.watch.verdicts.get(trial.config["run"]["name"], "") if self.watch else ""
-        state = _end_state(trial.last_result or {}, self.progress)
+        row = trial.last_result or {}
+        state = "finished" if row.get("epoch", 0) >= self.progress.epochs else "stopped early"
+        if row.get("diagnosis"):
+            state = f"failed: {row['diagnosis']}"
         self._end(trial, f"failed: {verdict}" if verdict and state == "stopped early" else state)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -302,9 +302,3 @@ class Display(Callback):
         if len(running) > MAX_ROWS:
             parts.append(Text(f"… and {len(running) - MAX_ROWS} more running"))
         return Group(*parts)
-
-
-def _end_state(result: Mapping[str, Any], progress: Progress) -> str:
-    if result.get("diagnosis"):
-        return f"failed: {result['diagnosis']}"
-    return "finished" if result.get("epoch", 0) >= progress.epochs else "stopped early"

@@ -51,10 +51,15 @@ def take_up(composed: Composed[Settings]) -> Prepared:
     return prepared
 
 
+def earlier_folder(asked: Settings) -> Path:
+    """The folder of the sweep that resume= or extend= names. Raises InputError."""
+    return find_sweep(asked.resume or asked.extend, asked.results_dir, key="resume" if asked.resume else "extend")
+
+
 def going_on(composed: Composed[Settings]) -> tuple[Settings, Path]:
     """The settings and the folder of a sweep that goes on; the data are not looked at. Raises InputError."""
     asked = composed.settings
-    folder = find_sweep(asked.resume or asked.extend, asked.results_dir, key="resume" if asked.resume else "extend")
+    folder = earlier_folder(asked)
     refuse_confirmation(folder, extend=bool(asked.extend))
     stored = stored_settings(folder)
     refuse_changes(composed, stored, folder)

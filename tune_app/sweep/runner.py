@@ -57,7 +57,8 @@ def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outc
     if prepared.resumed:
         with locked(prepared.folder), space_in(prepared.folder, resume_command(prepared.folder)):
             _mend(prepared)
-            if _had_ended(prepared):
+            if _is_done(prepared):  # no Ray is needed
+                set_status(prepared.folder, "finished")  # it may have crashed before it said so
                 return Outcome(folder=prepared.folder, complete=True)
     with ray_session(prepared.settings) as session, interrupts(), quiet(prepared.settings.verbose):
         resources = trial_resources(prepared.settings, trials=prepared.num_trials)
@@ -160,14 +161,6 @@ def _mend(prepared: Prepared) -> None:
     epochs = prepared.settings.trainer.epochs
     if told := mend_study(prepared.folder, prepared.space, signature, prepared.settings.order, epochs):
         print(f"note: {told}", file=sys.stderr)
-
-
-def _had_ended(prepared: Prepared) -> bool:
-    """Whether nothing is left to do in a sweep that goes on, so that no Ray is needed; noted in its folder."""
-    done = _is_done(prepared)
-    if done:
-        set_status(prepared.folder, "finished")  # it may have crashed before it said so
-    return done
 
 
 def _is_done(prepared: Prepared, study: optuna.Study | None = None) -> bool:

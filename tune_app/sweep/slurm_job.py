@@ -24,12 +24,11 @@ from cluster.state import clusters_folder
 from trainables.files import write_text
 from tune_app.errors import RunFailed
 from tune_app.ray_adapters.remote import as_ours
-from tune_app.results.folders import find_sweep
 from tune_app.results.manifest import file_sha256
 from tune_app.settings.command_line import compose, exit_code
 from tune_app.settings.schema import Settings
 from tune_app.sweep.announce import INTERRUPTED
-from tune_app.sweep.resume import may_change
+from tune_app.sweep.resume import earlier_folder, may_change
 
 STORED = "sweep.yaml"
 STANDSTILLS = 3
@@ -73,8 +72,7 @@ class Begun:
 def first_start(settings: Settings, job_id: str) -> Begun:
     """The sweep that a job starts, resumes or extends. Raises InputError where there is none to resume."""
     if settings.resume or settings.extend:
-        key = "resume" if settings.resume else "extend"
-        folder = find_sweep(settings.resume or settings.extend, settings.results_dir, key=key)
+        folder = earlier_folder(settings)
         return Begun(str(folder), file_sha256(folder / STORED) if settings.extend else "")
     name = settings.name or f"job-{job_id}_{settings.preset or settings.family}"
     return Begun(str(Path(settings.results_dir).expanduser().resolve() / name), "")

@@ -199,9 +199,9 @@ def test_the_same_input_gives_the_same_bytes():
 @pytest.mark.parametrize(
     ("known", "message"),
     [
-        ({"arms": ["a"], "scores": np.zeros((2, 2))}, "one row for each of 1 arms"),
+        ({"arms": ["a"], "scores": np.zeros((2, 2))}, "a row for each of 1 arms"),
         ({"arms": ["a", "a"], "scores": np.zeros((2, 2))}, "names must differ"),
-        ({"arms": ["a", "b"], "scores": np.zeros((2, 2)), "baseline": "c"}, "choose one of the arms"),
+        ({"arms": ["a", "b"], "scores": np.zeros((2, 2)), "baseline": "c"}, "choose one of a, b"),
         ({"arms": ["a", "b"], "scores": np.zeros((2, 2)), "costs": [1.0]}, "costs"),
         ({"arms": ["a", "b"], "scores": np.zeros((2, 2)), "class_scores": np.zeros((2, 2, 3))}, "class_scores"),
         ({"arms": ["a", "b"], "scores": np.full((2, 2), np.nan)}, "one run at least"),

@@ -167,5 +167,5 @@ def test_costs_and_arms_are_checked():
         plan_stages([1.0], 10)
     with pytest.raises(InputError, match="costs"):
         plan_stages([1.0, 0.0], 10)
-    with pytest.raises(InputError, match="merged arms"):
+    with pytest.raises(InputError, match="the design has 3 arms"):
         confirm_statistics(Replicates(arms=["a", "b"], scores=np.ones((2, 2))), plan_stages([1.0] * 3, 10))

@@ -19,6 +19,7 @@ from filelock import FileLock
 from safetensors import safe_open
 from sweep_folder import WrittenTrial, trial_config, write_sweep, write_validation
 
+from trainables.errors import SettingsError
 from trainables.settings import trial_settings
 from tune_app.errors import InputError
 from tune_app.export import main
@@ -26,7 +27,7 @@ from tune_app.exporting import export as export_module
 from tune_app.exporting import model_file
 from tune_app.exporting.export import KIND, ExportSettings, export, export_and_print
 from tune_app.exporting.operating_point import metadata, operating_point
-from tune_app.results.cautions import PHANTOM
+from tune_app.results.summary import PHANTOM
 from tune_app.results.sweep import Sweep
 
 NAN = float("nan")
@@ -310,8 +311,8 @@ def test_a_trial_without_its_config_is_refused(sweep: Path, tmp_path: Path) -> N
     ("settings", "message"), [({"top": 0}, "top=0"), ({"out": ""}, "out="), ({"sweep": ""}, "sweep=")]
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        ExportSettings(**settings)
+    with pytest.raises(SettingsError, match=message):
+        export(ExportSettings(**settings))
 
 
 def test_printing_says_where_and_what_next(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

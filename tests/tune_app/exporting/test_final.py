@@ -18,8 +18,8 @@ from tune_app.errors import InputError
 from tune_app.exporting import export as export_module
 from tune_app.exporting.export import ExportSettings, confirmed_epochs, export
 from tune_app.exporting.operating_point import cut_of, inherited_point
-from tune_app.results.cautions import NOT_VALIDATED, notices
 from tune_app.results.manifest import build_manifest
+from tune_app.results.summary import NOT_VALIDATED, notices
 from tune_app.results.sweep import Sweep
 from tune_app.run import finish
 from tune_app.settings.schema import Settings

@@ -149,7 +149,7 @@ def test_a_folder_for_ray_that_others_can_enter_or_is_too_deep_is_refused(tmp_pa
         "d" * 40: "too long",
         "file/ray": "local disk",
     }.items():
-        with pytest.raises(InputError, match=f"cluster.temp_dir=.*{why}"):
+        with pytest.raises(ValueError, match=f"cluster.temp_dir=.*{why}"):
             ray_session._given_folder(str(tmp_path / given))
 
 

@@ -14,8 +14,8 @@ from report_page import read_report
 from scipy.stats import ttest_rel
 from sweep_folder import UNIFORM, WrittenTrial, write_sweep
 
+from trainables.errors import SettingsError
 from tune_app.compare import main
-from tune_app.errors import InputError
 from tune_app.reporting.compare import CompareSettings, as_json, as_table, compare, page_of
 from tune_app.reporting.page import render
 
@@ -147,7 +147,7 @@ def test_sweeps_of_one_name_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a=a"], "b='': two sweeps are needed"),
+        (["a=a"], "b='': a sweep is needed"),
         (["a=a", "b=a"], "it is the same sweep"),
         (["a=a", "b=c"], "b=c"),
         (["a=a", "b=b", "format=csv"], "format=csv"),
@@ -182,5 +182,5 @@ def test_command_line_writes_the_page(
     assert exit_.value.code == 0
     assert f"{out}   open it" in capsys.readouterr().out
     assert list(read_report(out).sections) == ["leaderboard", "paired", "settings"]
-    with pytest.raises(InputError):
+    with pytest.raises(SettingsError):
         CompareSettings(out="c.txt")

@@ -17,8 +17,7 @@ from tune_app.reporting.parameters import (
     study_of,
     tried,
 )
-from tune_app.results.study import read_study
-from tune_app.results.sweep import Sweep
+from tune_app.results.sweep import Sweep, read_study
 
 NAN = float("nan")
 TRIALS = [

@@ -10,7 +10,7 @@ import pytest
 from sweep_folder import WrittenTrial, write_sweep
 
 from tune_app.reporting.findings import Findings, gather
-from tune_app.reporting.reality import PAUSE_S, compared, plan_and_reality, running_seconds, wall_hours
+from tune_app.reporting.ledger import PAUSE_S, compared, plan_and_reality, running_seconds, wall_hours
 from tune_app.results.sweep import Sweep
 
 CREATED = "2024-05-01T10:00:00+00:00"

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sweep_folder import UNIFORM, WrittenTrial, write_sweep, write_validation
+from sweep_folder import UNIFORM, WrittenTrial, summarise, write_sweep, write_validation
 
+from trainables.errors import SettingsError
 from tune_app.errors import InputError
 from tune_app.evidence.critical import t_critical
 from tune_app.results.baseline import add_command, baseline_trials, calibrated_noise, gains, sentence, verdicts
 from tune_app.results.repeats import Noise
-from tune_app.results.summary import FORMATS, SummarySettings, summarise
+from tune_app.results.summary import FORMATS, SummarySettings
 from tune_app.results.sweep import Sweep
 from tune_app.summary import main
 
@@ -35,10 +36,6 @@ def sweep_of(folder: Path, *trials: WrittenTrial, **more: str) -> Sweep:
     return Sweep(write_sweep(folder / "a", trials, **more))
 
 
-def summary(sweep: Sweep, **settings: str) -> str:
-    return summarise(SummarySettings(sweep=str(sweep.folder), **settings))
-
-
 def test_what_the_study_notes_of_a_trial_says_whether_it_is_the_baseline(tmp_path: Path) -> None:
     noted = replace(MOVED, baseline=True)
     assert [t.name for t in baseline_trials(sweep_of(tmp_path, replace(BASELINE, baseline=False), noted))] == [
@@ -52,7 +49,7 @@ def test_a_trial_of_uniform_weights_is_the_baseline_under_any_name(tmp_path: Pat
     assert [trial.name for trial in baseline_trials(sweep)] == ["0000_cb_beta_0.99"]
     board = sweep.leaderboard()
     assert board["baseline"].tolist() == [False, True]
-    assert "0000_cb_beta_0.99 (baseline)" in summary(sweep)
+    assert "0000_cb_beta_0.99 (baseline)" in summarise(sweep.folder)
 
 
 def test_the_leaderboard_shows_both_dice_and_ranks_by_either(tmp_path: Path) -> None:
@@ -75,9 +72,9 @@ def test_a_trial_that_cannot_be_calibrated_has_no_rank_by_it_and_says_why(tmp_pa
     board = sweep.refresh().leaderboard(by="calibrated_mean_dice")
     assert board["rank"].isna().tolist() == [False, True]
     assert board["calibration"].tolist() == ["", "validation.npz is missing or damaged"]
-    assert "1 trial without calibrated Dice, the first because validation.npz is missing" in summary(sweep)
+    assert "1 trial without calibrated Dice, the first because validation.npz is missing" in summarise(sweep.folder)
     (sweep.folder / "trials" / "0000_weight_uniform" / "validation.npz").unlink()
-    text = summary(sweep)
+    text = summarise(sweep.folder)
     assert "No calibrated Dice: validation.npz is missing" in text
     assert "calibrated   " not in text, "a column of nothing is not shown"
     assert "0000_weight_uniform, has no calibrated Dice (validation.npz is missing" in text
@@ -86,7 +83,7 @@ def test_a_trial_that_cannot_be_calibrated_has_no_rank_by_it_and_says_why(tmp_pa
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_baseline_that_was_not_run_is_a_row_with_the_command_that_adds_it(tmp_path: Path, form: str) -> None:
     sweep = sweep_of(tmp_path, MOVED)
-    text = summary(sweep, format=form)
+    text = summarise(sweep.folder, format=form)
     assert "not run" in text
     assert f"python -m tune_app.run extend={sweep.folder} search.baseline=true" in text
     if form == "json":
@@ -133,9 +130,9 @@ def test_what_is_said_of_a_family(tmp_path: Path, trial: WrittenTrial, expected:
     sweep = sweep_of(tmp_path, BASELINE, trial)
     (text,) = verdicts(sweep)
     assert text.startswith(expected)
-    assert text in summary(sweep)
-    assert text in summary(sweep, rank_by="calibrated", format="md")
-    assert json.loads(summary(sweep, format="json"))["gains"][0]["family"] == "seesaw"
+    assert text in summarise(sweep.folder)
+    assert text in summarise(sweep.folder, rank_by="calibrated", format="md")
+    assert json.loads(summarise(sweep.folder, format="json"))["gains"][0]["family"] == "seesaw"
 
 
 def test_a_difference_within_the_noise_is_undecided_and_one_beyond_it_is_told(tmp_path: Path) -> None:
@@ -184,7 +181,7 @@ def test_classes_that_cannot_be_calibrated_are_named(tmp_path: Path) -> None:
     write_validation(folder, half, ("nuc", "pm"))
     history = json.loads((folder / "history.jsonl").read_text())
     (folder / "history.jsonl").write_text(json.dumps(history | {"dice/pm": None, "mean_dice": 0.5}) + "\n")
-    text = summary(sweep)
+    text = summarise(sweep.folder)
     assert "Not calibrated, counted at 0.5: pm: no validation crop shows the class." in text
 
 
@@ -204,18 +201,18 @@ def test_another_ranking_is_refused_in_one_sentence(
 
 def test_calibrated_ranks_by_a_class_too_and_by_nothing_else(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, BASELINE, MOVED)
-    text = summary(sweep, rank_by="calibrated", by="pm")
+    text = summarise(sweep.folder, rank_by="calibrated", by="pm")
     assert "calibrated pm" in text
     assert text.index("0000_weight_uniform") < text.index("0001_seesaw_default")
-    assert json.loads(summary(sweep, rank_by="calibrated", format="json"))["rank_by"] == "calibrated_mean_dice"
-    with pytest.raises(InputError, match="rank_by=calibrated ranks by Dice only"):
+    assert json.loads(summarise(sweep.folder, rank_by="calibrated", format="json"))["rank_by"] == "calibrated_mean_dice"
+    with pytest.raises(SettingsError, match="rank_by=calibrated ranks by Dice only"):
         SummarySettings(rank_by="calibrated", by="mean_iou")
     with pytest.raises(InputError, match=r"by=golgi rank_by=calibrated.*nuc, pm"):
-        summary(sweep, rank_by="calibrated", by="golgi")
+        summarise(sweep.folder, rank_by="calibrated", by="golgi")
 
 
 def test_the_summary_shows_the_thresholds_of_the_first_row_and_the_baseline(tmp_path: Path) -> None:
-    rows = json.loads(summary(sweep_of(tmp_path, BASELINE, MOVED), format="json"))["thresholds"]
+    rows = json.loads(summarise(sweep_of(tmp_path, BASELINE, MOVED).folder, format="json"))["thresholds"]
     assert [(row["name"], row["class"]) for row in rows] == [
         (name, c) for name in ("0001_seesaw_default", "0000_weight_uniform") for c in ("nuc", "pm")
     ]

@@ -14,13 +14,13 @@ from statistics import mean, stdev
 import pandas as pd
 import pytest
 from rich.text import Text
-from sweep_folder import WrittenTrial, write_sweep
+from sweep_folder import WrittenTrial, summarise, write_sweep
 
 from search_spaces import PUBLISHED, get_family
+from trainables.errors import SettingsError
 from tune_app.errors import InputError
-from tune_app.results.cautions import PHANTOM
 from tune_app.results.reference import NOT_COMPARABLE, PUBLISHED_CAUTION, read_reference
-from tune_app.results.summary import FORMATS, SummarySettings, summarise, summarise_and_print
+from tune_app.results.summary import FORMATS, PHANTOM, SummarySettings, summarise_and_print
 from tune_app.results.sweep import Sweep
 from tune_app.results.tables import fit, natural_width, sentences, shortened, text_pages, text_table
 from tune_app.settings.command_line import exit_code
@@ -49,12 +49,8 @@ def sweep(tmp_path: Path) -> Path:
     return write_sweep(tmp_path / "results" / "a", TRIALS, phantom=True)
 
 
-def summary(folder: Path, **settings: str) -> str:
-    return summarise(SummarySettings(sweep=str(folder), **settings))
-
-
 def test_csv_is_exact_and_machine_readable(sweep: Path) -> None:
-    rows = list(csv.DictReader(io.StringIO(summary(sweep, format="csv", reference="published"))))
+    rows = list(csv.DictReader(io.StringIO(summarise(sweep, format="csv", reference="published"))))
     ours, others = rows[:5], rows[5:]
     assert [row["rank"] for row in ours] == ["1", "2", "", "", ""]
     assert float(ours[0]["dice/pm"]) == THIRD
@@ -63,13 +59,13 @@ def test_csv_is_exact_and_machine_readable(sweep: Path) -> None:
     assert len(others) == 15
     assert {(row["rank"], row["note"], row["status"]) for row in others} == {("", NOT_COMPARABLE, "reference")}
     board = Sweep(sweep).leaderboard()
-    read = pd.read_csv(io.StringIO(summary(sweep, format="csv")))
+    read = pd.read_csv(io.StringIO(summarise(sweep, format="csv")))
     for column in ("mean_dice", "calibrated_mean_dice", "threshold_gap", "calibrated/pm", "threshold/nuc"):
         pd.testing.assert_series_equal(read[column][:4], board[column], check_exact=True)
 
 
 def test_json_is_strict_and_complete(sweep: Path) -> None:
-    found = json.loads(summary(sweep, format="json", reference="published"), parse_constant=pytest.fail)
+    found = json.loads(summarise(sweep, format="json", reference="published"), parse_constant=pytest.fail)
     assert found["leaderboard"][0]["name"] == "0000_seesaw_default"
     assert found["leaderboard"][0]["dice/pm"] == THIRD
     assert found["leaderboard"][2]["mean_dice"] is None
@@ -82,7 +78,7 @@ def test_json_is_strict_and_complete(sweep: Path) -> None:
 
 
 def test_markdown_tables_have_one_width(sweep: Path) -> None:
-    text = summary(sweep, format="md", reference="published")
+    text = summarise(sweep, format="md", reference="published")
     for block in text.split("\n\n"):
         if block.startswith("|"):
             assert len({line.count("|") for line in block.splitlines()}) == 1
@@ -92,7 +88,7 @@ def test_markdown_tables_have_one_width(sweep: Path) -> None:
 
 @pytest.mark.parametrize("form", ["table", "md", "json"])
 def test_every_form_says_what_limits_the_result(sweep: Path, form: str) -> None:
-    text = summary(sweep, format=form, reference="published")
+    text = summarise(sweep, format=form, reference="published")
     for expected in (
         PHANTOM,
         "screening score",
@@ -106,7 +102,7 @@ def test_every_form_says_what_limits_the_result(sweep: Path, form: str) -> None:
 
 
 def test_no_phantom_is_claimed_for_real_data(tmp_path: Path) -> None:
-    assert PHANTOM not in summary(write_sweep(tmp_path / "a", TRIALS), format="table")
+    assert PHANTOM not in summarise(write_sweep(tmp_path / "a", TRIALS), format="table")
 
 
 def test_csv_warns_on_standard_error_only(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +118,7 @@ def test_noise_is_told_where_an_arm_was_repeated(tmp_path: Path) -> None:
         WrittenTrial(label=label, dice=[(score, score)], signature="u", seed=seed)
         for seed, (label, score) in enumerate({"weight_uniform": 0.5, "cb_beta_0.99": 0.6}.items())
     ]
-    text = summary(write_sweep(tmp_path / "a", runs))
+    text = summarise(write_sweep(tmp_path / "a", runs))
     assert "cb_beta_0.99 = weight_uniform" in text
     assert "sd 0.0707" in text
     assert "must differ by 1.2706" in text, "t(0.975, 1) · √2 · 0.0707"
@@ -132,12 +128,12 @@ def test_noise_is_told_where_an_arm_was_repeated(tmp_path: Path) -> None:
 def test_an_unfinished_sweep_says_how_to_go_on(tmp_path: Path, status: str) -> None:
     recorded = "running" if status == "crashed" else status
     folder = write_sweep(tmp_path / "a", TRIALS, status=recorded)
-    assert f"python -m tune_app.run resume={folder}" in summary(folder)
+    assert f"python -m tune_app.run resume={folder}" in summarise(folder)
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_sweep_without_trials_can_be_summarised(tmp_path: Path, form: str) -> None:
-    text = summary(write_sweep(tmp_path / "a", []), format=form, reference="published")
+    text = summarise(write_sweep(tmp_path / "a", []), format=form, reference="published")
     assert "balanced_softmax_tau_1.0" in text
 
 
@@ -145,8 +141,7 @@ def test_a_sweep_without_trials_can_be_summarised(tmp_path: Path, form: str) -> 
 def test_fourteen_classes_fit_the_terminal(tmp_path: Path, width: int) -> None:
     classes = [f"class_{i:02d}" for i in range(14)]
     trial = WrittenTrial(label="seesaw_default", dice=[[0.1 * (i % 9) for i in range(14)]])
-    settings = SummarySettings(sweep=str(write_sweep(tmp_path / "a", [trial], classes=classes)))
-    text = summarise(settings, width=width, color=True)
+    text = summarise(write_sweep(tmp_path / "a", [trial], classes=classes), width=width, color=True)
     plain = Text.from_ansi(text).plain.splitlines()
     rows = [line for line in plain if "seesaw_default" in line or "class_" in line]
     assert max(map(len, rows)) <= width
@@ -254,8 +249,8 @@ def test_a_summary_of_another_sweep_is_a_reference(sweep: Path, tmp_path: Path) 
     finished = write_sweep(tmp_path / "b", TRIALS[:1])
     for form in ("csv", "json"):
         path = tmp_path / f"r.{form}"
-        path.write_text(summary(finished, format=form))
-        found = json.loads(summary(sweep, format="json", reference=str(path)))
+        path.write_text(summarise(finished, format=form))
+        found = json.loads(summarise(sweep, format="json", reference=str(path)))
         assert found["reference"][0]["dice/pm"] == THIRD
         assert [row["status"] for row in found["leaderboard"]][-1] == "not run"
         assert len(found["leaderboard"]) == 5
@@ -301,7 +296,7 @@ def test_a_foreign_sweep_sends_no_escape_sequence(
 
 
 def test_a_foreign_sweep_brings_no_formula_into_a_spreadsheet(hostile: Path) -> None:
-    rows = list(csv.reader(io.StringIO(summary(hostile, format="csv"))))
+    rows = list(csv.reader(io.StringIO(summarise(hostile, format="csv"))))
     assert "'=1+1" in rows[2]
     assert "'@SUM(A1)" in rows[3]
     texts = [text for row in rows for text in row if not re.fullmatch(r"-?[\d.e-]+", text)]
@@ -309,7 +304,7 @@ def test_a_foreign_sweep_brings_no_formula_into_a_spreadsheet(hostile: Path) -> 
 
 
 def test_a_foreign_sweep_brings_no_html_into_markdown(hostile: Path) -> None:
-    text = summary(hostile, format="md")
+    text = summarise(hostile, format="md")
     assert "<" not in text
     assert not re.search(r"(?<!\\)[\[`]", text)
     for block in (block for block in text.split("\n\n") if block.startswith("|")):
@@ -340,10 +335,10 @@ def test_a_missing_reference_names_the_choices(tmp_path: Path) -> None:
 
 
 def test_bad_settings_are_refused(sweep: Path) -> None:
-    with pytest.raises(InputError, match="table, csv, json, md"):
+    with pytest.raises(SettingsError, match="table, csv, json, md"):
         SummarySettings(format="xml")
     with pytest.raises(InputError, match=r"by=golgi.*Choices"):
-        summary(sweep, by="golgi")
+        summarise(sweep, by="golgi")
 
 
 def test_command_line(sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,9 +36,10 @@ def type_run(tmp_path, monkeypatch, capsys):
     def type_words(*words: str) -> tuple[int, str, str, list[Path]]:
         before = set(tmp_path.rglob("*"))
         monkeypatch.setattr(sys, "argv", ["run", *words])
-        code = exit_code(run_module._compose_and_run)
+        with pytest.raises(SystemExit) as ended:
+            run_module.main()
         out, err = capsys.readouterr()
-        return code, out, err, sorted(set(tmp_path.rglob("*")) - before)
+        return ended.value.code, out, err, sorted(set(tmp_path.rglob("*")) - before)
 
     return type_words
 
@@ -111,13 +112,13 @@ BAD = {
     "name with a slash": (["name=a/b"], ["name=a/b", "results_dir="]),
     "half a GPU too much": (["resources.gpus_per_trial=1.5"], ["resources.gpus_per_trial=1.5", "whole number"]),
     "two GPUs": (["resources.gpus_per_trial=2"], ["gpus_per_trial=2", "one card"]),
-    "verbosity": (["verbose=7"], ["verbose=7", "0, 1 or 2"]),
+    "verbosity": (["verbose=7"], ["verbose=7", "[0, 2]"]),
     "NaN GPUs": (["resources.gpus_per_trial=nan"], ["gpus_per_trial=nan", "a fraction in [0, 1]"]),
     "endless GPUs": (["resources.gpus_per_trial=inf"], ["gpus_per_trial=inf", "a fraction in [0, 1]"]),
     "fewer GPUs than none": (["resources.gpus_per_trial=-0.5"], ["gpus_per_trial=-0.5", "a fraction in [0, 1]"]),
     "endless CPUs": (["resources.cpus_per_trial=inf"], ["resources.cpus_per_trial=inf", "finite number"]),
-    "fewer CPUs than none": (["resources.num_cpus=-3"], ["resources.num_cpus=-3", "≥ 0"]),
-    "NaN learning rate": (["trainer.lr=nan"], ["trainer.lr=nan", "positive"]),
+    "fewer CPUs than none": (["resources.num_cpus=-3"], ["resources.num_cpus=-3", "at least 0"]),
+    "NaN learning rate": (["trainer.lr=nan"], ["trainer.lr=nan", "above 0"]),
     "endless learning rate": (["trainer.lr=inf"], ["trainer.lr=inf", "finite number"]),
     "endless voxel": (["data.voxel_nm=[8,8,inf]"], ["data.voxel_nm=[8.0, 8.0, inf]", "finite number"]),
     "NaN in the space": (["space.p=nan"], ["space.p=nan", "finite number"]),

@@ -19,8 +19,8 @@ from trainables.data.sources import open_source
 from trainables.objective import Objective
 from tune_app.errors import InputError, RunFailed
 from tune_app.ray_adapters.session import RaySession, TrialResources
-from tune_app.results.cautions import notices
 from tune_app.results.manifest import read_manifest, write_manifest
+from tune_app.results.summary import notices
 from tune_app.results.sweep import Sweep
 from tune_app.settings.command_line import Composed
 from tune_app.settings.stored import FREQUENCIES, TRIAL

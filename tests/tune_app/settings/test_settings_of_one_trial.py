@@ -38,7 +38,7 @@ def test_every_trial_is_validated_on_as_many_patches(batch_size: int, batches: i
         ({"trainer": {"epochs": 3}}, r"trainer\.epochs=3: a family cannot set it for single trials.*Choices: .*lr"),
         ({"data": {"classes": ["a"]}}, r"data\.classes=.*cannot set it.*mirror"),
         ({"hardware": {"device": "cpu"}}, r"section=hardware: a family gives no such section.*model, trainer"),
-        ({"trainer": {"lr": -1.0}}, r"trainer\.lr=-1\.0: must be positive"),
+        ({"trainer": {"lr": -1.0}}, r"trainer\.lr=-1\.0: must be above 0"),
         ({"model": {"depht": 3}}, r"model\.depht=3"),
         ({"resources": {"gpus_per_trial": 2}}, r"resources\.gpus_per_trial=2: one trial trains on one card"),
     ],

@@ -185,7 +185,7 @@ def test_the_best_epoch_counts_and_its_classes_are_shown():
     progress.update("a", row(1, 0.5, 0.3))
     progress.update("a", row(2, 0.1, 0.1))
     progress.update("b", row(1, math.nan, math.nan))
-    best = progress.best()
+    best = progress.best
     assert (best.name, best.best, best.best_classes) == ("a", 0.4, {"nuc": 0.5, "golgi_mem": 0.3})
     assert progress.best_line() == "best 0.4000  a  (nuc .500  golgi_mem .300)"
     assert progress_of().best_line() == "best —"
@@ -205,7 +205,7 @@ def test_a_nan_before_a_number_does_not_hide_it():
     progress = progress_of()
     progress.update("a", row(1, math.nan, math.nan))
     progress.update("a", row(2, 0.2, 0.2))
-    assert progress.best().best == 0.2
+    assert progress.best.best == 0.2
 
 
 @pytest.fixture

@@ -216,15 +216,6 @@ def make_split(settings: DataSettings, crops: Sequence[CropSource], folder: Path
     return read_split(path)
 
 
-def draw_split(settings: DataSettings, crops: Sequence[CropSource]) -> list[CropSource]:
-    """Sides for crops: about `validation_fraction` of them validate, every class on both sides where possible.
-
-    Seeded by `split_seed`; independent of the order of the crops. Crops that share voxels stay together, with
-    `split_by_dataset` all those of a data set. DataError when there are fewer than two such units to divide.
-    """
-    return _draw(settings, _units(settings, crops))
-
-
 def _units(settings: DataSettings, crops: Sequence[CropSource]) -> dict[str, list[CropSource]]:
     """Crops that stay together, by the name of the data set or of the first of them."""
     ordered = sorted(crops, key=lambda crop: crop.name)
@@ -237,6 +228,10 @@ def _units(settings: DataSettings, crops: Sequence[CropSource]) -> dict[str, lis
 
 
 def _draw(settings: DataSettings, units: Mapping[str, list[CropSource]]) -> list[CropSource]:
+    """Sides for crops: about `validation_fraction` of them validate, every class on both sides where possible.
+
+    Seeded by `split_seed`. DataError when there are fewer than two units to divide.
+    """
     if len(units) < 2:
         kind = "data set" if settings.split_by_dataset else "crop (or group of overlapping ones)"
         raise DataError(

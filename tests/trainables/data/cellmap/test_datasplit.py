@@ -7,13 +7,13 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from volume_writer import container, write_em, write_label
 
 from trainables.data.cellmap.datasplit import (
-    draw_split,
     load_or_make_split,
     make_split,
     moved,
@@ -125,7 +125,13 @@ def synthetic(tmp_path: Path, layout: dict[str, str]) -> list[CropSource]:
         dataset, crop = name.split("/")
         for label in classes.split():
             write_label(tmp_path, dataset, crop, label, np.ones((1, 1, 1), np.uint8), origin=(0, 0, 8 * number))
+    for dataset in {name.split("/")[0] for name in layout}:
+        write_em(tmp_path, dataset, np.ones((1, 1, 1), np.uint8))
     return discover_crops(tmp_path)
+
+
+def drawn_of(tmp_path: Path, crops: list[CropSource], **settings: Any) -> list[CropSource]:
+    return make_split(DataSettings(**settings), crops, tmp_path / "splits")
 
 
 def test_every_class_on_both_sides_where_two_crops_hold_it(tmp_path):
@@ -133,7 +139,9 @@ def test_every_class_on_both_sides_where_two_crops_hold_it(tmp_path):
     layout |= {"a/crop8": "nuc pm", "a/crop9": "pm", "b/crop1": "golgi_mem"}
     crops = synthetic(tmp_path, layout)
     for seed in range(10):
-        drawn = draw_split(DataSettings(classes=["nuc", "pm", "golgi_mem"], split_seed=seed), crops)
+        drawn = make_split(
+            DataSettings(classes=["nuc", "pm", "golgi_mem"], split_seed=seed), crops, tmp_path / "splits"
+        )
         sides = {side: {c for s in drawn if s.side == side for c in s.classes} for side in ("train", "validate")}
         assert sides["train"] == {"nuc", "pm", "golgi_mem"}
         assert sides["validate"] == {"nuc", "pm"}
@@ -142,15 +150,15 @@ def test_every_class_on_both_sides_where_two_crops_hold_it(tmp_path):
 
 def test_seed_decides_and_order_of_crops_does_not(tmp_path):
     crops = synthetic(tmp_path, {f"a/crop{n}": "nuc" for n in range(12)})
-    drawn = [draw_split(DataSettings(classes=["nuc"], split_seed=seed), crops) for seed in range(6)]
-    assert draw_split(DataSettings(classes=["nuc"]), crops[::-1]) == drawn[0]
+    drawn = [drawn_of(tmp_path, crops, classes=["nuc"], split_seed=seed) for seed in range(6)]
+    assert drawn_of(tmp_path, crops[::-1], classes=["nuc"]) == drawn[0]
     assert len({tuple(s.side for s in split) for split in drawn}) > 1
     assert all(sum(s.side == "validate" for s in split) == 2 for split in drawn)
 
 
 def test_split_by_dataset_keeps_data_sets_together(tmp_path):
     crops = synthetic(tmp_path, {f"{d}/crop{n}": "nuc" for d in "abcd" for n in range(3)})
-    drawn = draw_split(DataSettings(classes=["nuc"], split_by_dataset=True), crops)
+    drawn = drawn_of(tmp_path, crops, classes=["nuc"], split_by_dataset=True)
     by_dataset = {d: {s.side for s in drawn if s.name.startswith(d)} for d in "abcd"}
     assert all(len(sides) == 1 for sides in by_dataset.values())
     assert sorted(side for sides in by_dataset.values() for side in sides) == ["train"] * 3 + ["validate"]
@@ -165,20 +173,19 @@ def test_annotated_but_absent_does_not_count_as_holding_a_class(tmp_path):
     write_label(tmp_path, "a", "crop9", "pm", np.zeros((1, 1, 1), np.uint8), (8, 8, 8), (8, 0, 0), complement=empty)
     crops = discover_crops(tmp_path)
     for seed in range(10):
-        drawn = draw_split(DataSettings(classes=["nuc", "pm"], split_seed=seed), crops)
+        drawn = drawn_of(tmp_path, crops, classes=["nuc", "pm"], split_seed=seed)
         assert {s.side for s in drawn if s.name in ("a/crop1", "a/crop2")} == {"train", "validate"}
 
 
 def test_one_crop_cannot_be_split(tmp_path):
     crops = synthetic(tmp_path, {"a/crop1": "nuc"})
     with pytest.raises(DataError, match="a split needs two"):
-        draw_split(DataSettings(classes=["nuc"]), crops)
+        drawn_of(tmp_path, crops, classes=["nuc"])
 
 
 def test_crops_without_a_wanted_class_are_left_out(tmp_path):
-    write_em(tmp_path, "a", np.ones((1, 1, 1), np.uint8))
     crops = synthetic(tmp_path, {"a/crop1": "nuc", "a/crop2": "nuc", "a/crop3": "er_mem"})
-    drawn = make_split(DataSettings(classes=["nuc"]), crops, tmp_path / "splits")
+    drawn = drawn_of(tmp_path, crops, classes=["nuc"])
     assert [s.name for s in drawn] == ["a/crop1", "a/crop2"]
 
 
@@ -189,10 +196,10 @@ def test_a_class_without_labels_is_remarked_upon(small_root, tmp_path):
     assert "mito_foo" in remark
 
 
-def test_crops_that_share_voxels_are_never_split(foreign_root):
+def test_crops_that_share_voxels_are_never_split(foreign_root, tmp_path):
     """Seven crops lie in a large one: whatever the seed, all eight are on one side, and the rest are still drawn."""
     crops = discover_crops(foreign_root)
-    drawn = [draw_split(DataSettings(split_seed=seed), crops) for seed in range(6)]
+    drawn = [drawn_of(tmp_path, crops, split_seed=seed) for seed in range(6)]
     for split in drawn:
         assert {s.side for s in split if s.name.startswith("liver-c")} == {"train"}
         assert not leak(split, DataSettings().classes)
@@ -207,7 +214,7 @@ def test_crops_connected_through_a_third_are_one_group_and_those_that_touch_are_
     crops = discover_crops(tmp_path)
     assert first_of_group(crops, ["nuc"]) == ["a/crop1", "a/crop1", "a/crop1", "a/crop4", "b/crop1"]
     with pytest.raises(DataError, match="a split needs two"):
-        draw_split(DataSettings(classes=["nuc"]), crops[:3])
+        drawn_of(tmp_path, crops[:3], classes=["nuc"])
 
 
 def test_without_overlaps_a_split_drawn_earlier_is_found_again(small_root, settings_for, tmp_path):
