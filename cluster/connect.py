@@ -96,7 +96,9 @@ def readable_token(path: str) -> Path:
     token = Path(path).expanduser().absolute()
     try:
         if token.read_text().strip():
-            _warn_of_readers(token)
+            if (mode := token.stat().st_mode & 0o777) & 0o077:
+                warning = f"{token} has mode {mode:04o}: others may read it and run code as you. chmod 600"
+                print(f"warning: {warning}", file=sys.stderr)
             return token
         why = "it is empty"
     except OSError as error:
@@ -105,14 +107,6 @@ def readable_token(path: str) -> Path:
         f"cluster.token_path={token}: the token cannot be read ({why}). For a cluster of your own, down and up make a "
         "new one; for another's, give the file that whoever started it let you read: cluster.token_path=PATH"
     )
-
-
-def _warn_of_readers(token: Path) -> None:
-    mode = token.stat().st_mode & 0o777
-    if mode & 0o077:
-        print(
-            f"warning: {token} has mode {mode:04o}: others may read it and run code as you. chmod 600", file=sys.stderr
-        )
 
 
 def refuse_other_versions(what: str, *, ray: str, python: str) -> None:

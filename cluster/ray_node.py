@@ -116,37 +116,28 @@ def environment(place: Place, node_type: str, extra: Mapping[str, str] | None = 
 
 def head_command(place: Place, *, cpus: int, gpus: int, autoscaling: Path | None) -> list[str]:
     """`ray start --head` as this project starts it."""
-    return place.ray(
-        "start",
-        "--head",
-        "--block",
-        f"--node-ip-address={place.ip}",
-        f"--dashboard-host={place.ip}",
-        "--include-dashboard=true",
-        f"--temp-dir={place.ray_dir}",
-        f"--num-cpus={cpus}",
-        f"--num-gpus={gpus}",
-        f"--object-store-memory={OBJECT_STORE_BYTES}",
-        "--disable-usage-stats",
-        *place.ports.head_options(),
-        *([f"--autoscaling-config={autoscaling}"] if autoscaling else []),
-    )
+    dashboard = (f"--dashboard-host={place.ip}", "--include-dashboard=true")
+    scaled = [f"--autoscaling-config={autoscaling}"] if autoscaling else []
+    own = ("--head", *dashboard, *place.ports.head_options(), *scaled)
+    return place.ray("start", *own, *_node_options(place, cpus, gpus))
 
 
 def worker_command(place: Place, address: str, *, cpus: int, gpus: int) -> list[str]:
     """`ray start` of one worker."""
-    return place.ray(
-        "start",
+    own = (f"--address={address}", *place.ports.node_options())
+    return place.ray("start", *own, *_node_options(place, cpus, gpus))
+
+
+def _node_options(place: Place, cpus: int, gpus: int) -> list[str]:
+    return [
         "--block",
-        f"--address={address}",
         f"--node-ip-address={place.ip}",
         f"--temp-dir={place.ray_dir}",
         f"--num-cpus={cpus}",
         f"--num-gpus={gpus}",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
         "--disable-usage-stats",
-        *place.ports.node_options(),
-    )
+    ]
 
 
 def head_environment(place: Place, hours: float) -> dict[str, str]:

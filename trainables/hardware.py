@@ -54,11 +54,6 @@ class Hardware:
         channels_last = torch.channels_last if spatial_dims == 2 else torch.channels_last_3d
         return channels_last if self.channels_last else torch.contiguous_format
 
-    @property
-    def scales_gradients(self) -> bool:
-        """Whether gradients need a GradScaler: only float16 underflows."""
-        return self.autocast is torch.float16
-
 
 def resolve(settings: HardwareSettings, *, share: float, cpus: int) -> Hardware:
     """The facts for these settings here. share: part of one GPU the trial owns, cpus: the CPUs it asked for.

@@ -77,7 +77,8 @@ class Optimisation:
     def __init__(self, model: nn.Module, trainer: TrainerSettings, hardware: Hardware, mode: str) -> None:
         self.model, self.parameters = model, list(model.parameters())
         self.optimizer = make_optimizer(self.parameters, trainer)
-        self.scaler = torch.amp.GradScaler(hardware.device.type, enabled=hardware.scales_gradients)
+        # Only float16 underflows.
+        self.scaler = torch.amp.GradScaler(hardware.device.type, enabled=hardware.autocast is torch.float16)
         self.plateau: ReduceLROnPlateau | None = None
         if trainer.schedule == "plateau":
             self.plateau = ReduceLROnPlateau(

@@ -9,6 +9,7 @@ python -m tune_app.submit stop id=ID         ends it in order: run resume=NAME g
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -97,19 +98,15 @@ def act(words: Sequence[str]) -> int:
         )
     with as_ours():
         if words[0] in ABOUT_JOBS:
-            command = f"python -m tune_app.submit {words[0]}"
-            return ABOUT_JOBS[words[0]](read_words(JobSettings, [as_job_word(word) for word in words[1:]], command))
+            # cluster.token_path=… as token_path=…: a person, and our messages, write it so for a sweep.
+            told = [re.sub(r"^cluster\.(?=(address|token_path)=)", "", word) for word in words[1:]]
+            return ABOUT_JOBS[words[0]](read_words(JobSettings, told, f"python -m tune_app.submit {words[0]}"))
         close = difflib.get_close_matches(words[0], ABOUT_JOBS, n=1) if words[0].isalpha() else []
         if close:
             raise InputError(
                 f"{words[0]}: did you mean {close[0]}? Choices: {', '.join(ABOUT_JOBS)}, or a sweep's settings"
             )
         return submit(words)
-
-
-def as_job_word(word: str) -> str:
-    """cluster.token_path=… as token_path=…: a person, and our messages, write it so for a sweep."""
-    return word.removeprefix("cluster.") if word.startswith(("cluster.address=", "cluster.token_path=")) else word
 
 
 def main() -> None:

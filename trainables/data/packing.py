@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -64,19 +64,15 @@ def write_cache(source: Source[Any], items: Sequence[Item], folder: Path) -> Non
         finally:
             for job in jobs:
                 job.cancel()
+    # The same on every machine, whatever the paths and times.
+    content = [shaping_settings(settings), [[row["name"], row["side"], row["digest"]] for row in rows]]
     index = {
         "settings": shaping_settings(settings),
         "classes": list(settings.classes),
-        "fingerprint": _fingerprint(settings, rows),
+        "fingerprint": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
         "crops": rows,
     }
     (folder / "index.json").write_text(json.dumps(index, indent=1))
-
-
-def _fingerprint(settings: DataSettings, rows: Iterable[dict[str, Any]]) -> str:
-    """Hex digest of voxels, split and settings; the same on every machine, whatever the paths and times."""
-    content = [shaping_settings(settings), [[row["name"], row["side"], row["digest"]] for row in rows]]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _pack_crop(source: Source[Any], item: Item, folder: Path, number: int) -> dict[str, Any]:

@@ -18,11 +18,6 @@ EFFECTIVE_NUM_ONE_MINUS_BETA = 1e-3
 """1 − β of the published effective_num vector, β = 0.999."""
 
 
-def share_of_known(positive: Tensor, known: Tensor) -> Tensor:
-    """f_c = n_c / known_c, the share of the class among its own annotated voxels, (C,); 0 where nothing is known."""
-    return torch.where(known > 0, positive / known.clamp_min(1.0), 0.0)
-
-
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of (C,) over mask (C,), 0-d; 0 where the mask is empty."""
     return torch.where(mask, values, 0.0).sum() / mask.sum().clamp_min(1)
@@ -41,11 +36,13 @@ def comparable_counts(positive: Tensor, known: Tensor, frequency: str) -> Tensor
     """The n that a rule uses, (C,): raw counts, or counts as if every class were annotated equally.
 
     frequency=count: n_c (the published form; unequal annotation then acts like unequal frequency).
-    frequency=share: f_c · mean(known) over the seen classes; equal to n_c where all classes are annotated alike.
+    frequency=share: f_c · mean(known) over the seen classes, f_c = n_c / known_c the share of the class among its own
+    annotated voxels; equal to n_c where all classes are annotated alike.
     """
     if frequency == "count":
         return positive
-    return share_of_known(positive, known) * masked_mean(known, positive > 0)
+    share = torch.where(known > 0, positive / known.clamp_min(1.0), 0.0)
+    return share * masked_mean(known, positive > 0)
 
 
 def effective_number(n: Tensor, one_minus_beta: float) -> Tensor:

@@ -32,14 +32,10 @@ def curves(findings: Findings) -> Section:
     parts = [all_curves(findings, trained)]
     if findings.best is not None and any(f"dice/{c}" in findings.best.best for c in findings.sweep.classes):
         parts.append(class_curves(findings, findings.best))
-    return Section(key="curves", title=title, text=[about_rungs(findings)], parts=parts)
-
-
-def about_rungs(findings: Findings) -> str:
-    if not findings.rungs:
-        return "No trial could be stopped early."
     epochs = listed([str(rung) for rung in findings.rungs])
-    return f"Dotted lines are the rungs, at epoch {epochs}: there a trial goes on only if it is among the best so far."
+    told = f"Dotted lines are the rungs, at epoch {epochs}: there a trial goes on only if it is among the best so far."
+    text = [told if findings.rungs else "No trial could be stopped early."]
+    return Section(key="curves", title=title, text=text, parts=parts)
 
 
 def points(findings: Findings, trial: Trial) -> tuple[list[int], list[float]]:

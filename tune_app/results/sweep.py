@@ -246,18 +246,22 @@ class Sweep:
         study, intact = read_study(self.folder)
         if not intact:
             self.notices.append(f"{JOURNAL} is damaged: what it lost is read from the trial folders")
-        in_study = {self._trial_name(frozen): frozen for frozen in study}
+        in_study = {}
+        for frozen in study:
+            told = frozen.user_attrs
+            label = told.get("preset") or told.get("family") or "trial"
+            in_study[str(told.get("name") or f"{frozen.number:04d}_{label}")] = frozen
         folders = [path.name for path in (self.folder / "trials").glob("*") if path.is_dir()]
         trials, untuned_signature = [], self._untuned_signature()
         for name in dict.fromkeys([*in_study, *sorted(folders)]):
-            frozen = in_study.get(name)
-            if not intact and frozen is not None and not frozen.state.is_finished() and name in folders:
-                frozen = None  # Its end may stand in the part that was lost.
+            known = in_study.get(name)
+            if not intact and known is not None and not known.state.is_finished() and name in folders:
+                known = None  # Its end may stand in the part that was lost.
             prefix = re.match(r"\d+", name)
             trial = read_trial(
                 self.folder / "trials" / name,
-                frozen,
-                number=int(prefix.group()) if prefix else frozen.number if frozen else 0,
+                known,
+                number=int(prefix.group()) if prefix else known.number if known else 0,
                 objective=self.objective,
                 driver_runs=driver_runs,
                 judged_by=self._judged_by,
@@ -266,11 +270,6 @@ class Sweep:
             trials.append(trial)
             self.notices += [f"{name}: {one}" for one in trial.damage]
         return tuple(sorted(trials, key=lambda trial: (trial.number, trial.name)))
-
-    @staticmethod
-    def _trial_name(frozen: FrozenTrial) -> str:
-        label = frozen.user_attrs.get("preset") or frozen.user_attrs.get("family") or "trial"
-        return str(frozen.user_attrs.get("name") or f"{frozen.number:04d}_{label}")
 
 
 _FIRST = ("rank", "number", "name", "family", "preset")

@@ -143,20 +143,17 @@ def with_baseline(
     signature = baseline.signature(counts, window_voxels)
     same = next((arm for arm in arms if arm.signature(counts, window_voxels) == signature), None)
     first = same or baseline
-    if not _wants_baseline(settings, there=same is not None):
+    wanted = settings.search.baseline
+    if wanted is None:
+        begins = settings.search.name == "grid" or settings.search.num_samples > 1
+        wanted = same is not None or (begins and not settings.single_arms)
+    if not wanted:
         return arms, ""
     if settings.single_arms:
         seeds = [] if same else dict.fromkeys(arm.seed for arm in arms)
         return arms + [replace(baseline, seed=seed) for seed in seeds], first.label
     ordered = [first, *(arm for arm in arms if arm is not first)]
     return ordered if settings.listed else ordered[: settings.search.num_samples], first.label
-
-
-def _wants_baseline(settings: Settings, *, there: bool) -> bool:
-    """there: whether it is among the arms anyway."""
-    if settings.search.baseline is not None:
-        return settings.search.baseline
-    return there if settings.single_arms else there or settings.search.name == "grid" or settings.search.num_samples > 1
 
 
 def baseline_arm(settings: Settings, space: Space) -> Arm:

@@ -271,8 +271,12 @@ def _explain(error: Exception, verb: str, schema: type, argv: Sequence[str]) -> 
         key = next((m.group(1) for m in (full, unknown, missing) if m), "this key")
         return _unknown_key(key, verb, schema)
     several = re.search(r"Ambiguous value for argument '(.+?)=(.+)'", text)
-    if several:
-        return _several_values(several[1], several[2])
+    if several:  # Hydra's way of asking for two runs
+        key, values = several[1], several[2]
+        said = f"{key}={values}: one value is taken, and the comma makes two of it. "
+        if key == "family":
+            return f"{said}Search the families together: family=all space.family=[{values}], or one after another"
+        return f"{said}Give one of them; a sweep is one search. A comma that belongs to the value: \"{key}='{values}'\""
     if "missing EQUAL" in text:
         word = next((word for word in argv if "=" not in word and not word.startswith("-")), "key")
         return f"{word}: a setting is written key=value, for example trainer.epochs=9. {_help_of(verb)}"
@@ -290,14 +294,6 @@ def _explain(error: Exception, verb: str, schema: type, argv: Sequence[str]) -> 
         rule = f"must be {TYPES[kind[1]]}" if kind else rest[0] if rest else "cannot be read"
         return f"{given.group(1)}: {rule}. {_help_of(verb)}"
     return f"{' '.join(argv)}: {first}. Write key=value. {_help_of(verb)}"
-
-
-def _several_values(key: str, values: str) -> str:
-    """What to do about family=a,b, which is Hydra's way of asking for two runs."""
-    said = f"{key}={values}: one value is taken, and the comma makes two of it. "
-    if key == "family":
-        return f"{said}Search the families together: family=all space.family=[{values}], or one after another"
-    return f"{said}Give one of them; a sweep is one search. A comma that belongs to the value: \"{key}='{values}'\""
 
 
 def _help_of(verb: str) -> str:

@@ -147,7 +147,10 @@ def extended(settings: Settings, folder: Path, composed: Composed[Settings]) -> 
         )
     further = asked.search.num_samples
     if adds_baseline and (settings.listed or NUM_SAMPLES not in composed.given_keys):
-        refuse_second_baseline(sweep)
+        if there := baseline_trials(sweep):
+            raise InputError(
+                f"{BASELINE}=true: {sweep.name} has the untuned baseline already, {there[0].name}: nothing is added"
+            )
         further = 1
     search = dataclasses.replace(
         settings.search,
@@ -155,15 +158,6 @@ def extended(settings: Settings, folder: Path, composed: Composed[Settings]) -> 
         baseline=True if adds_baseline else settings.search.baseline,
     )
     return dataclasses.replace(settings, search=search)
-
-
-def refuse_second_baseline(sweep: Sweep) -> None:
-    """Raise InputError where there is nothing to add."""
-    there = baseline_trials(sweep)
-    if there:
-        raise InputError(
-            f"{BASELINE}=true: {sweep.name} has the untuned baseline already, {there[0].name}. Nothing is to be added"
-        )
 
 
 def refuse_other_data(prepared: Prepared, sweep: Path) -> None:

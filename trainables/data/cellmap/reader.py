@@ -151,7 +151,8 @@ def read_labels(source: CropSource, classes: Sequence[str], grid: Grid, resampli
     for index, name in enumerate(classes):
         if name in source.classes:
             box, present, known = _read_class(source.labels / name, grid, resampling)
-            pack_class(planes[(slice(None), *_slices(box))], index, len(classes), present, known)
+            part = planes[(slice(None), *(slice(a, b) for a, b in zip(*box)))]
+            pack_class(part, index, len(classes), present, known)
     return planes
 
 
@@ -196,15 +197,13 @@ def read_em(source: CropSource, grid: Grid, margin: Sequence[int]) -> tuple[NDAr
     taps = _smooth(grid, box, level)
     em = np.empty([len(t.index) for t in taps], dtype=np.uint8)
     for rows, part in z_parts(taps, level):
-        em[rows] = _resample_em(to_uint8(read_box(level, *_span(part))), part)
+        values, start = to_uint8(read_box(level, *_span(part))), _span(part)[0]
+        if all(t.index.shape[1] == 1 for t in part):
+            em[rows] = pick(values, part, start)
+        else:
+            mean = average(values, part, start)
+            em[rows] = np.rint(mean, out=mean).astype(np.uint8)
     return em, box, level, taps
-
-
-def _resample_em(values: NDArray[np.uint8], taps: TapsZYX) -> NDArray[np.uint8]:
-    if all(t.index.shape[1] == 1 for t in taps):
-        return pick(values, taps, _span(taps)[0])
-    mean = average(values, taps, _span(taps)[0])
-    return np.rint(mean, out=mean).astype(np.uint8)
 
 
 def mask_missing_em(planes: NDArray[np.uint8], box: Box, level: Level, taps: TapsZYX) -> float:
@@ -271,11 +270,6 @@ def z_parts(taps: TapsZYX, level: Level) -> Iterator[tuple[slice, TapsZYX]]:
 
 def _span(taps: TapsZYX) -> Box:
     return _triple([t.first for t in taps]), _triple([t.stop for t in taps])
-
-
-def _slices(box: Box) -> tuple[slice, slice, slice]:
-    z, y, x = (slice(a, b) for a, b in zip(*box))
-    return z, y, x
 
 
 def _empty(box: Box) -> bool:
