@@ -105,7 +105,7 @@ def baseline_line(drawn: go.Figure, y: float, name: str) -> None:
 
 
 def styled(drawn: go.Figure) -> go.Figure:
-    """A figure that Optuna or plotly has laid out, in our look. The heading of the picture says what it is: no title inside."""
+    """A figure that Optuna or plotly has laid out, in our look. The picture has a heading: no title inside."""
     return drawn.update_layout(template=LOOK, title=None)
 
 
