@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
+from torch.fx.experimental import _config as fx_config
 
 from trainables import models
 from trainables.data.sources import open_source
@@ -59,13 +60,13 @@ def inference(settings: TrialSettings, weights: Mapping[str, Tensor], shift: Seq
 def save_program(model: Inference, path: Path) -> None:
     """Write `model` by torch.export; `torch.export.load(path).module()` is it again, without its source.
 
-    The program takes any batch, and any sides that are multiples of the network's stride, from two strides on (a side
-    of one stride is a size of its own to torch.export).
+    The program takes any batch, and any sides that are multiples of the network's stride.
     """
     stride, dims = model.stride, model.spatial_dims
-    sides = {2 + axis: stride * torch.export.Dim(f"side{axis}", min=2) for axis in range(dims)}
+    sides = {2 + axis: stride * torch.export.Dim(f"side{axis}", min=1) for axis in range(dims)}
     example = torch.zeros(2, model.in_channels, *(4 * stride,) * dims, dtype=torch.uint8)
-    with torch.no_grad():
+    # Else a side of one stride, which is 1 voxel at the lowest level, would be a size of its own.
+    with torch.no_grad(), fx_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch"), **sides},))
     torch.export.save(program, path)
 

@@ -67,6 +67,7 @@ def write_program(
         "voxel_nm": settings.data.voxel_nm,
         "patch": settings.data.patch,
         "stride": model.stride,
+        "least_side": model.stride,
         "in_channels": model.in_channels,
         "spatial_dims": model.spatial_dims,
     }

@@ -39,15 +39,13 @@ from trainables.data.sources import open_source
 from trainables.data.sources.cellmap import CellMap
 from trainables.inference import load_program
 from trainables.settings import PATH, DataSettings, from_mapping, require, require_choice, require_in
-from trainables.tiling import blended, span
+from trainables.tiling import blended, block_shape, span
 from tune_app.errors import InputError
 from tune_app.exporting.model_file import ABOUT, PROGRAM
 from tune_app.results.manifest import file_sha256, now, read_manifest
 from tune_app.results.trial import read_json
 
 KIND = "tune_app predict"
-BLOCK = (16, 1024, 1024)
-"""Voxels predicted at once, z y x; chunks of the output fit into it."""
 
 
 @dataclass(kw_only=True)
@@ -102,12 +100,14 @@ class PredictSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """An exported network, ready to run. cut: (C,) logits above which a class is predicted. window: (H, W), voxels."""
+    """An exported network, ready to run on uint8 (N, K, D, H, W), where D = 1 is 2D: logits (N, C, D, H, W)."""
 
     network: Callable[[torch.Tensor], torch.Tensor]
     classes: tuple[str, ...]
     cut: torch.Tensor
-    window: tuple[int, int]
+    """(C, 1, 1, 1) logits above which a class is predicted."""
+    window: tuple[int, int, int]
+    """z y x, voxels."""
     data: DataSettings
     """Of its training."""
     sha256: str
@@ -187,19 +187,20 @@ def read_model(folder: Path, device: torch.device) -> Model:
     if file_sha256(folder / PROGRAM) != digest or file_sha256(folder / ABOUT) != manifest["sha256"].get(ABOUT):
         raise InputError(f"checkpoint={folder}: {PROGRAM} or {ABOUT} is damaged or was changed since. {make_one}")
     about = read_json(folder / ABOUT)
-    if about.get("spatial_dims", 2) != 2 or about.get("in_channels", 1) != 1:
+    if about.get("in_channels", 1) != 1:
         raise InputError(
-            f"checkpoint={folder}: its network is {about['spatial_dims']}D, of {about['in_channels']} channel(s); "
-            f"predict takes 2D networks of one channel. Run {PROGRAM} as the README.md beside it shows"
+            f"checkpoint={folder}: its network takes {about['in_channels']} channels; predict takes networks of one. "
+            f"Run {PROGRAM} as the README.md beside it shows"
         )
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    network = load_program(folder / PROGRAM, device)
-    height, width = (max(side, 2 * about["stride"]) for side in about["patch"][1:])
+    program, flat = load_program(folder / PROGRAM, device), about.get("spatial_dims", 2) == 2
+    least = about.get("least_side", 2 * about["stride"])  # programs of earlier versions take no smaller side
+    depth, height, width = (max(side, least) for side in about["patch"])
     return Model(
-        network=network,
+        network=(lambda images: program(images[:, :, 0])[:, :, None]) if flat else program,
         classes=tuple(about["classes"]),
-        cut=torch.tensor(about["logit"], device=device).view(1, -1, 1, 1),
-        window=(height, width),
+        cut=torch.tensor(about["logit"], device=device).view(-1, 1, 1, 1),
+        window=(1 if flat else depth, height, width),
         data=from_mapping(DataSettings, config["data"], "data"),
         sha256=digest,
     )
@@ -246,53 +247,53 @@ def _predict_blocks(
 ) -> NDArray[np.int64]:
     """Predict block by block into `arrays`; TP, FP, FN of every class against the truth, (3, C)."""
     counts = np.zeros((3, len(model.classes)), np.int64)
-    blocks = list(_blocks(grid.shape))
+    blocks = list(_blocks(grid.shape, block_shape(model.window, settings.overlap, len(model.classes))))
     shown = progress or Console(quiet=True)
     for start, stop in track(blocks, description="predicting", console=shown):
         masks, truth = _predict_block(settings, model, source, grid, start, stop)
         place = tuple(slice(a, b) for a, b in zip(start, stop))
-        for index, array in enumerate(arrays):
-            array[place] = masks[:, index]
+        for index, (array, mask) in enumerate(zip(arrays, masks)):
+            array[place] = mask
             if truth is not None:
                 present, known = class_masks(truth, index, len(model.classes))
-                mask = (masks[:, index] > 0) & known
+                mask = (mask > 0) & known
                 tp = np.count_nonzero(mask & present)
                 counts[:, index] += tp, np.count_nonzero(mask) - tp, np.count_nonzero(present & known) - tp
     return counts
 
 
-def _blocks(shape: Sequence[int]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+def _blocks(shape: Sequence[int], block: Sequence[int]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """First and one past the last voxel of each block."""
-    for start in itertools.product(*(range(0, n, b) for n, b in zip(shape, BLOCK))):
-        yield start, tuple(min(a + b, n) for a, b, n in zip(start, BLOCK, shape))
+    for start in itertools.product(*(range(0, n, b) for n, b in zip(shape, block))):
+        yield start, tuple(min(a + b, n) for a, b, n in zip(start, block, shape))
 
 
 def _predict_block(
     settings: PredictSettings, model: Model, source: CropSource, grid: Grid, start: Sequence[int], stop: Sequence[int]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Masks (Z, C, H, W) of one block, 0 or 1, and its packed labels where there are any.
+    """Masks (C, D, H, W) of one block, 0 or 1, and its packed labels where there are any.
 
     As in validation, windows lie inside a crop that is larger than one; a smaller crop is seen in the middle of a
     window, with the EM round it. Where there is no EM, nothing is predicted.
     """
     shape = [b - a for a, b in zip(start, stop)]
     block = Grid(grid.corner + np.array(start) * grid.voxel, grid.voxel, (shape[0], shape[1], shape[2]))
-    masks = np.zeros((shape[0], len(model.classes), *shape[1:]), np.uint8)
+    masks = np.zeros((len(model.classes), *shape), np.uint8)
     if block.lies_outside(_em_level(source, grid)):
         return masks, None
-    plane = list(zip(start[1:], stop[1:], grid.shape[1:], model.window))
-    spans = [_span(a, b, length, window, settings.overlap) for a, b, length, window in plane]
-    margin = [max(a - low, high - b) for (a, b, _, _), (low, high) in zip(plane, spans)]
-    em, box, level, taps = read_em(source, block, [0, *margin])
-    before = [a - low for (a, _, _, _), (low, _) in zip(plane, spans)]
-    context = np.zeros((shape[0], *(high - low for low, high in spans)), np.uint8)
-    _place(em, [box[0][0], *(first + b for first, b in zip(box[0][1:], before))], context)
-    y, x = (slice(b, b + n) for b, n in zip(before, shape[1:]))
-    done, device_em = 0, torch.from_numpy(context).to(model.cut.device)
-    for logits in blended(model.network, device_em, model.window, settings.overlap, settings.batch_size):
-        masks[done : done + len(logits)] = (logits[:, :, y, x] > model.cut).cpu().numpy()
-        done += len(logits)
-    mask_missing_em(masks.swapaxes(0, 1), box, level, taps)
+    axes = list(zip(start, stop, grid.shape, model.window))
+    spans = [_span(a, b, length, window, settings.overlap) for a, b, length, window in axes]
+    before = [a - low for a, (low, _) in zip(start, spans)]
+    after = [high - b for b, (_, high) in zip(stop, spans)]
+    em, box, level, taps = read_em(source, block, np.maximum(before, after).tolist())
+    context = np.zeros([high - low for low, high in spans], np.uint8)
+    _place(em, np.add(box[0], before).tolist(), context)
+    device_em, done = torch.from_numpy(context).to(model.cut.device), 0
+    for logits in blended(model.network, device_em[None], model.window, settings.overlap, settings.batch_size):
+        at = [0, done - before[0], -before[1], -before[2]]
+        _place((logits > model.cut).cpu().numpy(), at, masks)
+        done += logits.shape[1]
+    mask_missing_em(masks, box, level, taps)
     if not set(source.classes) & set(model.classes):
         return masks, None
     labels = read_labels(source, model.classes, block, model.data.label_resampling)
@@ -312,8 +313,8 @@ def _span(start: int, stop: int, length: int, window: int, overlap: float) -> tu
     return span(start, stop, length, window, overlap)
 
 
-def _place(source: NDArray[np.uint8], at: Sequence[int], out: NDArray[np.uint8]) -> None:
-    """out ← source, whose first voxel is out's voxel `at`, where the two overlap."""
+def _place(source: NDArray[Any], at: Sequence[int], out: NDArray[np.uint8]) -> None:
+    """out ← source, whose first element is out's element `at`, where the two overlap."""
     taken = tuple(slice(max(0, -a), max(0, min(n, m - a))) for a, n, m in zip(at, source.shape, out.shape))
     placed = tuple(slice(max(0, a), max(0, min(m, a + n))) for a, n, m in zip(at, source.shape, out.shape))
     out[placed] = source[taken]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,7 +17,7 @@ import pytest
 import torch
 import yaml
 import zarr
-from monai.inferers.utils import sliding_window_inference
+from monai.data.utils import compute_importance_map
 from ome_zarr_models.v04.image_label import ImageLabel
 
 from trainables import metrics
@@ -24,10 +26,10 @@ from trainables.data.cellmap.ngff import read_levels
 from trainables.data.sampling import cut
 from trainables.inference import Inference, save_program
 from trainables.settings import DataSettings
-from trainables.tiling import span, step
+from trainables.tiling import MOST_LOGITS, block_shape, span, step
 from tune_app.errors import InputError
 from tune_app.exporting import predict as predict_module
-from tune_app.exporting.predict import PredictSettings, predict, predict_and_print
+from tune_app.exporting.predict import PredictSettings, predict, predict_and_print, read_model
 from tune_app.predict import main
 
 sys.path.append(str(Path(__file__).parents[2] / "trainables" / "data"))
@@ -35,20 +37,20 @@ from volume_writer import write_em, write_label, write_small
 
 CLASSES = ("nuc", "pm")
 CUT = (0.4, -0.3)
-WINDOW = 32
+PATCH = {2: [1, 32, 32], 3: [8, 16, 12]}
 
 
 class Context(torch.nn.Module):
-    """A network that sees seven voxels: two convolutions with drawn weights."""
+    """A network that sees seven voxels along each axis: two convolutions with drawn weights."""
 
-    spatial_dims, stride = 2, 2
+    stride = 2
 
-    def __init__(self) -> None:
+    def __init__(self, spatial_dims: int, in_channels: int = 1) -> None:
         super().__init__()
+        self.spatial_dims = spatial_dims
+        conv = torch.nn.Conv2d if spatial_dims == 2 else torch.nn.Conv3d
         generator = torch.Generator().manual_seed(1)
-        self.layers = torch.nn.Sequential(
-            torch.nn.Conv2d(1, 4, 5, padding=2), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3, padding=1)
-        )
+        self.layers = torch.nn.Sequential(conv(in_channels, 4, 5, padding=2), torch.nn.ReLU(), conv(4, 2, 3, padding=1))
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.normal_(generator=generator)
@@ -58,23 +60,33 @@ class Context(torch.nn.Module):
         return logits
 
 
-@pytest.fixture(scope="module")
-def network() -> Inference:
-    return Inference(Context(), [0.1, -0.1]).eval()
+NETWORKS = {dims: Inference(Context(dims), [0.1, -0.1]).eval() for dims in (2, 3)}
 
 
-@pytest.fixture(scope="module")
-def checkpoint(network: Inference, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(folder: Path, network: Inference, patch: list[int]) -> Path:
     """The parts of an export that `predict` reads."""
-    folder = tmp_path_factory.mktemp("best") / "1"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     save_program(network, folder / "model.pt2")
-    about = {"classes": list(CLASSES), "logit": list(CUT), "patch": [1, WINDOW, WINDOW], "stride": 2}
+    about = {"classes": list(CLASSES), "logit": list(CUT), "patch": patch, "stride": 2, "least_side": 2}
+    about |= {"spatial_dims": network.spatial_dims, "in_channels": network.in_channels}
     (folder / "model.json").write_text(json.dumps(about))
-    (folder / "config.yaml").write_text(yaml.safe_dump({"data": {"name": "cellmap", "classes": list(CLASSES)}}))
+    config = {"data": {"name": "cellmap", "classes": list(CLASSES), "patch": patch}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
     (folder / "manifest.json").write_text(json.dumps({"kind": "tune_app export", "sha256": digests}))
     return folder
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """By spatial dimensions."""
+    place = tmp_path_factory.mktemp("best")
+    return {dims: exported(place / str(dims), NETWORKS[dims], PATCH[dims]) for dims in (2, 3)}
+
+
+@pytest.fixture
+def checkpoint(exports: dict[int, Path]) -> Path:
+    return exports[2]
 
 
 @pytest.fixture
@@ -97,59 +109,90 @@ def written(out: Path) -> np.ndarray:
     return np.stack([zarr.open_array(out / "labels" / name / "s0", mode="r")[:] for name in CLASSES]) > 0
 
 
-def test_a_network_that_takes_volumes_is_refused(asked: Callable[..., PredictSettings], tmp_path: Path) -> None:
-    source, folder = Path(asked().checkpoint), tmp_path / "3d"
-    shutil.copytree(source, folder)
-    about = json.loads((folder / "model.json").read_text()) | {"spatial_dims": 3, "in_channels": 1}
-    (folder / "model.json").write_text(json.dumps(about))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["sha256"]["model.json"] = hashlib.sha256((folder / "model.json").read_bytes()).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r"its network is 3D, of 1 channel\(s\); predict takes 2D networks"):
-        predict(asked(checkpoint=str(folder), crop="cells/crop1"))
+def blended(network: Inference, em: np.ndarray, window: list[int], overlap: float) -> np.ndarray:
+    """Logits (C, D, H, W) of em (D, H, W), as large as a window at least: all windows one by one, in float64."""
+    total, norm = np.zeros((2, *em.shape)), np.zeros(em.shape)
+    flat = network.spatial_dims == 2
+    plane = compute_importance_map(tuple(window[1:]), mode="gaussian", sigma_scale=0.125).double().numpy()
+    along = compute_importance_map((window[0],), mode="gaussian", sigma_scale=0.125).double().numpy()
+    weight = along[:, None, None] * plane
+    axes = [sorted({*range(0, n - w, step(w, overlap)), n - w}) for n, w in zip(em.shape, window)]
+    for start in itertools.product(*axes):
+        box = tuple(slice(a, a + w) for a, w in zip(start, window))
+        image = torch.from_numpy(em[box])[None, None]
+        with torch.no_grad():
+            logits = network(image[:, :, 0])[:, :, None] if flat else network(image)
+        total[:, *box] += logits[0].double().numpy() * weight
+        norm[box] += weight
+    found: np.ndarray = total / norm
+    return found
 
 
-@pytest.mark.parametrize("size", [24, 32])
+def assert_cut(masks: np.ndarray, logits: np.ndarray) -> None:
+    """Equal, but where a logit lies at its threshold."""
+    distance = logits - np.array(CUT)[:, None, None, None]
+    clear = np.abs(distance) > 1e-3
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(masks[clear], (distance > 0)[clear])
+
+
+@pytest.mark.parametrize(("dims", "size"), [(2, 24), (2, 32), (3, 12)])
 def test_dice_is_that_of_the_evaluator(
-    network: Inference, asked: Callable[..., PredictSettings], tmp_path: Path, size: int
+    exports: dict[int, Path], asked: Callable[..., PredictSettings], tmp_path: Path, dims: int, size: int
 ) -> None:
-    """Crops up to the size of a patch: every slice as one validation patch, counted as validation counts."""
+    """Crops up to the size of a patch: every slice, or all six in one, as validation patches, counted as there."""
     write_small(tmp_path / "data", size=size, margin=16)
+    patch = np.array(PATCH[dims])
     settings = DataSettings(
         name="cellmap",
         root=str(tmp_path / "data"),
         cache_dir=str(tmp_path / "cache"),
         classes=list(CLASSES),
-        patch=[1, WINDOW, WINDOW],
+        patch=PATCH[dims],
     )
     dataset = open_packed(settings)
     [member] = [i for i, crop in enumerate(dataset.crops) if crop.name == "cells/crop2"]
-    first = -((WINDOW - size) // 2)
-    starts = np.array([[z, first, first] for z in range(6)])
-    batch = cut(dataset, np.full(6, member), starts, np.array([1, WINDOW, WINDOW]), {})
+    first = -((patch - [6, size, size]) // 2)
+    starts = np.array([[z, *first[1:]] for z in range(6)] if dims == 2 else [first])
+    batch = cut(dataset, np.full(len(starts), member), starts, patch, {})
     with torch.no_grad():
-        logits = network(batch.em[:, :, 0]) - torch.tensor(CUT).view(1, -1, 1, 1)
-    counts = metrics.accumulate(logits, expand_labels(batch.labels, 2)[:, :, 0], torch.zeros(6, dtype=torch.int64), 1)
+        found = NETWORKS[2](batch.em[:, :, 0])[:, :, None] if dims == 2 else NETWORKS[3](batch.em)
+    logits = found - torch.tensor(CUT).view(1, -1, 1, 1, 1)
+    counts = metrics.accumulate(logits, expand_labels(batch.labels, 2), torch.zeros(len(starts), dtype=torch.int64), 1)
     wanted = metrics.dice(counts.tp[0], counts.fp[0], counts.fn[0]).tolist()
-    done = predict(asked(crop="cells/crop2"))
+    done = predict(asked(crop="cells/crop2", checkpoint=str(exports[dims])))
     assert list(done.dice) == list(CLASSES)
     assert list(done.dice.values()) == pytest.approx(wanted, abs=2e-3)
     assert done.shape == (6, size, size)
 
 
-@pytest.mark.parametrize("overlap", [0.5, 0.3, 0.0])
+@pytest.mark.parametrize(
+    ("dims", "overlap", "shape", "block", "num_blocks"),
+    [
+        (2, 0.5, (3, 150, 101), (2, 48, 40), 2 * 4 * 3),
+        (2, 0.3, (3, 150, 101), (2, 48, 40), 2 * 4 * 3),
+        (2, 0.0, (3, 150, 101), (2, 48, 40), 2 * 4 * 3),
+        (3, 0.5, (19, 30, 29), (8, 20, 15), 3 * 2 * 2),
+        (3, 0.3, (19, 20, 12), (5, 20, 12), 4),
+        (3, 0.0, (19, 20, 29), (9, 20, 20), 3 * 2),
+    ],
+)
 def test_blocks_give_what_the_whole_gives(
-    network: Inference,
+    exports: dict[int, Path],
     asked: Callable[..., PredictSettings],
     tmp_path: Path,
+    dims: int,
     overlap: float,
+    shape: tuple[int, ...],
+    block: tuple[int, ...],
+    num_blocks: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And no block reads more than itself and the windows that touch it: memory does not grow with the volume."""
-    em = noise((3, 150, 101))
+    em, window = noise(shape), PATCH[dims]
     write_em(tmp_path / "data", "cells", em, chunk=32)
     volume = tmp_path / "data" / "cells" / "cells.zarr" / "recon-1" / "em" / "fibsem-uint8"
-    monkeypatch.setattr(predict_module, "BLOCK", (2, 48, 40))
+    monkeypatch.setattr(predict_module, "block_shape", lambda *_: block)
     read: list[tuple[int, ...]] = []
     original = predict_module.read_em
 
@@ -159,19 +202,49 @@ def test_blocks_give_what_the_whole_gives(
         return found
 
     monkeypatch.setattr(predict_module, "read_em", watched)
-    done = predict(asked(volume=str(volume), overlap=overlap))
+    done = predict(asked(volume=str(volume), overlap=overlap, checkpoint=str(exports[dims]), batch_size=3))
     assert done.dice == {}
-    assert len(read) == 2 * 4 * 3
-    assert (np.max(read, axis=0) <= [2, 48 + 2 * WINDOW, 40 + 2 * WINDOW]).all()
-    whole = torch.from_numpy(em)[:, None].float()
-    with torch.no_grad():
-        logits = sliding_window_inference(
-            whole, (WINDOW, WINDOW), 4, lambda x: network(x.byte()), overlap=overlap, mode="gaussian"
-        ).numpy()
-    distance = logits - np.array(CUT)[:, None, None]
-    clear = np.abs(distance) > 1e-3
-    assert clear.mean() > 0.99
-    np.testing.assert_array_equal(written(done.out).swapaxes(0, 1)[clear], (distance > 0)[clear])
+    assert len(read) == num_blocks
+    assert (np.max(read, axis=0) <= np.array(block) + 2 * np.array(window)).all()
+    assert_cut(written(done.out), blended(NETWORKS[dims], em, window, overlap))
+
+
+@pytest.mark.parametrize("shape", [(1, 20, 20), (5, 9, 7), (11, 14, 20), (8, 20, 10)])
+def test_a_volume_smaller_than_the_patch_lies_in_the_middle_of_it(
+    exports: dict[int, Path], asked: Callable[..., PredictSettings], tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    em, window = noise(shape), PATCH[3]
+    write_em(tmp_path / "data", "cells", em)
+    volume = tmp_path / "data" / "cells" / "cells.zarr" / "recon-1" / "em" / "fibsem-uint8"
+    done = predict(asked(volume=str(volume), checkpoint=str(exports[3])))
+    before = [max(0, w - n) // 2 for w, n in zip(window, shape)]
+    whole = np.zeros(np.maximum(shape, window), np.uint8)
+    inside = tuple(slice(b, b + n) for b, n in zip(before, shape))
+    whole[inside] = em
+    assert done.shape == shape
+    assert_cut(written(done.out), blended(NETWORKS[3], whole, window, 0.5)[:, *inside])
+
+
+def test_a_block_of_3d_windows_is_as_wide_as_memory_allows() -> None:
+    for window, num_classes in (((64, 64, 64), 5), ((128, 128, 128), 14), ((16, 256, 256), 48), ((8, 8, 8), 1)):
+        depth, height, width = block_shape(window, 0.5, num_classes)
+        across = height // window[1]
+        assert (depth, height, width) == (4 * window[0], across * window[1], across * window[2])
+        plane = num_classes * math.prod(window)
+        assert across == 1 or plane * (across + 1) ** 2 <= MOST_LOGITS, "with half a window on each side"
+        assert plane * (across + 2) ** 2 > MOST_LOGITS
+
+
+def test_a_program_of_an_earlier_version_is_given_two_strides(exports: dict[int, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(exports[2], tmp_path / "1")
+    about = json.loads((folder / "model.json").read_text()) | {"patch": [1, 2, 8]}
+    for drop, window in ((None, (1, 2, 8)), ("least_side", (1, 4, 8))):
+        about.pop(drop, None)
+        (folder / "model.json").write_text(json.dumps(about))
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["sha256"]["model.json"] = hashlib.sha256((folder / "model.json").read_bytes()).hexdigest()
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        assert read_model(folder, torch.device("cpu")).window == window
 
 
 def test_a_span_holds_every_window_that_touches_the_block() -> None:
