@@ -301,12 +301,12 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
 
 
 def trial_settings(config: Mapping[str, Any]) -> TrialSettings:
-    """The typed settings of a trial config: sections data, model, trainer, hardware; task and objective as given."""
+    """The typed settings of a trial config; a section or a setting that it does not name has its default."""
     return TrialSettings(
-        data=from_mapping(DataSettings, config["data"], "data"),
-        model=from_mapping(ModelSettings, config["model"], "model"),
-        trainer=from_mapping(TrainerSettings, config["trainer"], "trainer"),
-        hardware=from_mapping(HardwareSettings, config["hardware"], "hardware"),
+        data=from_mapping(DataSettings, config.get("data") or {}, "data"),
+        model=from_mapping(ModelSettings, config.get("model") or {}, "model"),
+        trainer=from_mapping(TrainerSettings, config.get("trainer") or {}, "trainer"),
+        hardware=from_mapping(HardwareSettings, config.get("hardware") or {}, "hardware"),
         task=from_mapping(TaskSettings, config.get("task") or {}, "task"),
         objective=dict(config.get("objective") or {}),
     )

@@ -27,9 +27,10 @@ from ray._raylet import setproctitle  # type: ignore[attr-defined]
 from trainables import checkpoint
 from trainables.engine import Engine, Row
 from trainables.errors import CheckpointError, TrainablesError
+from trainables.objective import Objective
 from trainables.prediction import PREDICTION, PredictionPictures
 from trainables.settings import TrialSettings, trial_settings
-from trainables.tasks import short
+from trainables.tasks import get_task, short
 from trainables.trial_folder import TrialFolder
 
 logger = logging.getLogger(__name__)
@@ -262,11 +263,10 @@ class SegmentationTrial(tune.Trainable):
 
 def _completed(config: Mapping[str, Any], folder: str) -> dict[str, Any]:
     """A whole config from one that leaves out what has a default."""
-    settings = trial_settings({"data": {}, "model": {}, "trainer": {}, "hardware": {}, **config})
     return {
         "seed": 0,
         **config,
-        **asdict(settings),
+        **asdict(trial_settings(config)),
         "resources": RESOURCES | config.get("resources", {}),
         "run": {"name": Path(folder).name, "dir": folder},
     }
@@ -284,8 +284,11 @@ def identity(config: Mapping[str, Any]) -> str:
     """What is trained, as text: equal for two configs whose trials are the same training.
 
     Settings that a config does not name are there with their defaults, so an earlier version's config stays the same.
+    Resources and hardware are not part of it: a trial may go on elsewhere.
     """
-    settings = asdict(trial_settings({"hardware": {}, **config}))
+    typed = trial_settings(config)
+    objective = Objective.from_config(typed.objective, get_task(typed.task.name, typed.task.options))
+    settings = asdict(typed) | {"objective": asdict(objective)}
     parts = {"seed": config["seed"], "loss": config["loss"]}
     parts |= {name: {k: v for k, v in settings[name].items() if k not in FREE_SETTINGS} for name in IDENTITY}
     return json.dumps(parts, sort_keys=True, default=str)

@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,8 @@ from trainables.data.phantom import generate as phantom
 from trainables.errors import CheckpointError
 from trainables.inference import inference, load_program, save_program
 from trainables.prediction import PREDICTION
-from trainables.trial import SegmentationTrial
+from trainables.settings import trial_settings
+from trainables.trial import SegmentationTrial, identity
 from trainables.trial_folder import CHECKSUM, TrialFolder, first_epoch_share, is_intact
 
 NAN = float("nan")
@@ -231,6 +232,70 @@ def test_a_checkpoint_of_an_earlier_version_names_fewer_settings(start):
     assert start(model={"options": {}})._engine.epoch == 1
     with pytest.raises(CheckpointError, match="model was"):
         start(model={"options": {"norm": "instance"}})
+
+
+EARLIEST = {"seed": 0, "loss": loss_of("seesaw"), "data": {"patch": [1, 64, 64]}, "model": {"depth": 3}, "trainer": {}}
+
+
+def test_a_config_of_an_earlier_version_is_the_one_that_names_the_defaults():
+    """As the driver writes it now, which names every section and setting."""
+    objective = {"metric": "mean_dice", "mode": "max", "at_least": {}, "at_most": {}}
+    now = {**EARLIEST, **asdict(trial_settings(EARLIEST)), "objective": objective}
+    assert identity(EARLIEST) == identity(now)
+    assert identity({"seed": 0, "loss": EARLIEST["loss"]}) == identity(
+        {**now, **asdict(trial_settings({})), "objective": objective}
+    )
+    assert identity({**now, "objective": {**objective, "mode": ""}}) == identity(now)
+
+
+DIFFER = {
+    "seed": [1],
+    "loss": [{"name": "seesaw", "params": {"p": 0.7, "q": 2.0}}, {"name": "static", "params": {}}],
+    "data": [
+        {"patch": [1, 32, 64]},
+        {"patch": [8, 64, 64]},
+        {"split_seed": 1},
+        {"voxel_nm": [8.0, 8.0, 4.0]},
+        {"classes": ["nuc"]},
+        {"sampling": "volume"},
+        {"train_on": "all"},
+        {"rotate_degrees": 0.0},
+        {"options": {"stain": 2}},
+    ],
+    "task": [{"name": "binary"}],
+    "model": [{"width": 32}, {"options": {"norm": "instance"}}],
+    "trainer": [
+        {"lr": 2e-4},
+        {"batch_size": 12},
+        {"accumulate": 2},
+        {"epochs": 30},
+        {"optimizer": "sgd"},
+        {"schedule": "cosine"},
+        {"weight_decay": 0.0},
+        {"swa_from": 5},
+        {"count_window": "all"},
+        {"keep_epoch": 7},
+    ],
+    "objective": [{"metric": "val_loss", "mode": "min"}, {"at_least": {"precision/nuc": 0.6}}],
+}
+
+
+@pytest.mark.parametrize("section", DIFFER)
+def test_what_changes_the_training_is_another_identity(section):
+    for change in DIFFER[section]:
+        told = change if not isinstance(change, dict) or section == "loss" else {**EARLIEST.get(section, {}), **change}
+        assert identity({**EARLIEST, section: told}) != identity(EARLIEST), change
+
+
+def test_where_and_how_fast_it_is_trained_is_none_of_it():
+    elsewhere = {
+        "run": {"name": "0007_other", "dir": "/another/place"},
+        "resources": {"cpus_per_trial": 4, "gpus_per_trial": 1},
+        "hardware": {"device": "cpu", "threads": 3, "channels_last": False},
+        "data": {**EARLIEST["data"], "root": "/data", "split_file": "/data/split.csv", "cache_dir": "/scratch"},
+        "trainer": {"compile": False, "checkpoint_every": 5},
+    }
+    assert identity({**EARLIEST, **elsewhere}) == identity(EARLIEST)
 
 
 def test_other_data_is_refused(start, monkeypatch):
