@@ -25,6 +25,7 @@ from search_spaces import ClassCounts, space_of
 from trainables.data import PackedCrop, PackedDataset, open_packed
 from trainables.data.expand import pack_class, packed_bytes
 from trainables.engine import Engine
+from trainables.objective import Objective
 from trainables.settings import FIVE_CLASSES, DataSettings, ModelSettings, TrainerSettings, TrialSettings
 from trainables.tasks.multilabel import TASK
 from tune_app.results.diagnosis import diagnose, hopeless
@@ -32,6 +33,7 @@ from tune_app.search.arms import planned_arms
 from tune_app.settings.schema import DiagnosisSettings, SearchSettings, Settings
 
 Row = Mapping[str, Any]
+DICE = Objective(metric=TASK.metric)
 DATA = DataSettings(patch=[1, 32, 32])
 MODEL = ModelSettings(width=8, depth=3)
 TRAINER = TrainerSettings(
@@ -138,7 +140,7 @@ def summary(name: str, runs: list[tuple[Training, list[Row]]]) -> Iterator[list[
     for factor in (1.0, *FACTORS):
         chosen = [(t, rows) for t, rows in runs if t.factor == factor]
         stops = [stopped_at(rows) - t.after for t, rows in chosen if stopped_at(rows)]
-        codes = {one.code for _, rows in chosen for one in diagnose(rows, DiagnosisSettings(), epochs=len(rows))}
+        codes = {one.code for _, rows in chosen for one in diagnose(rows, DiagnosisSettings(), DICE, epochs=len(rows))}
         growth = [max(row["weight_growth"] for row in rows) for _, rows in chosen]
         best = [max(row[TASK.metric] for row in rows) for _, rows in chosen]
         yield [

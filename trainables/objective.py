@@ -94,9 +94,13 @@ class Objective:
         """The figures of the best epoch so far, which a row has as best_<figure>."""
         return {name: number(row, f"best_{name}") for name in self.figures}
 
+    def score(self, row: Row) -> float:
+        """The metric of a row, negated where it is minimised: larger is better. NaN without it."""
+        return number(row, self.metric) * (1 if self.mode == "max" else -1)
+
     def key(self, row: Row) -> Key:
         """What to compare rows by; larger is better. A row without the metric, or with NaN for it, comes last."""
-        score = number(row, self.metric) * (1 if self.mode == "max" else -1)
+        score = self.score(row)
         if math.isnan(score):
             return False, -math.inf, -math.inf
         return True, -self.violation(row), score

@@ -187,7 +187,7 @@ class TrainerSettings:
     compile: bool = True
     """torch.compile the training and the evaluation step."""
     keep_epoch: int = 0
-    """Epoch whose weights are kept; 0: the one with the best mean Dice. `final=` sets it."""
+    """Epoch whose weights are kept; 0: the best one by the objective. `final=` sets it."""
     checkpoint_every: int = 1
     """Epochs between checkpoints; a restart repeats at most this many."""
     count_update_every: int = 50

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.diagnosed import (
     DATA,
+    DICE,
     RARER,
     SHARES,
     TRAINER,
@@ -56,7 +57,9 @@ def test_no_healthy_training_is_stopped(engine: Engine, request: pytest.FixtureR
     chosen = [same[(number + turn) % len(same)] for number, same in enumerate(by_label.values())]
     assert {training.loss["name"] for training in chosen} == set(loss_families())
     rows = {training.label: list(train(engine, training, TINY)) for training in chosen}
-    assert {label: found for label in rows if (found := diagnose(rows[label], DEFAULTS, epochs=TINY.epochs))} == {}
+    assert {
+        label: found for label in rows if (found := diagnose(rows[label], DEFAULTS, DICE, epochs=TINY.epochs))
+    } == {}
     assert any(map(rises_with_its_weights, rows.values())), "what the weighted loss does says nothing"
 
 

@@ -39,7 +39,7 @@ from tune_app.results.folders import CONFIRMATIONS, is_sweep
 from tune_app.results.manifest import MANIFEST, file_sha256, git_revision, now, package_versions, read_manifest
 from tune_app.results.summary import NOT_VALIDATED, PHANTOM
 from tune_app.results.sweep import Sweep
-from tune_app.results.tables import header, to_plain
+from tune_app.results.tables import in_words, to_plain
 from tune_app.results.trial import Trial, read_json
 from tune_app.settings.stored import TRIAL
 
@@ -338,7 +338,7 @@ def _readme(
     else:
         before = source.get(sweep.metric)
         worth = f"not validated.\n\n{NOT_VALIDATED}" + (
-            f" Trained without them, this configuration had {header(sweep.metric)} {before:.4f}." if before else ""
+            f" Trained without them, this configuration had {in_words(sweep.metric)} {before:.4f}." if before else ""
         )
         worth = worth.removesuffix(".")
     use = f"There is no model.pt2: {program_missing}." if program_missing else use_of(read_json(folder / ABOUT))

@@ -18,7 +18,7 @@ from tune_app.results.baseline import baseline_trials
 from tune_app.results.finding import read_confirmation
 from tune_app.results.sweep import Sweep
 from tune_app.results.tables import counted as counted
-from tune_app.results.tables import header
+from tune_app.results.tables import in_words
 from tune_app.results.trial import Trial, is_finite, read_json
 from tune_app.settings.schema import grace_period
 
@@ -38,7 +38,7 @@ class Findings:
     @property
     def metric(self) -> str:
         """The sweep's metric in words."""
-        return header(self.sweep.metric)
+        return in_words(self.sweep.metric)
 
     @cached_property
     def ranked(self) -> list[Trial]:

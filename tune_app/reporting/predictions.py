@@ -33,7 +33,7 @@ from tune_app.results.pictures import (
     rgb,
     truth,
 )
-from tune_app.results.tables import header
+from tune_app.results.tables import in_words
 from tune_app.results.trial import Trial
 
 ERRORS = (("#FFFFFF", "found"), ("#FF00AA", "false alarm"), ("#FFE600", "missed"))
@@ -106,7 +106,7 @@ def overview(best: Shown, others: Sequence[Shown]) -> Gallery:
     left_out = [name for c, name in enumerate(best.classes) if c not in order]
     names = listed(
         [
-            f"{shown.trial.name} ({header(shown.trial.metric)} {short(shown.trial.score(shown.trial.metric), 3)}, "
+            f"{shown.trial.name} ({in_words(shown.trial.metric)} {short(shown.trial.score(shown.trial.metric), 3)}, "
             f"epoch {shown.best_epoch})"
             for shown in (best, *others)
         ]

@@ -25,7 +25,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainables.tasks.multilabel import TASK
+from trainables.objective import Objective, number
+from tune_app.results.tables import in_words
 from tune_app.settings.schema import DiagnosisSettings
 
 HOPELESS = ("diverged", "collapsed")
@@ -66,15 +67,21 @@ class Diagnosis:
 
 
 def diagnose(
-    rows: Iterable[Row], settings: DiagnosisSettings, *, epochs: int, error: str = "", error_epoch: int = 0
+    rows: Iterable[Row],
+    settings: DiagnosisSettings,
+    objective: Objective,
+    *,
+    epochs: int,
+    error: str = "",
+    error_epoch: int = 0,
 ) -> list[Diagnosis]:
     """Everything that the rows of a trial say went wrong, each code once, at its first epoch.
 
-    epochs: those of the whole trial. error: the text of its last error, "" where there was none; error_epoch: epochs
-    finished before it.
+    objective: its metric and mode say what progress is. epochs: those of the whole trial. error: the text of its last
+    error, "" where there was none; error_epoch: epochs finished before it.
     """
     found: dict[str, Diagnosis] = {}
-    course = Course(settings, epochs)
+    course = Course(settings, objective, epochs)
     for row in rows:
         for one in course.take(row):
             found.setdefault(one.code, one)
@@ -104,30 +111,31 @@ def of_error(error: str, epoch: int) -> Diagnosis:
 class Course:
     """A trial as far as its rows have come: what is needed of them to judge the next one.
 
-    epochs: those of the whole trial; 0 where the end of its schedule does not matter.
+    objective: its metric and mode say what progress is; None where that does not matter. epochs: those of the whole
+    trial; 0 where the end of its schedule does not matter.
     """
 
-    def __init__(self, settings: DiagnosisSettings, epochs: int = 0) -> None:
-        self._settings, self._epochs = settings, epochs
+    def __init__(self, settings: DiagnosisSettings, objective: Objective | None = None, epochs: int = 0) -> None:
+        self._settings, self._objective, self._epochs = settings, objective, epochs
         self._classes: list[str] = []
         self._first_loss: dict[str, float] = {}  # per class, 1 − Tversky: no weight of the loss is in it
         self._lowest_loss: dict[str, float] = {}
         self._highest_lr = 0.0
-        self._dice: list[float] = []
+        self._scores: list[float] = []  # the objective's figure, larger is better
         self._best: list[float] = []  # of the epochs up to each; NaN before the first score
-        self._best_epoch = 0
+        self._best_epoch, self._best_figure = 0, math.nan
         self._streaks: Counter[str] = Counter()  # epochs in a row
 
     def take(self, row: Row) -> list[Diagnosis]:
         """What is wrong at this epoch, the next one of the trial."""
-        dice = _number(row, TASK.metric)
-        if not self._dice:
+        score = self._objective.score(row) if self._objective else math.nan
+        if not self._scores:
             self._classes = [key.removeprefix(TRUTH) for key in row if key.startswith(TRUTH)]
-        if math.isfinite(dice) and not dice <= self._best_dice:
-            self._best_epoch = row["epoch"]
-        self._best.append(dice if self._best_epoch == row["epoch"] else self._best_dice)
-        self._dice.append(dice)
-        self._highest_lr = max(self._highest_lr, _number(row, "lr"))
+        if self._objective and math.isfinite(score) and not score <= self._best_score:
+            self._best_epoch, self._best_figure = row["epoch"], number(row, self._objective.metric)
+        self._best.append(score if self._best_epoch == row["epoch"] else self._best_score)
+        self._scores.append(score)
+        self._highest_lr = max(self._highest_lr, number(row, "lr"))
         checks = (
             self._nan,
             self._diverged,
@@ -141,7 +149,7 @@ class Course:
         return [Diagnosis(code, row["epoch"], evidence) for code, evidence in said.items() if evidence]
 
     @property
-    def _best_dice(self) -> float:
+    def _best_score(self) -> float:
         return self._best[-1] if self._best else math.nan
 
     def _streak(self, what: str, *, goes_on: bool) -> int:
@@ -152,13 +160,13 @@ class Course:
     def _nan(self, row: Row) -> str:
         if row.get("diagnosis") != "nan":
             return ""
-        what = "a weight" if math.isfinite(_number(row, "loss")) else "the loss"
-        return f"{what} is not finite at epoch {row['epoch']}, gradient norm {_number(row, 'grad_norm'):.3g}"
+        what = "a weight" if math.isfinite(number(row, "loss")) else "the loss"
+        return f"{what} is not finite at epoch {row['epoch']}, gradient norm {number(row, 'grad_norm'):.3g}"
 
     def _diverged(self, row: Row) -> str:
         """Class losses are taken without the weights, which in some families grow with the counts."""
-        growth = _number(row, "weight_growth")
-        losses = {name: _number(row, f"loss/{name}") for name in self._classes}
+        growth = number(row, "weight_growth")
+        losses = {name: number(row, f"loss/{name}") for name in self._classes}
         losses = {name: loss for name, loss in losses.items() if math.isfinite(loss)}
         for name, loss in losses.items():
             self._first_loss.setdefault(name, loss)
@@ -186,12 +194,12 @@ class Course:
 
     def _uniform(self, row: Row) -> str:
         """Evidence that the output of every class is the same everywhere, or nothing."""
-        widest = _highest([_number(row, f"sigmoid/{name}/sd") for name in self._classes])
+        widest = _highest([number(row, f"sigmoid/{name}/sd") for name in self._classes])
         return f"σ(logit) varies by {widest:.2g} at most in any class" if widest < self._settings.collapsed_sd else ""
 
     def _out_of_band(self, row: Row) -> str:
         """Evidence that every class that is there is predicted far too rarely, or far too often, or nothing."""
-        ratios = [_number(row, f"fg_pred/{name}") / _number(row, TRUTH + name) for name in self._present(row)]
+        ratios = [number(row, f"fg_pred/{name}") / number(row, TRUTH + name) for name in self._present(row)]
         band = self._settings.collapsed_band
         if not ratios or any(math.isnan(ratio) or 1 / band <= ratio <= band for ratio in ratios):
             return ""
@@ -200,49 +208,48 @@ class Course:
 
     def _present(self, row: Row) -> list[str]:
         """Classes with positive voxels in validation."""
-        return [name for name in self._classes if _number(row, TRUTH + name) > 0]
+        return [name for name in self._classes if number(row, TRUTH + name) > 0]
 
     def _amp_overflow(self, row: Row) -> str:
         """The first epoch is left out: there the scale is still being found."""
-        scale, share = _number(row, "grad_scale"), _number(row, "skipped_share")
-        goes_on = len(self._dice) > 1 and scale > 0 and share > self._settings.overflow_share
+        scale, share = number(row, "grad_scale"), number(row, "skipped_share")
+        goes_on = len(self._scores) > 1 and scale > 0 and share > self._settings.overflow_share
         if self._streak("skipping", goes_on=goes_on) < 2:
             return ""
         return f"{share:.0%} of the steps had no finite gradient, loss scale {scale:g}"
 
     def _dead_class(self, row: Row) -> str:
         there, needed = self._present(row), self._settings.dead_epochs
-        dead = [name for name in there if self._streak(name, goes_on=_number(row, f"fg_pred/{name}") == 0) >= needed]
+        dead = [name for name in there if self._streak(name, goes_on=number(row, f"fg_pred/{name}") == 0) >= needed]
         return f"{', '.join(dead)}: no voxel predicted for {needed} epochs, though there" if dead else ""
 
     def _late_degradation(self, row: Row) -> str:
         span = self._settings.degraded_epochs
         if not self._best_epoch or row["epoch"] - self._best_epoch < span:
             return ""
-        lost = self._best_dice - _highest(self._dice[-span:])
+        lost = self._best_score - _highest(self._scores[-span:])
         if not lost >= self._settings.degraded_dice:
             return ""
+        assert self._objective is not None
+        side = "above" if self._objective.mode == "max" else "below"
         return (
-            f"mean Dice {_number(row, TASK.metric):.4f}, and {self._best_dice:.4f} at epoch {self._best_epoch}; "
-            f"{lost:.4f} above the last {span} epochs"
+            f"{in_words(self._objective.metric)} {number(row, self._objective.metric):.4f}, and "
+            f"{self._best_figure:.4f} at epoch {self._best_epoch}; {lost:.4f} {side} the last {span} epochs"
         )
 
     def _plateau(self, row: Row) -> str:
         """Not at the end of a trial, where the learning rate has fallen and nothing more is to be expected."""
-        span, lr = self._settings.plateau_epochs, _number(row, "lr")
-        if len(self._dice) <= span or row["epoch"] >= self._epochs or not lr > 0.1 * self._highest_lr:
+        span, lr = self._settings.plateau_epochs, number(row, "lr")
+        if len(self._scores) <= span or row["epoch"] >= self._epochs or not lr > 0.1 * self._highest_lr:
             return ""
-        gained = _highest(self._dice[-span:]) - self._best[-span - 1]
+        gained = _highest(self._scores[-span:]) - self._best[-span - 1]
         if not -self._settings.degraded_dice < gained < self._settings.plateau_dice:
             return ""
-        return f"mean Dice has gained {gained:.4f} in {span} epochs, at a learning rate of {lr:.2g}"
+        assert self._objective is not None
+        won = f"{in_words(self._objective.metric)} has {'gained' if self._objective.mode == 'max' else 'fallen by'}"
+        return f"{won} {gained:.4f} in {span} epochs, at a learning rate of {lr:.2g}"
 
 
 def _highest(values: Sequence[float]) -> float:
     """The largest that is a number; NaN without one."""
     return max((value for value in values if math.isfinite(value)), default=math.nan)
-
-
-def _number(row: Row, key: str) -> float:
-    value = row.get(key)
-    return float(value) if isinstance(value, int | float) else math.nan

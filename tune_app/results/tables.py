@@ -59,6 +59,11 @@ def header(column: str) -> str:
     return HEADERS.get(column, re.sub(r"^(IoU|calibrated)/", r"\1 ", words))
 
 
+def in_words(figure: str) -> str:
+    """A figure in a sentence, where no other heading says what it is of: dice/nuc reads Dice nuc."""
+    return f"Dice {header(figure)}" if figure.startswith("dice/") else header(figure)
+
+
 def counted(number: int, what: str, plural: str = "") -> str:
     """1 trial, 2 trials."""
     return f"{number} {what if number == 1 else plural or what + 's'}"

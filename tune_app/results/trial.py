@@ -112,7 +112,14 @@ class Trial:
         """Everything that went wrong in it, by name."""
         epochs = int(self.config.get("trainer", {}).get("epochs") or self.epochs)
         return tuple(
-            diagnose(self.history, self.judged_by, epochs=epochs, error=self.error, error_epoch=self.error_epoch)
+            diagnose(
+                self.history,
+                self.judged_by,
+                self.objective,
+                epochs=epochs,
+                error=self.error,
+                error_epoch=self.error_epoch,
+            )
         )
 
     @property
@@ -273,7 +280,7 @@ def read_trial(
         folder=folder,
         status=status,
         objective=objective,
-        reason=_reason(status, error, attrs, history, judged_by),
+        reason=_reason(status, error, attrs, history, judged_by, objective),
         family=str(attrs.get("family") or loss.get("name") or ""),
         preset=str(attrs.get("preset") or ""),
         seed=attrs.get("seed", config.get("seed")),
@@ -343,6 +350,7 @@ def _reason(
     attrs: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
     judged_by: DiagnosisSettings,
+    objective: Objective,
 ) -> str:
     """Why a trial failed, in one line; "" for any other.
 
@@ -354,7 +362,7 @@ def _reason(
     if found:
         return str(found)
     if status == "failed: nan":
-        named = diagnose(history[-1:], judged_by, epochs=len(history))
+        named = diagnose(history[-1:], judged_by, objective, epochs=len(history))
         return str(named[0]) if named else "nan: the loss was not finite"
     return str(of_error(error, 0)) if error.strip() else str(attrs.get("reason") or "error")
 

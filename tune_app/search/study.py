@@ -26,7 +26,7 @@ from search_spaces import Choice, Float, Int, Parameter, Simplex, independent, p
 from trainables.files import drop_torn_line
 from trainables.objective import Objective
 from tune_app.results.folders import JOURNAL
-from tune_app.results.tables import header
+from tune_app.results.tables import in_words
 
 Axes = dict[str, BaseDistribution]
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
@@ -52,7 +52,7 @@ def open_study(sweep_dir: Path, name: str, objective: Objective) -> optuna.Study
     if study.metric_names is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names([header(objective.metric)])
+            study.set_metric_names([in_words(objective.metric)])
     return study
 
 

@@ -191,11 +191,11 @@ class DiagnosisSettings:
     degraded_epochs: int = 5
     """late_degradation: the best epoch is so many epochs past, …"""
     degraded_dice: float = 0.1
-    """… and its mean Dice is above that of so many last epochs by this much."""
+    """… and better than the last of them by this much, in the figure that ranks (mean Dice without a word)."""
     plateau_epochs: int = 10
     """plateau: in so many epochs, at more than a tenth of the highest learning rate, …"""
     plateau_dice: float = 0.002
-    """… mean Dice has gained less than this."""
+    """… that figure has gained less than this."""
 
     def __post_init__(self) -> None:
         for kinds, interval in (

@@ -52,8 +52,10 @@ def row(epoch: int, dice: float = 0.5, **other: Any) -> dict[str, Any]:
     return healthy | other
 
 
-def codes(rows: Iterable[dict[str, Any]], settings: DiagnosisSettings = DEFAULTS, **more: Any) -> list[str]:
-    return [one.code for one in diagnose(list(rows), settings, epochs=EPOCHS, **more)]
+def codes(
+    rows: Iterable[dict[str, Any]], settings: DiagnosisSettings = DEFAULTS, objective: Objective = DICE, **more: Any
+) -> list[str]:
+    return [one.code for one in diagnose(list(rows), settings, objective, epochs=EPOCHS, **more)]
 
 
 def every(value: float, key: str = "fg_pred") -> dict[str, float]:
@@ -88,7 +90,7 @@ def test_rows_of_an_older_version_that_lack_the_figures_are_healthy() -> None:
     ("loss", "said"), [(math.nan, "the loss is not finite at epoch 2"), (0.5, "a weight is not finite at epoch 2")]
 )
 def test_nan(loss: float, said: str) -> None:
-    found = diagnose([row(1), row(2, math.nan, loss=loss, diagnosis="nan")], DEFAULTS, epochs=EPOCHS)
+    found = diagnose([row(1), row(2, math.nan, loss=loss, diagnosis="nan")], DEFAULTS, DICE, epochs=EPOCHS)
     assert [one.code for one in found] == ["nan"]
     assert said in found[0].evidence
 
@@ -104,7 +106,7 @@ def test_diverged_weights_are_hopeless_at_once() -> None:
 def test_a_training_that_has_unlearnt_every_class_for_two_epochs_has_diverged() -> None:
     losses = [(0.8, 0.9), (0.5, 0.9), (0.8, 0.95), (0.6, 0.9), (0.85, 0.9), (0.8, 0.92)]
     rows = [row(e, **{"loss/nuc": nuc, "loss/pm": pm}) for e, (nuc, pm) in enumerate(losses, start=1)]
-    (found,) = diagnose(rows, DEFAULTS, epochs=EPOCHS)
+    (found,) = diagnose(rows, DEFAULTS, DICE, epochs=EPOCHS)
     assert (found.code, found.epoch) == ("diverged", 6)
     assert "nuc at 0.8, after 0.5" in found.evidence
     assert codes(rows[:5]) == []
@@ -148,7 +150,7 @@ def test_foreground_predicted_everywhere_where_there_is_hardly_any() -> None:
 def test_overflow_in_the_first_epoch_is_the_scale_being_found() -> None:
     assert codes([row(1, skipped_share=0.5), row(2), row(3)]) == []
     rows = [row(1), row(2, skipped_share=0.2), row(3, skipped_share=0.3, grad_scale=2.0)]
-    found = diagnose(rows, DEFAULTS, epochs=EPOCHS)
+    found = diagnose(rows, DEFAULTS, DICE, epochs=EPOCHS)
     assert [(one.code, one.epoch) for one in found] == [("amp_overflow", 3)]
     assert "30%" in found[0].evidence
     assert "scale 2" in found[0].evidence
@@ -164,7 +166,7 @@ def test_a_class_that_is_there_and_never_predicted_is_dead() -> None:
 
 def test_late_degradation() -> None:
     rows = [row(1, 0.4), row(2, 0.7), *(row(e, 0.55) for e in range(3, 8))]
-    found = diagnose(rows, DEFAULTS, epochs=EPOCHS)
+    found = diagnose(rows, DEFAULTS, DICE, epochs=EPOCHS)
     assert [(one.code, one.epoch) for one in found] == [("late_degradation", 7)]
     assert "0.7000 at epoch 2" in found[0].evidence
     assert codes([*rows[:4], row(5, 0.65), *rows[5:]]) == [], "it has been nearly as good lately"
@@ -176,6 +178,24 @@ def test_plateau_is_no_name_for_the_end_of_a_schedule() -> None:
     assert codes(flat[:10]) == []
     cooled = [{**r, "lr": 1e-3 if r["epoch"] < 5 else 1e-5} for r in flat]
     assert codes(cooled) == []
+
+
+def test_progress_is_that_of_the_figure_that_ranks() -> None:
+    """F1 of a task of one class, a loss that is minimised, the Dice of a class: mean Dice is in none of the rows."""
+
+    def told(objective: Objective, *figures: float) -> str:
+        rows = [{k: v for k, v in row(e).items() if k != "mean_dice"} for e in range(1, len(figures) + 1)]
+        rows = [r | {objective.metric: figure} for r, figure in zip(rows, figures, strict=True)]
+        return "; ".join(map(str, diagnose(rows, DEFAULTS, objective, epochs=EPOCHS)))
+
+    f1, loss = Objective(metric="f1"), Objective(metric="val_loss", mode="min")
+    lost = "0.5500, and 0.7000 at epoch 2; 0.1500 above the last 5 epochs"
+    assert told(f1, 0.4, 0.7, *[0.55] * 5) == f"late_degradation: f1 {lost}"
+    assert told(Objective(metric="dice/nuc"), 0.4, 0.7, *[0.55] * 5) == f"late_degradation: Dice nuc {lost}"
+    found = told(loss, 0.9, 0.4, *[0.7] * 5)
+    assert found == "late_degradation: val loss 0.7000, and 0.4000 at epoch 2; 0.3000 below the last 5 epochs"
+    assert told(loss, 0.4, *[0.3 - 0.01 * e for e in range(6)]) == "", "it falls, as it should"
+    assert told(loss, *[0.7] * 11) == "plateau: val loss has fallen by 0.0000 in 10 epochs, at a learning rate of 0.001"
 
 
 @pytest.mark.parametrize(
@@ -206,7 +226,7 @@ def test_errors_have_names(error: str, code: str) -> None:
 
 def test_each_code_is_told_once_at_its_first_epoch() -> None:
     rows = [row(e, **{"fg_pred/pm": 0.0}) for e in range(1, 10)]
-    assert [(one.code, one.epoch) for one in diagnose(rows, DEFAULTS, epochs=EPOCHS)] == [("dead_class", 5)]
+    assert [(one.code, one.epoch) for one in diagnose(rows, DEFAULTS, DICE, epochs=EPOCHS)] == [("dead_class", 5)]
 
 
 def test_thresholds_are_settings() -> None:
@@ -269,7 +289,7 @@ def trained(dataset: PackedDataset, epochs: int, loss: dict[str, Any] | None = N
 
 def test_a_learning_rate_of_a_million_diverges_in_the_first_epoch(blobs: PackedDataset) -> None:
     rows = trained(blobs, 1, lr=1e6)
-    assert {one.code for one in diagnose(rows, DEFAULTS, epochs=4)} & {"diverged", "nan"}
+    assert {one.code for one in diagnose(rows, DEFAULTS, DICE, epochs=4)} & {"diverged", "nan"}
     if rows[0]["diagnosis"] != "nan":
         assert hopeless(rows, DEFAULTS) is not None
 
@@ -279,7 +299,7 @@ def test_an_infinite_weight_is_nan(blobs: PackedDataset) -> None:
     with torch.no_grad():
         engine.optim.parameters[0].fill_(math.inf)
     rows = [engine.run_epoch()]
-    assert next(one.code for one in diagnose(rows, DEFAULTS, epochs=4)) == "nan"
+    assert next(one.code for one in diagnose(rows, DEFAULTS, DICE, epochs=4)) == "nan"
 
 
 def engine_of(dataset: PackedDataset, epochs: int, **trainer: Any) -> Engine:
@@ -297,7 +317,7 @@ def taught_background(dataset: PackedDataset, classes: Iterable[int]) -> PackedD
 def test_a_learning_rate_of_ten_collapses_the_output(blobs: PackedDataset) -> None:
     rows = trained(blobs, 6, lr=10.0)
     settings = replace(DEFAULTS, diverged_growth=math.inf)
-    found = [one for one in diagnose(rows, settings, epochs=6) if one.code == "collapsed"]
+    found = [one for one in diagnose(rows, settings, DICE, epochs=6) if one.code == "collapsed"]
     assert "varies by" in found[0].evidence
     stopped_at = next(count for count in range(1, 7) if hopeless(rows[:count], settings))
     assert stopped_at == found[0].epoch < 6
@@ -305,12 +325,12 @@ def test_a_learning_rate_of_ten_collapses_the_output(blobs: PackedDataset) -> No
 
 def test_nothing_but_background_in_training_leaves_classes_dead(blobs: PackedDataset) -> None:
     rows = trained(taught_background(blobs, range(3)), 8, lr=3e-2)
-    assert "dead_class" in [one.code for one in diagnose(rows, DEFAULTS, epochs=8)]
+    assert "dead_class" in [one.code for one in diagnose(rows, DEFAULTS, DICE, epochs=8)]
 
 
 def test_a_class_that_is_background_in_training_dies_alone(blobs: PackedDataset) -> None:
     rows = trained(taught_background(blobs, [1]), 9, lr=3e-2)
-    found = diagnose(rows, DEFAULTS, epochs=9)
+    found = diagnose(rows, DEFAULTS, DICE, epochs=9)
     assert [one.code for one in found] == ["dead_class"]
     assert found[0].evidence.startswith("mid:")
 
@@ -330,12 +350,12 @@ def test_a_model_that_unlearns_has_degraded(blobs: PackedDataset) -> None:
     engine.sampler = type(engine.sampler)(exchanged(blobs), side="train", batch_size=2, seed=0)
     rows += [engine.run_epoch() for _ in range(9)]
     assert rows[4]["mean_dice"] > 0.6, "it had learnt something"
-    assert [one.code for one in diagnose(rows, DEFAULTS, epochs=14)] == ["late_degradation"]
+    assert [one.code for one in diagnose(rows, DEFAULTS, DICE, epochs=14)] == ["late_degradation"]
 
 
 def test_a_learning_rate_of_nothing_is_a_plateau(blobs: PackedDataset) -> None:
     rows = trained(blobs, 14, lr=1e-12, pct_start=0.9)
-    found = [one.code for one in diagnose(rows, replace(DEFAULTS, collapsed_epochs=99), epochs=14)]
+    found = [one.code for one in diagnose(rows, replace(DEFAULTS, collapsed_epochs=99), DICE, epochs=14)]
     assert found[:1] == ["plateau"] or set(found) == {"plateau", "dead_class"}
 
 
@@ -345,7 +365,7 @@ def test_a_scale_that_never_fits_is_an_overflow(blobs: PackedDataset) -> None:
     engine.optim.scaler = torch.amp.GradScaler("cpu", init_scale=math.inf)
     rows = [engine.run_epoch() for _ in range(3)]
     assert rows[-1]["skipped_share"] == 1
-    assert "amp_overflow" in [one.code for one in diagnose(rows, DEFAULTS, epochs=4)]
+    assert "amp_overflow" in [one.code for one in diagnose(rows, DEFAULTS, DICE, epochs=4)]
 
 
 def test_memory_that_is_not_there_has_its_name() -> None:
