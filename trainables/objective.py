@@ -18,6 +18,8 @@ from trainables.settings import require, require_choice
 Row = Mapping[str, Any]
 Key = tuple[bool, float, float]
 MODES = ("max", "min")
+LOWER_IS_BETTER = ("loss", "val_loss")
+"""Figures that are minimised unless `mode` says otherwise."""
 
 
 class Default(Protocol):
@@ -46,23 +48,31 @@ class Objective:
         for side in ("at_least", "at_most"):
             for name, bound in getattr(self, side).items():
                 is_number = isinstance(bound, int | float) and not isinstance(bound, bool) and math.isfinite(bound)
-                fix = f"Write for example objective.{side}.{name}=0.65"
-                require(is_number, f"objective.{side}.{name}", bound, "a bound is a finite number", fix)
+                key = setting(side, name)
+                require(is_number, key, bound, "a bound is a finite number", f"Write for example {key}=0.65")
+        for name in self.at_least.keys() & self.at_most.keys():
+            low, high, key = self.at_least[name], self.at_most[name], setting("at_least", name)
+            excluded = f"nothing is at least that and at most {high:g}, which {setting('at_most', name)} asks for"
+            require(low <= high, key, low, excluded, f"Use {key}={high:g} or less, or leave one of the two out")
 
     @classmethod
     def from_config(cls, section: Mapping[str, Any] | None, task: Default) -> Objective:
         """The objective of a config's section: metric, mode, at_least, at_most, each of which may be absent.
 
-        Without a metric it is the task's, in the task's direction; a metric of one's own is maximised unless `mode`
-        says min. Raises SettingsError for a key that is none of these.
+        Without a metric it is the task's, in the task's direction; a metric of one's own is maximised unless it is a
+        loss or `mode` says min. Raises SettingsError for any other key, and for a direction that is not the task's
+        without a metric.
         """
         section = section or {}
         for key in section:
             require_choice("objective", key, ("metric", "mode", "at_least", "at_most"))
-        metric = section.get("metric") or task.metric
-        default = task.mode if metric == task.metric else "max"
+        metric, mode = section.get("metric") or task.metric, section.get("mode")
+        turned = f"without objective.metric that of the task ranks, {task.metric}, and its direction is {task.mode}"
+        fix = f"Name it, for example objective.metric={task.metric}, or leave objective.mode out"
+        require(bool(section.get("metric")) or mode in (None, "", task.mode), "objective.mode", mode, turned, fix)
+        default = task.mode if metric == task.metric else "min" if metric in LOWER_IS_BETTER else "max"
         bounds = {side: dict(section.get(side) or {}) for side in ("at_least", "at_most")}
-        return cls(metric=metric, mode=section.get("mode") or default, **bounds)
+        return cls(metric=metric, mode=mode or default, **bounds)
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -109,6 +119,11 @@ class Objective:
         """Whether `row` takes the place of `best`, the best one so far (None: there is none). NaN and ties do not."""
         key = self.key(row)
         return key[0] and (best is None or key > self.key(best))
+
+
+def setting(side: str, figure: str) -> str:
+    """A bound as the command line has it: objective.at_least.precision.nuc."""
+    return f"objective.{side}.{figure.replace('/', '.')}"
 
 
 def number(row: Row, name: str) -> float:

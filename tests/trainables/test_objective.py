@@ -31,6 +31,7 @@ def test_without_a_section_the_task_decides_and_a_metric_of_ones_own_is_maximise
     assert Objective.from_config(None, Loss()) == Objective.from_config({}, Loss())
     assert Objective.from_config({}, Loss()) == Objective(metric="val_loss", mode="min")
     assert Objective.from_config({"metric": "f1"}, Loss()) == Objective(metric="f1", mode="max")
+    assert Objective.from_config({"metric": "loss"}, Loss(metric="f1", mode="max")).mode == "min", "losses are not"
     bounds = {"at_least": {"recall": 0.5}, "at_most": None}
     assert Objective.from_config(bounds, Loss()).at_least == {"recall": 0.5}
 
@@ -71,7 +72,14 @@ def test_the_order_is_total_and_better_follows_it_for_both_modes() -> None:
 
 @pytest.mark.parametrize(
     "section",
-    [{"mode": "highest"}, {"at_least": {"f1": "much"}}, {"at_most": {"f1": math.nan}}, {"atleast": {"f1": 0.5}}],
+    [
+        {"mode": "highest"},
+        {"mode": "max"},
+        {"at_least": {"f1": 0.9}, "at_most": {"f1": 0.5}},
+        {"at_least": {"f1": "much"}},
+        {"at_most": {"f1": math.nan}},
+        {"atleast": {"f1": 0.5}},
+    ],
 )
 def test_an_invalid_objective_is_refused(section: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=r"^objective"):

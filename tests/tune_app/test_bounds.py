@@ -62,20 +62,43 @@ def test_an_objective_is_given_without_quotes(words: list[str], expected: Object
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("words", "told"),
     [
-        ("objective.metric=f2", r"objective\.metric=f2: no row of this task .* Choices: .*mean_dice.*calibrated/nuc"),
-        ("objective.at_least.dice.cow=0.5", r"objective\.at_least\.dice\.cow.* Choices: .*dice/nuc"),
+        (
+            "objective.metric=f2",
+            r"metric=f2: no row of this task .* Choices: .*mean_dice.*calibrated/CLASS.*CLASS is one of nuc, ",
+        ),
+        (
+            "objective.metric=dice.nuc",
+            r"objective\.metric=dice\.nuc: no row .* Did you mean dice/nuc\? Choices: .*dice/CLASS",
+        ),
+        (
+            "objective.at_least.dice.cow=0.5",
+            r"at_least\.dice\.cow=0\.5: no row .* mean dice\.nuc .* Choices: .*dice\.CLASS",
+        ),
+        ("objective.at_least.recall=0.5", r"at_least\.recall=0\.5: no row .* Did you mean recall\."),
         ("objective.at_most.colour=0.5", r"objective\.at_most\.colour.* Choices: "),
+        (
+            "objective.at_least=0.5",
+            r"at_least=0\.5: a bound needs the name of a figure\. Write objective\.at_least\.FIGURE",
+        ),
+        (
+            "objective.at_least.recall.pm=0.9 objective.at_most.recall.pm=0.5",
+            r"at_least\.recall\.pm=0\.9: nothing is at least that and at most 0\.5, which .*at_most\.recall\.pm asks",
+        ),
+        (
+            "objective.mode=min",
+            r"objective\.mode=min: without objective\.metric that of the task ranks, mean_dice, and .* max\. Name",
+        ),
         ("objective.mode=up", r"objective\.mode=up: choose one of max, min"),
         ("objective.at_least.dice.nuc=nan", r"objective\.at_least\.dice\.nuc=nan: a bound is a finite number"),
         ("objective.at_least.dice.nuc=much", r"objective\.at_least\.dice\.nuc=much: a bound is a finite number"),
         ("objective.at_lest.dice.nuc=1", r"at_lest: there is no such setting\. Did you mean objective\.at_least"),
     ],
 )
-def test_an_objective_that_cannot_be_is_refused_with_the_choices(word: str, told: str) -> None:
+def test_an_objective_that_cannot_be_is_refused_with_the_choices(words: str, told: str) -> None:
     with pytest.raises((SettingsError, InputError), match=told):
-        compose("run", Settings, [word])
+        compose("run", Settings, words.split())
 
 
 def test_an_exported_objective_is_the_same_settings_again() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +12,9 @@ from typing import Any
 import torch
 
 from trainables.calibration import score_keys
-from trainables.objective import MODES, Objective
-from trainables.settings import require, require_choice
+from trainables.objective import Objective, setting
+from trainables.settings import require
 from trainables.tasks import Task
-
-LOWER_IS_BETTER = ("loss", "val_loss")
-"""Figures that are minimised unless `objective.mode` says otherwise."""
 
 
 @dataclass(kw_only=True)
@@ -26,25 +25,26 @@ class ObjectiveSettings:
     """The figure that ranks; empty: the task's. Of one class: objective.metric=dice/nuc."""
     mode: str = ""
     """max or min; empty: as the task does it, min for a loss, else max."""
-    at_least: dict[str, Any] = field(default_factory=dict)
+    at_least: Any = field(default_factory=dict)
     """Bounds that come before the score: objective.at_least.precision.nuc=0.65. See docs/objective.md."""
-    at_most: dict[str, Any] = field(default_factory=dict)
+    at_most: Any = field(default_factory=dict)
     """Likewise: objective.at_most.fg_pred.nuc=0.2."""
 
     def __post_init__(self) -> None:
-        if self.mode:
-            require_choice("objective.mode", self.mode, MODES)
         for side in ("at_least", "at_most"):
-            for name, bound in _flat(getattr(self, side)):
-                key = f"objective.{side}.{name.replace('/', '.')}"
-                number = isinstance(bound, int | float) and not isinstance(bound, bool) and math.isfinite(bound)
-                require(number, key, bound, "a bound is a finite number", f"Write for example {key}=0.65")
+            given, fix = (
+                getattr(self, side),
+                f"Write objective.{side}.FIGURE=0.65, such as objective.{side}.recall.nuc=0.65",
+            )
+            require(isinstance(given, Mapping), f"objective.{side}", given, "a bound needs the name of a figure", fix)
+        Objective(metric=self.metric or "the task's", mode=self.mode or "max", **self._bounds())
 
     def of(self, task: Task) -> Objective:
         """The total order that these settings and the task make."""
-        bounds = {side: dict(_flat(getattr(self, side))) for side in ("at_least", "at_most")}
-        mode = self.mode or ("min" if self.metric in LOWER_IS_BETTER else "")
-        return Objective.from_config({"metric": self.metric, "mode": mode, **bounds}, task)
+        return Objective.from_config({"metric": self.metric, "mode": self.mode, **self._bounds()}, task)
+
+    def _bounds(self) -> dict[str, dict[str, Any]]:
+        return {"at_least": dict(_flat(self.at_least)), "at_most": dict(_flat(self.at_most))}
 
 
 def figures(task: Task, classes: Sequence[str]) -> list[str]:
@@ -57,13 +57,23 @@ def figures(task: Task, classes: Sequence[str]) -> list[str]:
 
 def require_known(objective: Objective, task: Task, classes: Sequence[str]) -> None:
     """Raise SettingsError for a metric or a bound that is none of the figures of a row."""
-    known = figures(task, classes)
-    named = {"objective.metric": objective.metric}
-    named |= {f"objective.at_least.{name.replace('/', '.')}": name for name in objective.at_least}
-    named |= {f"objective.at_most.{name.replace('/', '.')}": name for name in objective.at_most}
-    for key, name in named.items():
-        fix = f"Choices: {', '.join(known)}"
-        require(name in known, key, name, "no row of this task and these classes has such a figure", fix)
+    known, outputs = figures(task, classes), task.outputs(classes)
+    _require_known("objective.metric", objective.metric, objective.metric, known, outputs)
+    for side in ("at_least", "at_most"):
+        for name, bound in getattr(objective, side).items():
+            dotted = [figure.replace("/", ".") for figure in known]
+            _require_known(setting(side, name), bound, name.replace("/", "."), dotted, outputs)
+
+
+def _require_known(key: str, value: object, name: str, known: Sequence[str], outputs: Sequence[str]) -> None:
+    """known: the figures as this setting spells them."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    kinds = dict.fromkeys(
+        re.sub(rf"(?<=[/.])({'|'.join(map(re.escape, outputs))})(?![^/.])", "CLASS", f) for f in known
+    )
+    fix = f"{hint}Choices: {', '.join(kinds)}; CLASS is one of {', '.join(outputs)}"
+    require(name in known, key, value, "no row of this task and these classes has such a figure", fix)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
