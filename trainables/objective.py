@@ -100,6 +100,11 @@ class Objective:
         """The sum of what the missed bounds are missed by; 0 where all are kept."""
         return sum(max(0.0, miss) for miss in self.misses(row).values())
 
+    def missed(self, row: Row) -> str:
+        """The figures of a row that miss a bound, in words; "" where none does: precision/nuc 0.6000."""
+        names = dict.fromkeys(bound.split(" ")[0] for bound, miss in self.misses(row).items() if miss > 0)
+        return ", ".join(f"{name} {number(row, name):.4f}" for name in names)
+
     def best_of(self, row: Row) -> Row:
         """The figures of the best epoch so far, which a row has as best_<figure>."""
         return {name: number(row, f"best_{name}") for name in self.figures}

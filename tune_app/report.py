@@ -107,8 +107,15 @@ def facts(findings: Findings) -> list[tuple[str, str]]:
         ("Begun", str(sweep.manifest.get("created") or "unknown")[:16].replace("T", " ")),
     ]
     if best is not None:
+        missed = f"; it misses the bounds {sweep.objective.bounds}" if best.violation else ""
         score = short(float(best.best[sweep.metric]))
-        found.insert(0, ("Best", f"{best.name}: {findings.metric} {score} at epoch {best.best['epoch']}"))
+        found.insert(
+            0,
+            (
+                "Nearest" if best.violation else "Best",
+                f"{best.name}: {findings.metric} {score} at epoch {best.best['epoch']}{missed}",
+            ),
+        )
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 from driven import begin, searcher_of, study_of
 from optuna.trial import TrialState
 from planned import settings_of
-from sweep_folder import WrittenTrial, summarise, write_sweep
+from sweep_folder import UNIFORM, WrittenTrial, summarise, write_sweep
 
 from trainables.errors import SettingsError
 from trainables.objective import Objective
@@ -20,9 +20,11 @@ from tune_app.errors import InputError
 from tune_app.evidence import Replicates, confirm_statistics
 from tune_app.exporting.export import ExportSettings, export
 from tune_app.ray_adapters.checkpoint_cap import CheckpointKeeper
+from tune_app.report import facts
 from tune_app.reporting.findings import gather
 from tune_app.reporting.leaderboard import verdict
-from tune_app.results.finding import confirmed_order
+from tune_app.results.baseline import verdicts
+from tune_app.results.finding import confirmed_order, confirmed_table
 from tune_app.results.sweep import Sweep
 from tune_app.search.recovery import recorded_curves
 from tune_app.search.scheduler import ResumableAsha
@@ -135,6 +137,46 @@ def test_where_nothing_keeps_the_bounds_the_nearest_is_shown_and_said(tmp_path: 
     assert "It misses the bounds dice/pm ≥ 0.5 (with dice/pm 0.4000)" in (folder / "README.md").read_text()
 
 
+def test_nothing_that_misses_the_bounds_is_called_the_best(tmp_path: Path) -> None:
+    sweep = swept(tmp_path / "s", WrittenTrial(label="far", dice=[(0.99, 0.1)]), UNFAIR)
+    nearest = "0001_unfair: mean Dice 0.6500 at epoch 2; it misses the bounds dice/pm ≥ 0.5"
+    assert facts(gather(sweep))[0] == ("Nearest", nearest)
+    assert facts(gather(swept(tmp_path / "k", FAIR)))[0] == ("Best", "0000_fair: mean Dice 0.6000 at epoch 1")
+    best = sweep.best_per_class()
+    assert best[["class", "name"]].values.tolist() == [["nuc", "0000_far"], ["pm", "0001_unfair"]]
+    assert best["violation"].tolist() == pytest.approx([0.8, 0.2]), "the table says that they miss a bound"
+
+
+@pytest.mark.parametrize(
+    ("base", "family", "told"),
+    [
+        ((0.9, 0.3), (0.6, 0.5), "seesaw leads the untuned baseline, which misses the bounds: at 0.5 its one"),
+        ((0.6, 0.5), (0.9, 0.3), "seesaw has not beaten the untuned baseline, which alone keeps the bounds: at 0.5"),
+        ((0.9, 0.3), (0.9, 0.4), "seesaw leads the untuned baseline: at 0.5 its one"),
+        ((0.6, 0.5), (0.6, 0.6), "seesaw leads the untuned baseline: at 0.5 its one"),
+    ],
+)
+def test_the_bounds_come_first_in_what_is_said_of_the_baseline(
+    tmp_path: Path, base: tuple[float, float], family: tuple[float, float], told: str
+) -> None:
+    first = WrittenTrial(label="weight_uniform", family="static", dice=[base], own=base, signature=UNIFORM)
+    sweep = swept(tmp_path / "s", first, WrittenTrial(label="seesaw_p1", dice=[family], own=family))
+    (found,) = verdicts(sweep)
+    assert found.startswith(told)
+    assert ("both miss the bounds" in found) == (base[1] < 0.5 and family[1] < 0.5)
+
+
+def test_another_metric_is_named_beside_the_calibrated_dice(tmp_path: Path) -> None:
+    base, half = (0.5, 0.5), (0.7, 0.4)
+    first = WrittenTrial(label="weight_uniform", family="static", dice=[base], own=base, signature=UNIFORM)
+    other = WrittenTrial(label="seesaw_p1", dice=[half], own=half)
+    (found,) = verdicts(swept(tmp_path / "s", first, other, objective=Objective(metric="dice/nuc")))
+    assert found == (
+        "seesaw leads the untuned baseline: in Dice nuc its one finished configuration leads by 0.2000; in mean Dice "
+        "at thresholds of their own it leads by 0.0500 (0.5500 and 0.5000). Single runs cannot decide this."
+    )
+
+
 def test_a_minimised_metric_is_read_the_other_way_round(tmp_path: Path) -> None:
     sweep = swept(tmp_path / "s", UNFAIR, FAIR, POOR, objective=Objective(metric="dice/nuc", mode="min"))
     assert sweep.leaderboard()["name"].tolist() == ["0001_fair", "0002_poor", "0000_unfair"]
@@ -242,7 +284,12 @@ def replicates() -> Replicates:
             "Of the arms that keep the bounds dice/pm ≥ 0.5: fair is the best of 2 arms.",
         ),
         ((0.4, 0.4, 0.6), "plain", "plain", "plain is the only arm that keeps the bounds dice/pm ≥ 0.5."),
-        ((0.4, 0.45, 0.1), None, "fair", "No winner: no arm keeps the bounds dice/pm ≥ 0.5; the nearest is fair."),
+        (
+            (0.4, 0.45, 0.1),
+            None,
+            "fair",
+            "No winner: no arm keeps the bounds dice/pm ≥ 0.5; the nearest is fair, with a mean dice/pm 0.4500.",
+        ),
     ],
 )
 def test_the_winner_of_a_confirmation_is_decided_among_the_feasible(
@@ -260,3 +307,6 @@ def test_the_winner_of_a_confirmation_is_decided_among_the_feasible(
         name for name, value in zip(runs.arms, pm, strict=True) if value < 0.5
     }
     assert confirmed_order(found)[0] == choice
+    assert ("P(best)" in confirmed_table(found)) == (winner is not None), (
+        "nothing is the best of what misses the bounds"
+    )

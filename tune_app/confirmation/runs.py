@@ -185,6 +185,7 @@ def decided_among_feasible(
     if not kept:
         nearest = max(figures, key=lambda name: objective.key(figures[name]))
         told = f"No winner: no arm keeps the bounds {objective.bounds}; the nearest is {nearest}"
+        told += f", with a mean {objective.missed(figures[nearest])}"
         decided: dict[str, Any] = {"statement": f"{told}.", "winner": None, "leader": nearest, "duel": None}
         decided |= {"default_choice": nearest, "default_reason": "the nearest to the bounds", "reasons": []}
     else:
@@ -197,8 +198,9 @@ def decided_among_feasible(
             decided["reasons"] = []
     changed = {name: decided[name] for name in DECIDED if name in decided}
     mine = {arm["name"]: arm for arm in decided.get("arms", ())}
+    none = {"in_set": False, "p_best": 0.0 if kept else None}  # where none keeps them there is no best
     for arm in arms:
-        arm |= {key: mine.get(arm["name"], {}).get(key, unset) for key, unset in (("in_set", False), ("p_best", 0.0))}
+        arm |= {key: mine.get(arm["name"], {}).get(key, unset) for key, unset in none.items()}
     return {**changed, "arms": arms}
 
 

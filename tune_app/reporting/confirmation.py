@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from tune_app.reporting.findings import Findings, counted, listed
 from tune_app.reporting.page import Plot, Section, Table, short
 from tune_app.reporting.plots import BASELINE, INK, NEUTRAL, differences, listed_upwards, with_intervals
-from tune_app.results.finding import CONFIRMATION, SHOWN, arms_of, entries, said
+from tune_app.results.finding import CONFIRMATION, SHOWN, arms_of, entries, for_the_eye, said
 from tune_app.results.folders import spoken
 
 TITLE = "Confirmation"
@@ -37,7 +37,7 @@ def confirmation(findings: Findings) -> Section:
     known = arms.dropna(subset=["difference_to_baseline_low", "difference_to_baseline_high"])
     if len(known):
         parts.append(against_baseline(found, known))
-    shown = arms[[name for name in SHOWN if name in arms]]
+    shown = for_the_eye(arms)
     parts.append(Table(key="confirmation-table", title="The confirmed arms", frame=shown, data=arms, headers=SHOWN))
     parts += class_table(found)
     return Section(key="confirmation", title=TITLE, text=said(found), parts=parts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -18,6 +18,7 @@ from trainables.objective import Objective
 from tune_app.results.folders import spoken
 from tune_app.results.repeats import Noise, arms_frame, pooled_noise
 from tune_app.results.sweep import Sweep
+from tune_app.results.tables import in_words
 from tune_app.results.trial import Trial
 
 NOT_RUN = "not run"
@@ -28,7 +29,8 @@ class Gain:
     """By how much the best configuration of a family leads the baseline: at 0.5, and at thresholds of their own.
 
     Both are means over finished runs. best, base: the calibrated Dice of the two, over runs and base_runs seeds.
-    arms: finished configurations of the family.
+    arms: finished configurations of the family. misses, base_misses: whether the two miss a bound. metric: what
+    at_half is in where it is not the mean Dice.
     """
 
     family: str
@@ -39,6 +41,9 @@ class Gain:
     base: float
     runs: int = 1
     base_runs: int = 1
+    misses: bool = False
+    base_misses: bool = False
+    metric: str = ""
 
     def margin(self, noise: Noise) -> float:
         """By how much two such means must differ to be believed at 95 %, t(0.975, dof) · sd · √(1/n + 1/m)."""
@@ -89,15 +94,28 @@ def gains(sweep: Sweep) -> list[Gain]:
     base = _finished(baseline_trials(sweep))
     if not base:
         return []
-    base_half, _, _ = _best_arm(sweep, base, sweep.objective)
-    base_own, base_runs, _ = _best_arm(sweep, base, _calibrated(sweep))
+    base_half, base_own = _best_arm(sweep, base, sweep.objective), _best_arm(sweep, base, _calibrated(sweep))
     found, sign = [], -1 if sweep.mode == "min" else 1
+    metric = "" if f"calibrated_{sweep.metric}" == CALIBRATED else sweep.metric
     for family in dict.fromkeys(trial.family for trial in sweep.trials):
         members = _finished(t for t in sweep.trials if t.family == family and not t.baseline)
         if members:
-            half, _, _ = _best_arm(sweep, members, sweep.objective)
-            own, runs, arms = _best_arm(sweep, members, _calibrated(sweep))
-            found.append(Gain(family, arms, sign * (half - base_half), own - base_own, own, base_own, runs, base_runs))
+            half, own = _best_arm(sweep, members, sweep.objective), _best_arm(sweep, members, _calibrated(sweep))
+            found.append(
+                Gain(
+                    family=family,
+                    arms=own.arms,
+                    at_half=sign * (half.mean - base_half.mean),
+                    calibrated=own.mean - base_own.mean,
+                    best=own.mean,
+                    base=base_own.mean,
+                    runs=own.runs,
+                    base_runs=base_own.runs,
+                    misses=half.misses,
+                    base_misses=base_half.misses,
+                    metric=metric,
+                )
+            )
     return found
 
 
@@ -106,10 +124,20 @@ def _calibrated(sweep: Sweep) -> Objective:
     return replace(sweep.objective, metric=CALIBRATED, mode="max")
 
 
-def _best_arm(sweep: Sweep, finished: list[Trial], objective: Objective) -> tuple[float, int, int]:
-    """The highest mean over seeds among the configurations of these trials, its seeds, and how many configurations."""
+class _BestArm(NamedTuple):
+    """mean: over its seeds. runs: their number. arms: how many there are. misses: whether it misses a bound."""
+
+    mean: float
+    runs: int
+    arms: int
+    misses: bool
+
+
+def _best_arm(sweep: Sweep, finished: list[Trial], objective: Objective) -> _BestArm:
+    """The first of the configurations of these trials, by their means over seeds."""
     arms = arms_frame(finished, sweep.classes, objective)
-    return float(arms["mean"].iloc[0]), int(arms["runs"].iloc[0]), len(arms)
+    first = arms.iloc[0]
+    return _BestArm(float(first["mean"]), int(first["runs"]), len(arms), first.get("violation", 0.0) > 0)
 
 
 def verdicts(sweep: Sweep) -> list[str]:
@@ -128,14 +156,20 @@ def sentence(gain: Gain, noise: Noise | None) -> str:
     """Whether a family leads the calibrated baseline, and whether so few runs can tell."""
     decided = noise is not None and abs(gain.calibrated) >= gain.margin(noise)
     best = f"the best of its {gain.arms} finished configurations" if gain.arms > 1 else "its one finished configuration"
-    scores = f"({gain.best:.4f} and {gain.base:.4f})"
-    figures = f"at 0.5 {best} {_by(gain.at_half)}, at thresholds of their own it {_by(gain.calibrated)} {scores}"
-    if gain.calibrated > 0:
+    own = f"at thresholds of their own it {_by(gain.calibrated)} ({gain.best:.4f} and {gain.base:.4f})"
+    figures = f"at 0.5 {best} {_by(gain.at_half)}, {own}"
+    if gain.metric:
+        figures = f"in {in_words(gain.metric)} {best} {_by(gain.at_half)}; in mean Dice {own}"
+    if gain.misses != gain.base_misses:
+        verdict = "has not beaten the untuned baseline, which alone keeps the bounds"
+        verdict = "leads the untuned baseline, which misses the bounds" if gain.base_misses else verdict
+    elif (gain.at_half if gain.metric else gain.calibrated) > 0:
         verdict = "leads the untuned baseline"
     elif gain.at_half > 0:
         verdict = f"{'has' if decided else 'may have'} only moved the operating point of the untuned baseline"
     else:
         verdict = "has not beaten the untuned baseline"
+    figures += "; both miss the bounds" if gain.misses and gain.base_misses else ""
     return f"{gain.family} {verdict}: {figures}. {_weight(gain, noise)}"
 
 

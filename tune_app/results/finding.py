@@ -97,11 +97,15 @@ def default_choice(found: Mapping[str, Any]) -> list[str]:
     return [f"Default choice: {choice}, {reason}."] if choice and reason else []
 
 
+def for_the_eye(arms: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `arms_of` for the eye: violation where there is one, nothing of the best where all have it."""
+    unsaid = ["violation"] if not arms["violation"].any() else ["p_best", "in_set"] if arms["violation"].all() else []
+    return arms[[name for name in SHOWN if name not in unsaid]]
+
+
 def confirmed_table(found: Mapping[str, Any]) -> pd.DataFrame:
     """The arms for the eye, best first; empty without a finding."""
-    arms = arms_of(found)
-    arms = arms if arms["violation"].any() else arms.drop(columns="violation")
-    return arms[[name for name in SHOWN if name in arms]].rename(columns=SHOWN)
+    return for_the_eye(arms_of(found)).rename(columns=SHOWN)
 
 
 def confirmed_order(found: Mapping[str, Any]) -> list[str]:

@@ -172,16 +172,16 @@ class Sweep:
 
     def best_per_class(self) -> pd.DataFrame:
         """The ranked trial with the highest Dice of each class, at that trial's best epoch: class, dice, name, arm,
-        best_epoch, rank. Classes without a finite Dice are left out."""
+        best_epoch, rank, and with bounds violation. Classes without a finite Dice are left out."""
         board = self.leaderboard()
         board = board[board["rank"].notna()]
-        rows = []
+        rows, told = [], ["name", "arm", "best_epoch", "rank", *(["violation"] if self.objective.bounds else [])]
         for name in self.classes:
             scores = board[f"dice/{name}"].astype(float)
             if (scores > 0).any():
                 row = board.iloc[scores.fillna(-math.inf).argmax()]
-                rows.append({"class": name, "dice": scores.max(), **row[["name", "arm", "best_epoch", "rank"]]})
-        return pd.DataFrame(rows, columns=["class", "dice", "name", "arm", "best_epoch", "rank"])
+                rows.append({"class": name, "dice": scores.max(), **row[told]})
+        return pd.DataFrame(rows, columns=["class", "dice", *told])
 
     def arms(self) -> pd.DataFrame:
         """One row per effective configuration, mean and sd over its finished runs; see `tune_app.results.repeats`."""

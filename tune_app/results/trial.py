@@ -155,9 +155,7 @@ class Trial:
     @property
     def bounded(self) -> str:
         """The figures of the best epoch that miss a bound, in words."""
-        missed = [name for name, miss in self.objective.misses(self.best).items() if miss > 0]
-        names = dict.fromkeys(name.split(" ")[0] for name in missed)
-        return ", ".join(f"{name} {self.best.get(name, math.nan):.4f}" for name in names)
+        return self.objective.missed(self.best)
 
     @cached_property
     def calibration(self) -> Calibration:

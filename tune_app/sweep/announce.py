@@ -15,8 +15,9 @@ from tune_app.planning.pace import earlier_pace
 from tune_app.ray_adapters.session import RaySession, TrialResources, dashboard_hint
 from tune_app.results.summary import NOT_VALIDATED
 from tune_app.results.sweep import Sweep
-from tune_app.results.tables import counted, sentences
+from tune_app.results.tables import counted, in_words, sentences
 from tune_app.search.arms import left_out, planned_arms, same_arms
+from tune_app.settings.objective import ObjectiveSettings
 from tune_app.settings.terminal import columns
 from tune_app.sweep.prepare import Prepared
 
@@ -55,6 +56,9 @@ def announce(prepared: Prepared, session: RaySession, resources: TrialResources)
         f"search     {what}{searcher}, {counted(prepared.num_trials, 'trial')} of up to {trainer.epochs} × "
         f"{counted(trainer.iterations_per_epoch, 'iteration')}, batch {trainer.batch_size}; {stopping}"
     )
+    if settings.objective != ObjectiveSettings():
+        order, bounds = settings.order, f", with {settings.order.bounds}" if settings.order.bounds else ""
+        tell(f"objective  the {'highest' if order.mode == 'max' else 'lowest'} {in_words(order.metric)}{bounds}")
     if prepared.baseline:
         tell(f"baseline   {_baseline_line(prepared)}")
     tell(f"classes    {classes_line(prepared.counts)}")

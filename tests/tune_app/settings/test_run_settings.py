@@ -239,6 +239,15 @@ def test_one_trial_is_no_trials(monkeypatch, capsys, tmp_path):
     )
 
 
+def test_what_is_sought_is_said_beforehand_where_it_was_asked_for(monkeypatch, capsys, tmp_path):
+    words = ("objective.metric=val_loss", "objective.at_least.precision.nuc=0.65", "objective.at_most.fg_pred.pm=0.01")
+    said = announced(monkeypatch, capsys, tmp_path / "new", "family=seesaw", *words)
+    assert "\nobjective  the lowest val loss, with precision/nuc ≥ 0.65, fg_pred/pm ≤ 0.01\n" in said
+    one = announced(monkeypatch, capsys, tmp_path / "new", "family=seesaw", "objective.metric=dice/nuc")
+    assert "\nobjective  the highest Dice nuc\n" in one
+    assert "\nobjective" not in announced(monkeypatch, capsys, tmp_path / "new", "family=seesaw")
+
+
 def test_what_is_said_beforehand_is_wrapped_in_a_narrow_terminal(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("tune_app.sweep.announce.columns", lambda: 60)
     lines = announced(monkeypatch, capsys, tmp_path / "new", "family=seesaw").splitlines()
