@@ -1,4 +1,5 @@
-"""Sweeps with a real Ray whose metric is minimised, and whose winner by score alone misses a bound."""
+"""Sweeps with a real Ray: one whose metric is minimised and whose bound nothing keeps, and one whose winner by score
+alone misses a bound."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from sweeps import TINY, Place, killed, reported, rows, trials_of
 
 from tune_app.results.finding import confirmed_order, read_confirmation
 from tune_app.results.sweep import Sweep
+from tune_app.search.study import open_study
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
@@ -23,12 +25,29 @@ LEAST = (
     "objective.metric=val_loss",
 )
 FIGURE = "sigmoid/nuc/mean"
+TOO_MUCH = "objective.at_least.support.nuc=1e9"
+"""The voxels of a class are the same for all trials: each misses this by as much, and the loss decides."""
 
 
 @pytest.fixture(scope="module")
-def least(place: Place) -> Sweep:
-    place.run("run", *LEAST, "name=least")
+def told(place: Place) -> str:
+    """What the run of the sweep `least` said."""
+    return place.run("run", *LEAST, TOO_MUCH, "name=least")
+
+
+@pytest.fixture(scope="module")
+def least(place: Place, told: str) -> Sweep:
     return Sweep(place.sweep("least"))
+
+
+def test_where_nothing_keeps_the_bounds_the_run_says_so_and_names_the_nearest(least: Sweep, told: str) -> None:
+    nearest, said = least.leaderboard()["name"].iloc[0], " ".join(told.split())
+    assert "objective the lowest val loss, with support/nuc ≥ 1e+09" in said
+    assert f"No trial keeps the bounds support/nuc ≥ 1e+09: the nearest is {nearest}, with support/nuc" in said
+    assert f"nearest {nearest}: " in said
+    assert all(max(trial.constraints.values()) > 0 for trial in trials_of(least.folder))
+    with pytest.raises(ValueError, match="feasible"):
+        _ = open_study(least.folder, "least", least.objective).best_trial
 
 
 def test_a_loss_is_minimised_from_the_engine_to_the_study_and_the_leaderboard(least: Sweep) -> None:
