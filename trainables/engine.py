@@ -166,7 +166,13 @@ class Engine:
         self.optim = Optimisation(self.model, trainer, self.hardware, self.objective.mode)
         self._first_weight_norm = self._weight_norm()
         self.sampler = PatchSampler(
-            self.dataset, side="train", batch_size=trainer.batch_size, seed=seed, rank=self.rank, world=self.world
+            self.dataset,
+            side="train",
+            batch_size=trainer.batch_size,
+            seed=seed,
+            learnt=self.classes,
+            rank=self.rank,
+            world=self.world,
         )
         self.record.reset()
         self.diagnosis = ""

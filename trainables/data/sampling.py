@@ -29,6 +29,7 @@ class PatchSampler:
     sampling: crop (every crop equally likely), volume (by its voxels) or class_aware (a class that has positives, each
     equally likely; then a crop that holds it; then a patch that contains one of its voxels). The last changes the class
     frequencies the loss sees and so confounds a comparison of loss weightings. None: as the dataset's settings say.
+    learnt: the classes that class_aware draws from, those that the task learns; None: all of the dataset's.
     rank, world: of the same batch every world-th patch from `rank` on, so that all ranks together have all of it.
     Raises DataError when the side has no crops.
     """
@@ -41,6 +42,7 @@ class PatchSampler:
         batch_size: int,
         seed: int,
         sampling: str | None = None,
+        learnt: Sequence[str] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -52,9 +54,11 @@ class PatchSampler:
         self.rotate = settings.rotate_degrees > 0
         self.context = np.array(context_size(settings.patch, rotate=self.rotate, transpose=settings.transpose))
         self._weights = self._crop_weights()
-        self._holders = class_holders(dataset, self.members)
+        drawn = [index for index, name in enumerate(dataset.classes) if learnt is None or name in learnt]
+        self._holders = {c: held for c, held in class_holders(dataset, self.members).items() if c in drawn}
         if self.sampling == "class_aware" and not self._holders:
-            raise DataError("data.sampling=class_aware: no class has a positive voxel. Use data.sampling=crop.")
+            none = "no class that is learnt has a positive voxel"
+            raise DataError(f"data.sampling=class_aware: {none}. Use data.sampling=crop.")
 
     def _crop_weights(self) -> NDArray[np.float64]:
         crops = [self.dataset.crops[i] for i in self.members]

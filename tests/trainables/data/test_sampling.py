@@ -133,8 +133,27 @@ def test_class_aware_patches_hold_the_drawn_class():
     assert set(batch.crop.tolist()) == {1, 2}
 
 
+def test_class_aware_draws_only_classes_that_the_task_learns():
+    """An ignore label fills whole crops; nobody wants patches of it."""
+    crops = [
+        make_crop("a/0", "train", {0: spot(at=(1, 5, 6)), 2: spot(at=(1, 5, 7))}),
+        make_crop("a/1", "train", {2: spot(at=(3, 39, 49))}),
+    ]
+    dataset = make_dataset(crops, rotate_degrees=0.0)
+    sampler = PatchSampler(dataset, batch_size=50, seed=0, sampling="class_aware", learnt=[dataset.classes[0]])
+    assert set(sampler.batch(0).crop.tolist()) == {0}
+    assert sampler.expected_voxels()[0].tolist()[0] == 1, "the counts are of the same draws"
+    everything = [
+        PatchSampler(dataset, batch_size=50, seed=0, sampling="class_aware", learnt=of)
+        for of in (None, dataset.classes)
+    ]
+    assert same(*(each.batch(0) for each in everything))
+    with pytest.raises(DataError, match="no class that is learnt has a positive voxel"):
+        PatchSampler(dataset, batch_size=1, seed=0, sampling="class_aware", learnt=[dataset.classes[1]])
+
+
 def test_class_aware_needs_a_positive_voxel():
-    with pytest.raises(DataError, match="no class has a positive voxel"):
+    with pytest.raises(DataError, match="no class that is learnt has a positive voxel"):
         PatchSampler(make_dataset([make_crop("a/0", "train", {})]), batch_size=1, seed=0, sampling="class_aware")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,21 @@ def test_the_population_is_a_setting_and_stands_in_the_manifest(uneven, monkeypa
     assert read_manifest(tmp_path)["class_counts"] == (
         "voxels of the train crops as patches of [1, 64, 64] show them, data.sampling=crop"
     )
+
+
+def test_what_the_task_does_not_learn_is_not_drawn_for_its_own_sake(uneven):
+    """pm marks what nobody labelled: class-aware patches are of nuclei, which the small crops alone have."""
+    ignoring = [
+        "task.name=binary",
+        "task.options.ignore_label=pm",
+        "data.classes=[nuc,pm]",
+        "data.sampling=class_aware",
+    ]
+    dataset = replace(uneven, settings=replace(uneven.settings, sampling="class_aware"))
+    counts = class_counts(settings_of(*ignoring), dataset)
+    assert counts.positive[0] / counts.known[0] == pytest.approx(0.2)
+    patch = count_window_voxels(settings_of(*ignoring, "trainer.batch_size=1", "trainer.count_window=1"), dataset)
+    assert patch == pytest.approx(40**2)
 
 
 def test_a_count_window_holds_what_its_patches_do(uneven):
