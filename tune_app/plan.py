@@ -98,7 +98,8 @@ def plan_and_print(composed: Composed[PlanSettings]) -> int:
     what = settings.preset or settings.trial or f"family={settings.family}"
     found = plan(composed)
     steps = counted(settings.trainer.iterations_per_epoch, "iteration")
-    print(f"plan for {what}, up to {settings.trainer.epochs} × {steps}")
+    batches = f" of {settings.trainer.accumulate} batches" if settings.trainer.accumulate > 1 else ""
+    print(f"plan for {what}, up to {settings.trainer.epochs} × {steps}{batches}")
     for line in found.lines():
         print(sentences(f"  {line}", columns(), " " * 13))
     if found.wall_hours:

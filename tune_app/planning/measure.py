@@ -43,7 +43,7 @@ def measured_pace(settings: Settings, resources: TrialResources) -> Pace:
     found = run_together([worker_config(settings, resources, number, gpus) for number in range(processes)])
     steps, validations = [one["step"] for one in found], [one["validation_batch"] for one in found]
     return Pace(
-        step=Range(sum(steps) / len(steps), min(steps) * SHORT[0], max(steps) * SHORT[1]),
+        training_batch=Range(sum(steps) / len(steps), min(steps) * SHORT[0], max(steps) * SHORT[1]),
         validation_batch=Range(
             sum(validations) / len(validations), min(validations) * SHORT[0], max(validations) * SHORT[1]
         ),
@@ -68,6 +68,8 @@ def worker_config(settings: Settings, resources: TrialResources, number: int, gp
     sections["trainer"] |= {
         "epochs": 3,
         "iterations_per_epoch": 1,
+        "accumulate": 1,
+        **dict.fromkeys(("swa_from", "warmup_steps", "restarts", "keep_epoch"), 0),
         "validation_batches": min(VALIDATION_BATCHES, settings.trainer.validation_batches),
     }
     if not resources.gpus:

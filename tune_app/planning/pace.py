@@ -1,4 +1,4 @@
-"""How fast trials are: seconds per step and per validation batch, and what lies between; from earlier sweeps, or as
+"""How fast trials are: seconds per training and per validation batch, and what lies between; from earlier sweeps, or as
 `plan measure=true` has measured and left in the cache."""
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from trainables.data.packed import cache_folder
 from trainables.files import write_text
 from tune_app.errors import InputError
 from tune_app.planning.epochs import Range
+from tune_app.planning.space import has_batch_norm
 from tune_app.ray_adapters.session import TrialResources
 from tune_app.results.folders import sweep_folders
 from tune_app.results.manifest import now, read_manifest
@@ -45,14 +46,15 @@ two CPU cores took for the default sweep."""
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds per training step and per validation batch, with as many trials at once as planned.
+    """Seconds per training batch and per validation batch, with as many trials at once as planned.
 
+    training_batch: a pass forward and back, with its share of the step; trainer.accumulate of them make a step.
     start: seconds from the sweep's beginning to its first step. between: seconds between two trials in a slot.
     per_epoch: seconds between two epochs of a trial (checkpoint, report). memory_gb, gpu_memory_gb: of one trial, NaN
     where unknown. source: where it comes from.
     """
 
-    step: Range
+    training_batch: Range
     validation_batch: Range
     source: str
     start: float = DEFAULT_START_S
@@ -62,10 +64,17 @@ class Pace:
     gpu_memory_gb: float = float("nan")
 
     def epoch(self, settings: Settings) -> Range:
-        """Seconds of one epoch, its checkpoint included."""
+        """Seconds of one epoch, its checkpoint included; the mean over those of a whole trial.
+
+        Once weights are averaged (trainer.swa_from), batch norm needs a pass forward over the epoch's batches, which
+        takes about as long as validating as many.
+        """
         trainer = settings.trainer
-        train = self.step.times(trainer.iterations_per_epoch)
-        validate = self.validation_batch.times(trainer.validation_batches)
+        batches = trainer.iterations_per_epoch * trainer.accumulate
+        averaged = (trainer.epochs - trainer.swa_from + 1) / trainer.epochs if trainer.swa_from else 0.0
+        again = averaged * batches if averaged and has_batch_norm(settings) else 0.0
+        train = self.training_batch.times(batches)
+        validate = self.validation_batch.times(trainer.validation_batches + again)
         return Range(train.expected + validate.expected, train.low + validate.low, train.high + validate.high).plus(
             self.per_epoch
         )
@@ -101,7 +110,7 @@ def recalled(settings: Settings, resources: TrialResources) -> tuple[Pace | None
         values = json.loads(_measurement(settings, resources).read_text(encoding="utf-8"))
         when = datetime.fromisoformat(values.pop("measured"))
         values["source"] = values["source"].replace("now", f"on {when:%Y-%m-%d at %H:%M}")
-        ranges = {name: Range(**values[name]) for name in ("step", "validation_batch")}
+        ranges = {name: Range(**values[name]) for name in ("training_batch", "validation_batch")}
         return Pace(**{**values, **ranges}), when
     return None, datetime.min.replace(tzinfo=UTC)
 
@@ -137,9 +146,10 @@ def pace_of(sweep: Sweep, resources: TrialResources) -> Pace | None:
     if len(rows) < ENOUGH_EPOCHS or most_at_once(trials) not in (0, min(resources.slots, len(trials))):
         return None
     trainer = trials[0].config["trainer"]
+    batches = trainer["iterations_per_epoch"] * trainer.get("accumulate", 1)
     memory = max((row["gpu_memory_mb"] for row in rows if is_finite(row.get("gpu_memory_mb"))), default=float("nan"))
     return Pace(
-        step=spread(trials, ("seconds_load", "seconds_compute"), trainer["iterations_per_epoch"]),
+        training_batch=spread(trials, ("seconds_load", "seconds_compute"), batches, trainer.get("swa_from", 0)),
         validation_batch=spread(trials, ("seconds_validate",), trainer["validation_batches"]),
         source=f"sweep {sweep.name}, {counted(len(rows), 'epoch')}",
         start=start_of(sweep, trials),
@@ -153,9 +163,14 @@ def same_resources(trial: Trial, resources: TrialResources) -> bool:
     return all(trial.config.get("resources", {}).get(name) == value for name, value in resources.as_dict().items())
 
 
-def spread(trials: Iterable[Trial], names: Sequence[str], per_epoch: int) -> Range:
-    """Seconds per step: the mean of all epochs; the range is that of the trials' own means, outer tenths left out."""
+def spread(trials: Iterable[Trial], names: Sequence[str], per_epoch: int, before: int = 0) -> Range:
+    """Seconds per batch: the mean of all epochs; the range is that of the trials' own means, outer tenths left out.
+
+    before: only epochs before this one count, where there are such.
+    """
     timed = [[row for row in trial.history if all(is_finite(row.get(n)) for n in names)] for trial in trials]
+    earlier = [[row for row in rows if row["epoch"] < before] for rows in timed]
+    timed = earlier if any(earlier) else timed
     per_trial = [[sum(row[n] for n in names) / per_epoch for row in rows] for rows in timed if rows]
     low, high = np.quantile([np.mean(values) for values in per_trial], [0.1, 0.9])
     return Range(float(np.mean(np.concatenate(per_trial))), float(low), float(high))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainables.data.expand import packed_bytes
 from trainables.data.packed import cache_folder
@@ -81,6 +82,11 @@ def values_put_out(settings: Settings) -> int:
             module.register_forward_hook(count)
     model(_images(settings, model))
     return put_out
+
+
+def has_batch_norm(settings: Settings) -> bool:
+    """Whether the model normalises by statistics of batches."""
+    return any(isinstance(module, _BatchNorm) for module in _shapes_only(settings).modules())
 
 
 def batch_flops(settings: Settings) -> int:

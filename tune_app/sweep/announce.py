@@ -52,9 +52,10 @@ def announce(prepared: Prepared, session: RaySession, resources: TrialResources)
         tell(f"!! {NOT_VALIDATED} The weights of epoch {settings.trainer.keep_epoch} are kept")
     tell(f"sweep      {prepared.folder}")
     trainer = settings.trainer
+    each = f", {trainer.accumulate} to an iteration" if trainer.accumulate > 1 else ""
     tell(
         f"search     {what}{searcher}, {counted(prepared.num_trials, 'trial')} of up to {trainer.epochs} × "
-        f"{counted(trainer.iterations_per_epoch, 'iteration')}, batch {trainer.batch_size}; {stopping}"
+        f"{counted(trainer.iterations_per_epoch, 'iteration')}, batch {trainer.batch_size}{each}; {stopping}"
     )
     if settings.objective != ObjectiveSettings():
         order, bounds = settings.order, f", with {settings.order.bounds}" if settings.order.bounds else ""

@@ -21,7 +21,9 @@ from tune_app.sweep.prepare import Prepared
 
 CPU = TrialResources(cpus=1, gpus=0.0, slots=2)
 HALF_CARDS = TrialResources(cpus=4, gpus=0.5, slots=4)
-PACE = Pace(step=Range(0.2, 0.1, 0.3), validation_batch=Range(0.5, 0.5, 0.5), source="sweep x, 9 epochs", start=10)
+PACE = Pace(
+    training_batch=Range(0.2, 0.1, 0.3), validation_batch=Range(0.5, 0.5, 0.5), source="sweep x, 9 epochs", start=10
+)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,9 @@ import yaml
 from planned import settings_of
 from sweep_folder import WrittenTrial, write_sweep
 
+from trainables.settings import trial_settings
 from tune_app.planning.epochs import Range
+from tune_app.planning.measure import worker_config
 from tune_app.planning.pace import DEFAULT_START_S, Pace, earlier_pace, remember
 from tune_app.ray_adapters.session import TrialResources
 from tune_app.settings.schema import Settings
@@ -59,7 +61,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 MEASURED = Pace(
-    step=Range(0.5, 0.4, 0.6), validation_batch=Range(0.2, 0.1, 0.3), source="measured now, alone", start=3.0
+    training_batch=Range(0.5, 0.4, 0.6), validation_batch=Range(0.2, 0.1, 0.3), source="measured now, alone", start=3.0
 )
 
 
@@ -69,9 +71,13 @@ def test_a_measurement_is_remembered_for_its_shape_and_machine(settings: Setting
     found = earlier_pace(settings, RESOURCES)
     assert found is not None
     assert re.fullmatch(r"measured on \d{4}-\d\d-\d\d at \d\d:\d\d, alone", found.source)
-    assert (found.step, found.validation_batch, found.start) == (MEASURED.step, MEASURED.validation_batch, 3.0)
+    assert (found.training_batch, found.validation_batch, found.start) == (
+        MEASURED.training_batch,
+        MEASURED.validation_batch,
+        3.0,
+    )
     longer = dataclasses.replace(settings, trainer=dataclasses.replace(settings.trainer, epochs=50, lr=0.5))
-    assert earlier_pace(longer, RESOURCES).step == MEASURED.step
+    assert earlier_pace(longer, RESOURCES).training_batch == MEASURED.training_batch
     wider = dataclasses.replace(settings, model=dataclasses.replace(settings.model, width=32))
     assert earlier_pace(wider, RESOURCES) is None
     assert earlier_pace(settings, dataclasses.replace(RESOURCES, slots=3)) is None
@@ -96,7 +102,7 @@ def test_steps_batches_and_gaps_are_taken_from_the_rows(tmp_path: Path, settings
     earlier(tmp_path, settings)
     pace = earlier_pace(settings, RESOURCES)
     assert pace is not None
-    assert pace.step.expected == pytest.approx(4 / settings.trainer.iterations_per_epoch)
+    assert pace.training_batch.expected == pytest.approx(4 / settings.trainer.iterations_per_epoch)
     assert pace.validation_batch.expected == pytest.approx(2 / settings.trainer.validation_batches)
     assert (pace.start, pace.per_epoch) == (pytest.approx(20), pytest.approx(1))
     assert pace.epoch(settings).expected == pytest.approx(4 + 2 + 1)
@@ -110,6 +116,51 @@ def test_a_longer_epoch_takes_longer_in_proportion(tmp_path: Path, settings: Set
     pace = earlier_pace(longer, RESOURCES)
     assert pace is not None
     assert pace.epoch(longer).expected == pytest.approx(3 * 4 + 2 * 2 + 1)
+
+
+def with_trainer(settings: Settings, **more: Any) -> Settings:
+    return dataclasses.replace(settings, trainer=dataclasses.replace(settings.trainer, **more))
+
+
+def test_batches_that_are_added_up_to_a_step_take_their_time(tmp_path: Path, settings: Settings) -> None:
+    """trainer.accumulate multiplies the passes of an epoch: the plan counts them, from a sweep with them or without."""
+    tripled = with_trainer(settings, accumulate=3)
+    earlier(tmp_path, settings)
+    plain = earlier_pace(tripled, RESOURCES)
+    assert plain is not None
+    assert plain.epoch(tripled).expected == pytest.approx(3 * 4 + 2 + 1)
+    earlier(tmp_path, tripled, "tripled", created="2024-06-01T10:00:00+00:00")
+    found = earlier_pace(settings, RESOURCES)
+    assert found is not None
+    assert "sweep tripled" in found.source
+    assert found.epoch(settings).expected == pytest.approx(4 / 3 + 2 + 1)
+
+
+@pytest.mark.parametrize(("norm", "again"), [("batch", 1.0), ("instance", 0.0)])
+def test_averaged_weights_need_their_batch_norm_anew(settings: Settings, norm: str, again: float) -> None:
+    """From epoch 7 of 9 on: a third of the epochs has one more pass forward over its batches."""
+    averaged = with_trainer(settings, epochs=9, iterations_per_epoch=30, accumulate=2, validation_batches=4, swa_from=7)
+    averaged = dataclasses.replace(averaged, model=dataclasses.replace(averaged.model, options={"norm": norm}))
+    found = MEASURED.epoch(averaged)
+    assert found.expected == pytest.approx(60 * 0.5 + (4 + again * 60 / 3) * 0.2)
+
+
+def test_a_pace_is_that_of_the_epochs_before_weights_were_averaged(tmp_path: Path, settings: Settings) -> None:
+    folder = earlier(tmp_path, with_trainer(settings, swa_from=3))
+    for path in folder.glob("trials/*/history.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [row | {"seconds_compute": 5.0} if row["epoch"] >= 3 else row for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pace = earlier_pace(settings, RESOURCES)
+    assert pace is not None
+    assert pace.training_batch.expected == pytest.approx(4 / settings.trainer.iterations_per_epoch)
+
+
+def test_a_measurement_is_of_single_batches_whatever_the_schedule(settings: Settings) -> None:
+    """Its three short epochs hold neither the epoch from which weights are averaged nor so long a warm-up."""
+    asked = with_trainer(settings, epochs=60, accumulate=4, swa_from=40, keep_epoch=50, warmup_steps=500)
+    told = trial_settings(worker_config(asked, RESOURCES, 0, 0))
+    assert (told.trainer.accumulate, told.trainer.swa_from) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +215,6 @@ def test_rows_without_times_still_tell_how_long_steps_take(tmp_path: Path, setti
 
 
 def test_an_epoch_adds_up(settings: Settings) -> None:
-    pace = Pace(step=Range(2, 1, 4), validation_batch=Range(10, 10, 20), source="", per_epoch=0.5)
+    pace = Pace(training_batch=Range(2, 1, 4), validation_batch=Range(10, 10, 20), source="", per_epoch=0.5)
     trainer = dataclasses.replace(settings.trainer, iterations_per_epoch=3, validation_batches=2)
     assert pace.epoch(dataclasses.replace(settings, trainer=trainer)) == Range(26.5, 23.5, 52.5)
