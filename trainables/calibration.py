@@ -11,7 +11,7 @@ A voxel is predicted where its logit is above the threshold. Counts are exact in
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -19,14 +19,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainables import metrics
-from trainables.tasks.multilabel import TASK
 
 ARRAYS = ("hist_positive", "hist_negative", "best_epoch", "classes", "edges")
 """What `calibrate` reads of a validation.npz."""
 SPLITS = 32
 """Splits that are averaged. One alone adds noise of its own, which is none of the configuration's."""
 SPLIT_SEED = 20_260
-CALIBRATED, GAP = f"calibrated_{TASK.metric}", "threshold_gap"
+MEASURE = "dice"
+"""What thresholds are chosen by."""
+AT_HALF, CALIBRATED, GAP = f"mean_{MEASURE}", f"calibrated_mean_{MEASURE}", "threshold_gap"
+OTHERS = {"precision": metrics.precision, "recall": metrics.recall, "iou": metrics.iou}
+"""What else is scored at the thresholds of the highest Dice."""
 MISSING = "validation.npz is missing or damaged"
 
 
@@ -35,13 +38,15 @@ class Calibration:
     """Dice of one trial at its best epoch: at a threshold of ½, and at thresholds of its own. Tuples have C entries.
 
     dice: at ½, all crops. calibrated: cross-fitted, NaN where `reasons` says why. logits: thresholds chosen on all
-    crops, NaN likewise. crops: validation crops that show the class. problem: why there is nothing at all; else "".
+    crops, NaN likewise. others: {precision, recall, iou: (at ½, calibrated)}. crops: validation crops that show the
+    class. problem: why there is nothing at all; else "".
     """
 
     classes: tuple[str, ...] = ()
     dice: tuple[float, ...] = ()
     calibrated: tuple[float, ...] = ()
     logits: tuple[float, ...] = ()
+    others: tuple[Mapping[str, tuple[float, float]], ...] = ()
     reasons: tuple[str, ...] = ()
     crops: tuple[int, ...] = ()
     problem: str = ""
@@ -57,9 +62,7 @@ class Calibration:
 
         NaN where no class could be calibrated.
         """
-        if not any(map(math.isfinite, self.calibrated)):
-            return math.nan
-        return _mean([own if math.isfinite(own) else half for own, half in zip(self.calibrated, self.dice)])
+        return _mean_of_own(self.dice, self.calibrated)
 
     @property
     def gap(self) -> float:
@@ -77,17 +80,27 @@ class Calibration:
         return self.problem or "; ".join(f"{name}: {why}" for name, why in zip(self.classes, self.reasons) if why)
 
     def score(self, key: str) -> float:
-        """CALIBRATED, threshold_gap, calibrated/<class>, or threshold/<class>; NaN where there is none."""
+        """One of `searched_figures`; NaN where there is none."""
         kind, _, name = key.partition("/")
+        halves = {other: tuple(of[other][0] for of in self.others) for other in OTHERS}
+        owns = {other: tuple(of[other][1] for of in self.others) for other in OTHERS}
         if not name:
-            return {CALIBRATED: self.calibrated_mean, GAP: self.gap}.get(key, math.nan)
-        per_class = {"calibrated": self.calibrated, "threshold": self.probabilities}.get(kind, ())
-        return dict(zip(self.classes, per_class)).get(name, math.nan)
+            means = {f"calibrated_mean_{other}": _mean_of_own(halves[other], owns[other]) for other in OTHERS}
+            return (means | {CALIBRATED: self.calibrated_mean, GAP: self.gap}).get(key, math.nan)
+        per_class = {f"calibrated_{other}": owns[other] for other in OTHERS}
+        per_class |= {"calibrated": self.calibrated, "threshold": self.probabilities}
+        return dict(zip(self.classes, per_class.get(kind, ()))).get(name, math.nan)
 
 
 def score_keys(classes: Sequence[str]) -> list[str]:
-    """Everything that `Calibration.score` knows."""
+    """The figures of a leaderboard: Dice at thresholds of a trial's own, and the thresholds."""
     return [CALIBRATED, GAP, *(f"{kind}/{name}" for kind in ("calibrated", "threshold") for name in classes)]
+
+
+def searched_figures(classes: Sequence[str]) -> list[str]:
+    """Everything that `Calibration.score` knows: those of a leaderboard, and what else there is at the thresholds."""
+    per_class = [f"calibrated_{other}/{name}" for other in OTHERS for name in classes]
+    return [*score_keys(classes), *(f"calibrated_mean_{other}" for other in OTHERS), *per_class]
 
 
 def calibrate(
@@ -133,15 +146,26 @@ def best_threshold(curves: np.ndarray) -> np.ndarray:
 def cross_fitted_dice(positive: np.ndarray, negative: np.ndarray, halves: np.ndarray) -> float:
     """Dice with each half of the crops at the threshold chosen on the other half, averaged over the splits.
 
-    positive, negative: (K, B). halves: (R, K), True for the crops of the first half; each half must show the class.
     Counts of the two halves are added before Dice is taken, so that equal thresholds of ½ give the Dice at ½ exactly.
+    """
+    return _averaged(metrics.dice, cross_fitted_counts(positive, negative, halves))
+
+
+def cross_fitted_counts(positive: np.ndarray, negative: np.ndarray, halves: np.ndarray) -> list[np.ndarray]:
+    """tp, fp, fn, each (R,), of all crops: each half at the threshold of the highest Dice on the other half.
+
+    positive, negative: (K, B). halves: (R, K), True for the crops of the first half; each half must show the class.
     """
     voxels = np.concatenate([positive, negative], axis=1, dtype=np.float64)
     first = np.split(halves.astype(np.float64) @ voxels, 2, axis=1)
     counts = _counts(*first), _counts(*(whole - part for whole, part in zip(np.split(voxels.sum(axis=0), 2), first)))
     rows, chosen = np.arange(len(halves)), [best_threshold(metrics.dice(*half).numpy()) for half in counts]
-    pooled = [a[rows, chosen[1]] + b[rows, chosen[0]] for a, b in zip(*counts)]
-    return float(metrics.dice(*pooled).numpy().mean())
+    return [a[rows, chosen[1]] + b[rows, chosen[0]] for a, b in zip(*counts)]
+
+
+def _averaged(score: Callable[..., Any], counts: Sequence[np.ndarray]) -> float:
+    """A score of every split, averaged."""
+    return float(score(*counts).numpy().mean())
 
 
 def split_halves(shows: np.ndarray, known: np.ndarray, splits: int = SPLITS) -> np.ndarray:
@@ -172,6 +196,7 @@ class _ClassFit(NamedTuple):
     dice: float
     calibrated: float
     logits: float
+    others: Mapping[str, tuple[float, float]]
     reasons: str
     crops: int
 
@@ -180,12 +205,16 @@ def _fit_class(positive: np.ndarray, negative: np.ndarray, edges: np.ndarray) ->
     """The calibration of one class. positive, negative: (K, B). edges: (T,)."""
     shows = positive.sum(axis=1) > 0
     known = shows | (negative.sum(axis=1) > 0)
-    curve = dice_at_thresholds(positive.sum(axis=0), negative.sum(axis=0))
-    half, crops = float(curve[np.flatnonzero(edges == 0)[0]]), int(shows.sum())
+    counts = _counts(positive.sum(axis=0), negative.sum(axis=0))
+    curve, zero, crops = metrics.dice(*counts).numpy(), int(np.flatnonzero(edges == 0)[0]), int(shows.sum())
+    half = float(curve[zero])
+    at_half = {other: float(score(*(of[zero] for of in counts))) for other, score in OTHERS.items()}
     if crops < 2:
-        return _ClassFit(half, math.nan, math.nan, _too_few(crops, len(shows)), crops)
-    calibrated = cross_fitted_dice(positive, negative, split_halves(shows, known))
-    return _ClassFit(half, calibrated, float(edges[best_threshold(curve)]), "", crops)
+        none = {other: (value, math.nan) for other, value in at_half.items()}
+        return _ClassFit(half, math.nan, math.nan, none, _too_few(crops, len(shows)), crops)
+    fitted = cross_fitted_counts(positive, negative, split_halves(shows, known))
+    others = {other: (at_half[other], _averaged(score, fitted)) for other, score in OTHERS.items()}
+    return _ClassFit(half, _averaged(metrics.dice, fitted), float(edges[best_threshold(curve)]), others, "", crops)
 
 
 def _too_few(crops: int, of: int) -> str:
@@ -229,6 +258,13 @@ def _differ(found: float, counted: float | None) -> bool:
 def _mean(values: Sequence[float]) -> float:
     finite = [value for value in values if math.isfinite(value)]
     return math.fsum(finite) / len(finite) if finite else math.nan
+
+
+def _mean_of_own(halves: Sequence[float], own: Sequence[float]) -> float:
+    """The mean of each class's own value, at ½ where it has none; NaN where no class has one."""
+    if not any(map(math.isfinite, own)):
+        return math.nan
+    return _mean([value if math.isfinite(value) else half for value, half in zip(own, halves)])
 
 
 def sigmoid(logit: float) -> float:

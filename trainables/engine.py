@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 
 from trainables import losses, models
-from trainables.calibration import calibrate, score_keys
 from trainables.data import PackedBatch, PackedDataset, PatchSampler, augment, open_packed
 from trainables.evaluation import ValidationRecord, Validator
 from trainables.hardware import CompileClock, Hardware, prepare_process, resolve
@@ -211,9 +210,9 @@ class Engine:
         self.epoch += 1
         row = {"epoch": self.epoch, **self.task.scores(result, self.classes), **self._training_metrics(training)}
         figures = self.objective.figures
-        if searched := [name for name in figures if name not in row and name in score_keys(self.classes)]:
-            own = calibrate(result | {"classes": np.array(self.classes), "best_epoch": np.array(self.epoch)})
-            row |= {name: own.score(name) for name in searched}
+        if searched := [name for name in figures if name not in row and name in self.task.searched(self.classes)]:
+            score = self.task.at_thresholds(result, self.classes)
+            row |= {name: score(name) for name in searched}
         for name in figures:
             key = "objective.metric" if name == self.objective.metric else "objective"
             fix = f"Choose a figure of the rows: {', '.join(row)}"

@@ -54,6 +54,10 @@ def swept(folder: Path, *trials: WrittenTrial, objective: Objective = BOUND) -> 
         (["objective.metric=val_loss"], Objective(metric="val_loss", mode="min")),
         (["objective.metric=dice/nuc", "objective.mode=min"], Objective(metric="dice/nuc", mode="min")),
         (["objective.at_least.calibrated.nuc=0.3"], Objective(metric="mean_dice", at_least={"calibrated/nuc": 0.3})),
+        (
+            ["objective.metric=calibrated_mean_recall", "objective.at_least.calibrated_precision.nuc=0.65"],
+            Objective(metric="calibrated_mean_recall", at_least={"calibrated_precision/nuc": 0.65}),
+        ),
         ([], Objective(metric="mean_dice")),
     ],
 )

@@ -14,7 +14,7 @@ import importlib
 import math
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -78,6 +78,15 @@ class Task(ABC):
     @abstractmethod
     def scores(self, result: Result, outputs: Sequence[str]) -> dict[str, float]:
         """The figures of a row: counts are summed over the units, then every score is computed once."""
+
+    def searched(self, outputs: Sequence[str]) -> Sequence[str]:
+        """Figures beyond those of `scores`, at thresholds chosen after the pass: a row has those that an objective
+        names."""
+        return ()
+
+    def at_thresholds(self, result: Result, outputs: Sequence[str]) -> Callable[[str], float]:
+        """The value of each of the `searched` figures of a pass."""
+        raise NotImplementedError
 
     @abstractmethod
     def describe(self, row: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ Shapes: N batch, C classes, K validation crops, B logit bins, P packed bytes, Q 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables import metrics
+from trainables.calibration import calibrate, searched_figures
 from trainables.data import PackedBatch, expand_labels
 from trainables.data.expand import class_masks
 from trainables.metrics import LOGIT_EDGES, ValidationCounts
@@ -79,6 +80,12 @@ class Multilabel(Task):
         for index, name in enumerate(SIGMOID):
             row |= {f"sigmoid/{c}/{name}": float(v) for c, v in zip(outputs, result["sigmoid"][:, index])}
         return row
+
+    def searched(self, outputs: Sequence[str]) -> Sequence[str]:
+        return searched_figures(outputs)
+
+    def at_thresholds(self, result: Result, outputs: Sequence[str]) -> Callable[[str], float]:
+        return calibrate(result | {"classes": np.array(outputs), "best_epoch": np.zeros((), np.int64)}).score
 
     def describe(self, row: Mapping[str, Any]) -> str:
         classes = [name.split("/", 1)[1] for name in row if name.startswith("dice/")]

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from trainables.calibration import AT_HALF
 from trainables.files import write_text
 from trainables.objective import Objective
-from trainables.tasks.multilabel import TASK
 from tune_app.confirmation.arms import Plan, confirmations
 from tune_app.evidence import Replicates, confirm_statistics, next_replicates
 from tune_app.results.diagnosis import hopeless
@@ -51,7 +51,7 @@ def replicates_of(plan: Plan, sweep: Sweep | None) -> Replicates:
     scores, attempted = np.full(shape, np.nan), np.zeros(shape, bool)
     class_scores = np.full((*shape, len(classes)), np.nan)
     sign = -1 if sweep and sweep.objective.mode == "min" else 1  # the statistics take more as better
-    usual = sweep is None or sweep.metric == TASK.metric  # what the counts of the crops give
+    usual = sweep is None or sweep.metric == AT_HALF  # what the counts of the crops give
     for cell, trial in cells.items():
         attempted[cell] = has_ended(trial)
         if is_sound(trial):

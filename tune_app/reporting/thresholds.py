@@ -9,8 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from trainables.calibration import ARRAYS, CALIBRATED, GAP, dice_at_thresholds, sigmoid
-from trainables.tasks.multilabel import TASK
+from trainables.calibration import ARRAYS, AT_HALF, CALIBRATED, GAP, dice_at_thresholds, sigmoid
 from tune_app.reporting.findings import Findings, counted
 from tune_app.reporting.page import Plot, Section, Table, short
 from tune_app.reporting.plots import BASELINE, BEST, OUTLINE, QUIET, baseline_line, color, figure, styled, symbol
@@ -196,7 +195,7 @@ def at_both(findings: Findings, calibrated: list[Trial]) -> Plot:
         )
     )
     base = findings.baseline
-    drawn = figure(traces, height=460, x=f"{header(TASK.metric)} at 0.5", y="at thresholds of its own")
+    drawn = figure(traces, height=460, x=f"{header(AT_HALF)} at 0.5", y="at thresholds of its own")
     if base is not None and base.name in set(data["name"]):
         baseline_line(drawn, base.score(CALIBRATED), "calibrated baseline")
     above = data[data["gap"] > 0]

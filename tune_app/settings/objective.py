@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from trainables.calibration import score_keys
 from trainables.objective import Objective, setting
 from trainables.settings import require
 from trainables.tasks import Task
@@ -48,11 +47,11 @@ class ObjectiveSettings:
 
 
 def figures(task: Task, classes: Sequence[str]) -> list[str]:
-    """What an objective may name: the figures of a row, and those at searched thresholds where there are histograms."""
+    """What an objective may name: the figures of a row, and those at searched thresholds."""
     outputs = task.outputs(classes)
     nothing = task.result(task.zeros(1, len(outputs), torch.device("cpu")))
     rows = ["loss", *task.scores({**nothing, "val_loss": math.nan}, outputs)]
-    return [*rows, *score_keys(outputs)] if "hist_positive" in nothing else rows
+    return [*rows, *task.searched(outputs)]
 
 
 def require_known(objective: Objective, task: Task, classes: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from trainables.calibration import (
     cross_fitted_dice,
     dice_at_thresholds,
     score_keys,
+    searched_figures,
     split_halves,
 )
 from trainables.objective import Objective
@@ -139,19 +140,51 @@ def test_a_class_in_two_crops_is_in_both_halves(crops: int) -> None:
 
 
 def plain_cross_fit(positive: np.ndarray, negative: np.ndarray, half: np.ndarray) -> float:
-    """One split, crop by crop and edge by edge."""
+    """Dice of one split."""
+    tp, fp, fn = plain_cross_counts(positive, negative, half)
+    return float(2 * tp / (2 * tp + fp + fn))
+
+
+def plain_cross_counts(positive: np.ndarray, negative: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """tp, fp, fn of one split, crop by crop and edge by edge."""
     total = np.zeros(3)
     for fitted_on in (half, ~half):
         dice = [plain_counts(positive[fitted_on], negative[fitted_on], e) for e in range(127)]
         scores = [2 * tp / (2 * tp + fp + fn) for tp, fp, fn in dice]
         ties = [e for e in range(127) if scores[e] == max(scores)]
         total += plain_counts(positive[~fitted_on], negative[~fitted_on], ties[(len(ties) - 1) // 2])
-    return float(2 * total[0] / (2 * total[0] + total[1] + total[2]))
+    return total
 
 
 def plain_counts(positive: np.ndarray, negative: np.ndarray, edge: int) -> np.ndarray:
     above, below = positive[:, edge + 1 :].sum(), positive[:, : edge + 1].sum()
     return np.array([above, negative[:, edge + 1 :].sum(), below], float)
+
+
+def test_precision_recall_and_iou_are_cross_fitted_at_the_thresholds_of_the_highest_dice() -> None:
+    """Each is of crops that had no say in the threshold; a class without enough of them has none, and counts at 0.5 in
+    the mean, as Dice does."""
+    positive, negative = crops_of(np.random.default_rng(3), 5)
+    once, twice = np.zeros_like(positive), negative.copy()
+    once[0] = positive[0]  # a second class, in one crop only
+    found = calibrate(arrays_of(np.stack([positive, once], 1), np.stack([negative, twice], 1)))
+    counts = [plain_cross_counts(positive, negative, half) for half in halves_of(positive, negative)]
+    single = plain_counts(once, twice, HALF)
+    measures = {
+        "precision": lambda tp, fp, fn: tp / (tp + fp),
+        "recall": lambda tp, fp, fn: tp / (tp + fn),
+        "iou": lambda tp, fp, fn: tp / (tp + fp + fn),
+    }
+    for name, measure in measures.items():
+        own = np.mean([measure(*split) for split in counts])
+        assert found.score(f"calibrated_{name}/c0") == pytest.approx(own)
+        assert math.isnan(found.score(f"calibrated_{name}/c1"))
+        assert found.score(f"calibrated_mean_{name}") == pytest.approx((own + measure(*single)) / 2)
+        assert math.isnan(calibrate(arrays_of(once, twice)).score(f"calibrated_mean_{name}"))
+    assert all(
+        name in searched_figures(["c0"]) for name in ("calibrated_recall/c0", "calibrated_mean_iou", "threshold/c0")
+    )
+    assert math.isnan(Calibration(problem="lost").score("calibrated_mean_recall"))
 
 
 @pytest.mark.parametrize("crops", [2, 5, 8])
