@@ -303,7 +303,7 @@ def _narrow_list(name: str, parameter: Float | Int | Choice, wanted: list[Any], 
 def _outside(name: str, parameter: Parameter, value: Any, family: str) -> SettingsError:
     about = f" ({parameter.help})" if parameter.help else ""
     if isinstance(parameter, Choice):
-        rule = f"is none of {family}'s options for {name}: {parameter.describe()}{about}."
+        rule = f"is invalid; {family}'s options for {name} are {parameter.describe()}{about}."
     elif isinstance(parameter, Simplex):
         rule = f"is not of the form of {family}'s {name}, {parameter.describe()}{about}."
     elif isinstance(parameter, Int) and _is_number(value) and value != int(value):

@@ -23,7 +23,7 @@ from trainables import metrics
 ARRAYS = ("hist_positive", "hist_negative", "best_epoch", "classes", "edges")
 """What `calibrate` reads of a validation.npz."""
 SPLITS = 32
-"""Splits that are averaged. One alone adds noise of its own, which is none of the configuration's."""
+"""Splits that are averaged. One alone adds noise that is not the configuration's."""
 SPLIT_SEED = 20_260
 MEASURE = "dice"
 """What thresholds are chosen by."""

@@ -42,7 +42,7 @@ class Binary(Multilabel):
             not ignore or ignore in classes,
             "task.options.ignore_label",
             ignore,
-            f"it is none of data.classes, which are {', '.join(classes)}",
+            f"unknown class; data.classes are {', '.join(classes)}",
             f"Write data.classes=[NAME,{ignore}], NAME the class to learn",
         )
         learnt = tuple(name for name in classes if name != ignore)

@@ -290,7 +290,7 @@ def exported_arm(path: Path, seed: int) -> Arm:
 
 
 def read_exported(path: Path) -> dict[str, Any]:
-    """The mapping in an exported config.yaml, or in the folder that holds it. Raises InputError where it is none."""
+    """The mapping in an exported config.yaml, or in the folder that holds it. Raises InputError where it holds none."""
     path = path / "config.yaml" if path.is_dir() else path
     make_one = "Make one with python -m tune_app.export sweep=latest, and give trial=best/1/config.yaml"
     if not path.is_file():

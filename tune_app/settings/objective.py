@@ -55,7 +55,7 @@ def figures(task: Task, classes: Sequence[str]) -> list[str]:
 
 
 def require_known(objective: Objective, task: Task, classes: Sequence[str]) -> None:
-    """Raise SettingsError for a metric or a bound that is none of the figures of a row."""
+    """Raise SettingsError for a metric or a bound whose figure no row has."""
     known, outputs = figures(task, classes), task.outputs(classes)
     _require_known("objective.metric", objective.metric, objective.metric, known, outputs)
     for side in ("at_least", "at_most"):

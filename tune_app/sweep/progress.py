@@ -36,7 +36,8 @@ INTERRUPTED = (
 
 @dataclass
 class TrialView:
-    """What is shown of one trial: `dice` and `classes` of its last epoch, `best` and `best_classes` of its best."""
+    """What is shown of one trial: `score`, the figure that ranks, and `classes`, their Dice, of its last epoch; `best`
+    and `best_classes` of its best."""
 
     name: str
     folder: str = ""
@@ -45,7 +46,7 @@ class TrialView:
     """Epochs since it was resumed here."""
     share: float = 0.0
     """How much of the first of them has passed, while it lasts."""
-    dice: float = math.nan
+    score: float = math.nan
     classes: dict[str, float] = field(default_factory=dict)
     best: float = math.nan
     best_key: Key = (False, -math.inf, -math.inf)
@@ -90,11 +91,11 @@ class Progress:
         """Take in one epoch's row."""
         view = self.start(name)
         view.epoch, view.trained, view.share, view.seen = row["epoch"], view.trained + 1, 0.0, time.monotonic()
-        view.dice = number(row, self.objective.metric)
+        view.score = number(row, self.objective.metric)
         view.classes = {c: row.get(f"dice/{c}", math.nan) for c in self.classes}
         key = self.objective.key(row)
-        if math.isfinite(view.dice) and key > view.best_key:
-            view.best, view.best_key, view.best_classes = view.dice, key, view.classes
+        if math.isfinite(view.score) and key > view.best_key:
+            view.best, view.best_key, view.best_classes = view.score, key, view.classes
         if math.isfinite(view.best) and (self.best is None or view.best_key > self.best.best_key):
             self.best = view
         return view
@@ -179,7 +180,7 @@ class Progress:
     def row(self, view: TrialView) -> dict[str, Any]:
         """A trial in the live table."""
         scores = {
-            self.objective.metric: view.dice,
+            self.objective.metric: view.score,
             **{f"dice/{c}": view.classes.get(c, math.nan) for c in self.classes},
         }
         return {"trial": view.name, "epoch": f"{view.epoch}/{self.epochs}", **scores}

@@ -195,7 +195,7 @@ def test_mean_and_classes_of_a_row_are_of_one_epoch():
     progress = progress_of()
     progress.update("a", row(1, 0.5, 0.3))
     view = progress.update("a", row(2, 0.2, 0.1))
-    assert (view.dice, view.classes) == (pytest.approx(0.15), {"nuc": 0.2, "golgi_mem": 0.1})
+    assert (view.score, view.classes) == (pytest.approx(0.15), {"nuc": 0.2, "golgi_mem": 0.1})
     console = Console(file=Screen(), force_terminal=True, width=80)
     console.print(Display(progress)._screen(80))
     assert re.search(r"a +2/3 +0\.1500 +0\.2000 +0\.1000", shown(console.file))
