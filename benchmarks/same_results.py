@@ -50,6 +50,8 @@ CONFIRMED = ("top=2", "replicates=2", "resources.num_cpus=1", "cluster.dashboard
 NOT_COMPARED = ("seconds_", "time_", "patches_per_s", "compiled_graphs", "crc32", "minutes")
 """Beginnings of the names of figures that differ between two runs of one version."""
 PATIENCE_S = 600
+SHOWN = 40
+"""Places where two records differ that are named one by one."""
 
 
 def main() -> None:
@@ -64,7 +66,8 @@ def main() -> None:
         record(arguments.folder.resolve())
         return
     found = list(differences(*(json.loads(path.read_text()) for path in (arguments.before, arguments.after))))
-    print("\n".join(found[:40]) or "the same to the bit")
+    more = [f"and {len(found) - SHOWN} more places"] if len(found) > SHOWN else []
+    print("\n".join(found[:SHOWN] + more) or "the same to the bit")
     sys.exit(1 if found else 0)
 
 
