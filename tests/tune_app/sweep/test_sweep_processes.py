@@ -58,9 +58,10 @@ def test_rays_own_analysis_opens_the_sweep(watched: Watched) -> None:
 
 @pytest.mark.slow
 def test_one_slot_and_one_seed_give_one_sweep_killed_or_not(place: Place, watched: Watched) -> None:
-    """Besides, the running trial's checkpoint is cut short, as by a full disk; and the journal is gone: made anew, it
+    """The running trial's checkpoint is cut short, too, as by a full disk, and the journal is gone.
 
-    gives the sampler the same history."""
+    Made anew, it gives the sampler the same history.
+    """
     once, twice = watched.folder, place.sweep("twice")
     run = place.start("run", *ONE_SLOT, "name=twice")
     run.until(lambda: reported(twice) >= 9)
