@@ -100,6 +100,7 @@ def test_measuring_trains_a_few_steps(shared_cache: Path, monkeypatch: pytest.Mo
         "trainer.validation_batches=2",
         "data.patch=[1,32,32]",
         "resources.num_cpus=2",
+        "trainer.compile=false",
         "gpus=0",
     ]
     found = plan(composed_of("family=seesaw", "measure=true", *tiny))

@@ -48,7 +48,7 @@ def test_the_data_are_checked_and_counted_before_anything_is_trained(place: Plac
 
 
 def test_a_killed_confirmation_ends_as_one_that_was_left_alone(place: Place, searched: Path, alone: Path) -> None:
-    """kill -9 in the middle damages the journals. Resumed, it has trained every arm on every seed once, from scratch."""
+    """kill -9 in the middle damages the journals. Resumed, it has trained every arm on every seed once, as new."""
     confirmation = searched / "confirmation"
     arguments = ("sweep=searched", "top=1", "replicates=2")
     run = place.start("confirm", *arguments)

@@ -33,9 +33,9 @@ SINGLE = phantom.Plan(volumes=TINY.volumes[:1])
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data as users get it."""
-    return phantom.make(tmp_path_factory.mktemp("phantom") / "data")
+def root(shared_cache: Path) -> Path:
+    """The data as users get it. Only read them."""
+    return phantom.ensure(shared_cache)
 
 
 @pytest.fixture(scope="module")
