@@ -11,6 +11,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import yaml
 import zarr
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from trainables import metrics
 from trainables.data.cellmap.ngff import Level, choose_level, read_levels
@@ -46,6 +47,7 @@ from tune_app.results.manifest import file_sha256, now, read_manifest
 from tune_app.results.trial import read_json
 
 KIND = "tune_app predict"
+VOLUME = "/data/cellmap/jrc_hela-2/jrc_hela-2.zarr/recon-1/em/fibsem-uint8"
 
 
 @dataclass(kw_only=True)
@@ -211,6 +213,12 @@ def find_source(settings: PredictSettings, model: Model) -> tuple[CropSource, Gr
     voxel = model.data.voxel_nm
     if settings.volume:
         em = Path(settings.volume).expanduser().absolute()
+        if not (em / ".zattrs").is_file():
+            below = sorted(path.parent for path in em.glob("recon-*/em/*/.zattrs"))
+            raise InputError(
+                f"volume={settings.volume}: {'has no .zattrs' if em.is_dir() else 'no such folder'}; the folder of an "
+                f"OME-Zarr 0.4 multiscale is needed. For example volume={below[0] if below else VOLUME}"
+            )
         source, (finest, *_) = CropSource(em.name, em, em, ()), read_levels(em)
         shape = np.maximum(np.ceil((finest.end - finest.corner) / np.array(voxel) - 0.5 - 1e-6), 1).astype(int)
         return source, Grid(finest.corner, np.array(voxel, float), (int(shape[0]), int(shape[1]), int(shape[2])))
@@ -248,17 +256,25 @@ def _predict_blocks(
     """Predict block by block into `arrays`; TP, FP, FN of every class against the truth, (3, C)."""
     counts = np.zeros((3, len(model.classes)), np.int64)
     blocks = list(_blocks(grid.shape, block_shape(model.window, settings.overlap, len(model.classes))))
-    shown = progress or Console(quiet=True)
-    for start, stop in track(blocks, description="predicting", console=shown):
-        masks, truth = _predict_block(settings, model, source, grid, start, stop)
-        place = tuple(slice(a, b) for a, b in zip(start, stop))
-        for index, (array, mask) in enumerate(zip(arrays, masks)):
-            array[place] = mask
-            if truth is not None:
-                present, known = class_masks(truth, index, len(model.classes))
-                mask = (mask > 0) & known
-                tp = np.count_nonzero(mask & present)
-                counts[:, index] += tp, np.count_nonzero(mask) - tp, np.count_nonzero(present & known) - tp
+    columns = (
+        TextColumn("predicting"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=progress or Console(quiet=True)) as bar:
+        task = bar.add_task("", total=len(blocks))
+        for number, (start, stop) in enumerate(blocks, start=1):
+            masks, truth = _predict_block(settings, model, source, grid, start, stop, partial(bar.advance, task))
+            place = tuple(slice(a, b) for a, b in zip(start, stop))
+            for index, (array, mask) in enumerate(zip(arrays, masks)):
+                array[place] = mask
+                if truth is not None:
+                    present, known = class_masks(truth, index, len(model.classes))
+                    mask = (mask > 0) & known
+                    tp = np.count_nonzero(mask & present)
+                    counts[:, index] += tp, np.count_nonzero(mask) - tp, np.count_nonzero(present & known) - tp
+            bar.update(task, completed=number)
     return counts
 
 
@@ -269,12 +285,18 @@ def _blocks(shape: Sequence[int], block: Sequence[int]) -> Iterator[tuple[tuple[
 
 
 def _predict_block(
-    settings: PredictSettings, model: Model, source: CropSource, grid: Grid, start: Sequence[int], stop: Sequence[int]
+    settings: PredictSettings,
+    model: Model,
+    source: CropSource,
+    grid: Grid,
+    start: Sequence[int],
+    stop: Sequence[int],
+    advance: Callable[[float], object],
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     """Masks (C, D, H, W) of one block, 0 or 1, and its packed labels where there are any.
 
     As in validation, windows lie inside a crop that is larger than one; a smaller crop is seen in the middle of a
-    window, with the EM round it. Where there is no EM, nothing is predicted.
+    window, with the EM round it. Where there is no EM, nothing is predicted. advance: is told each further share of it.
     """
     shape = [b - a for a, b in zip(start, stop)]
     block = Grid(grid.corner + np.array(start) * grid.voxel, grid.voxel, (shape[0], shape[1], shape[2]))
@@ -293,6 +315,7 @@ def _predict_block(
         at = [0, done - before[0], -before[1], -before[2]]
         _place((logits > model.cut).cpu().numpy(), at, masks)
         done += logits.shape[1]
+        advance(logits.shape[1] / context.shape[0])
     mask_missing_em(masks, box, level, taps)
     if not set(source.classes) & set(model.classes):
         return masks, None

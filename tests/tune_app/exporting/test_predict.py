@@ -314,7 +314,9 @@ def test_an_earlier_prediction_is_replaced_when_asked_and_nothing_else_ever(
         ({}, "one of the two"),
         ({"crop": "crop1", "volume": "x"}, "one of the two"),
         ({"crop": "crop1", "overlap": 1.0}, "overlap=1.0"),
-        ({"volume": "nowhere"}, "nowhere"),
+        ({"volume": "nowhere"}, "volume=nowhere: no such folder; the folder of an OME-Zarr 0.4 multiscale is needed"),
+        ({"volume": "data/cells/cells.zarr"}, "has no .zattrs; the folder of an"),
+        ({"volume": "data/cells/cells.zarr"}, "data/cells/cells.zarr/recon-1/em/fibsem-uint8\n"),
     ],
 )
 def test_bad_input_is_a_sentence(
@@ -333,7 +335,9 @@ def test_bad_input_is_a_sentence(
     with pytest.raises(SystemExit) as exit_:
         main()
     assert exit_.value.code == 2
-    assert message in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Download" not in told
     assert not (tmp_path / "pred.zarr").exists()
 
 
