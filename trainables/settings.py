@@ -207,10 +207,6 @@ class TrainerSettings:
             validation_batches=counted,
             checkpoint_every=counted,
             count_update_every=counted,
-            keep_epoch=f"[0, {self.epochs}]",
-            swa_from=f"[0, {self.epochs}]",
-            restarts=f"[0, {steps - 1}]",
-            warmup_steps=f"[0, {steps}]",
             plateau_patience=f"[0, {MOST_STEPS}]",
             plateau_factor="(0, 1)",
             momentum="[0, 1)",
@@ -219,6 +215,14 @@ class TrainerSettings:
             clip_grad_norm="[0, inf]",
             pct_start="(0, 1)",
         )
+        for name, most, what in (
+            ("keep_epoch", self.epochs, "trainer.epochs"),
+            ("swa_from", self.epochs, "trainer.epochs"),
+            ("restarts", steps - 1, "steps of the training − 1"),
+            ("warmup_steps", steps, "steps of the training"),
+        ):
+            value = getattr(self, name)
+            require(0 <= value <= most, f"trainer.{name}", value, f"must lie in [0, {most}] ({what})", "Use 0 for none")
         require_choice("trainer.optimizer", self.optimizer, ("adamw", "sgd"))
         require_choice("trainer.schedule", self.schedule, ("one_cycle", "cosine", "plateau", "constant"))
         require(

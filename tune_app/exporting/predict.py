@@ -256,12 +256,8 @@ def _predict_blocks(
     """Predict block by block into `arrays`; TP, FP, FN of every class against the truth, (3, C)."""
     counts = np.zeros((3, len(model.classes)), np.int64)
     blocks = list(_blocks(grid.shape, block_shape(model.window, settings.overlap, len(model.classes))))
-    columns = (
-        TextColumn("predicting"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
+    remaining = TimeRemainingColumn(elapsed_when_finished=True)
+    columns = (TextColumn("predicting"), BarColumn(), TaskProgressColumn(), remaining)
     with Progress(*columns, console=progress or Console(quiet=True)) as bar:
         task = bar.add_task("", total=len(blocks))
         for number, (start, stop) in enumerate(blocks, start=1):

@@ -31,10 +31,8 @@ class ObjectiveSettings:
 
     def __post_init__(self) -> None:
         for side in ("at_least", "at_most"):
-            given, fix = (
-                getattr(self, side),
-                f"Write objective.{side}.FIGURE=0.65, such as objective.{side}.recall.nuc=0.65",
-            )
+            given = getattr(self, side)
+            fix = f"Write objective.{side}.FIGURE=0.65, such as objective.{side}.recall.nuc=0.65"
             require(isinstance(given, Mapping), f"objective.{side}", given, "a bound needs the name of a figure", fix)
         Objective(metric=self.metric or "the task's", mode=self.mode or "max", **self._bounds())
 
