@@ -6,6 +6,7 @@ See python -m tune_app.run --help, docs/settings.md and the README.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 
 from trainables.data import named_classes
@@ -42,7 +43,7 @@ def run(composed: Composed[Settings]) -> int:
         settings = planned(composed)
         settings = dataclasses.replace(settings, data=named_classes(settings.data))
         prepared = prepare(settings, new_folder(settings))
-    return finish(run_sweep(prepared, announce))
+    return finish(run_sweep(prepared, functools.partial(announce, given=composed.given_keys)))
 
 
 def finish(outcome: Outcome) -> int:
@@ -60,7 +61,9 @@ def finish(outcome: Outcome) -> int:
     scored = bool(board["rank"].notna().any())
     print("\n" + best_line(sweep, board.iloc[0]["name"]) if scored else "")
     print(f"sweep folder   {outcome.folder}")
-    print("next           " + "\n               ".join(next_steps(name, not stored_settings(outcome.folder).listed)))
+    more = not stored_settings(outcome.folder).listed
+    steps = next_steps(name, more) if scored else [f"python -m tune_app.summary sweep={name}"]
+    print("next           " + "\n               ".join(steps))
     if not scored:
         print("error: no trial ended with a score; see the reasons above", file=sys.stderr)
         return 1

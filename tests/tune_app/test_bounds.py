@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def test_where_nothing_keeps_the_bounds_the_nearest_is_shown_and_said(tmp_path: 
     assert sweep.nearest == told
     assert sweep.leaderboard()["name"].tolist() == ["0001_unfair", "0000_far"]
     assert told in summarise(str(tmp_path / "s"))
-    assert told in verdict(gather(sweep))
+    assert verdict(gather(sweep)).startswith("0001_unfair is the nearest to the bounds. ")
     said: list[str] = []
     (folder,) = export(ExportSettings(sweep=str(tmp_path / "s"), top=1, out=str(tmp_path / "out")), tell=said.append)
     assert told in said
@@ -186,6 +187,13 @@ def test_a_minimised_metric_is_read_the_other_way_round(tmp_path: Path) -> None:
     assert sweep.leaderboard()["name"].tolist() == ["0001_fair", "0002_poor", "0000_unfair"]
     assert sweep.trial("fair").best["epoch"] == 3
     assert sweep.arms()["mean"].tolist() == [0.5, 0.5, 0.6]
+
+
+def test_pictures_of_the_search_read_the_best_epoch_within_the_bounds(tmp_path: Path) -> None:
+    sweep = swept(tmp_path / "s", WrittenTrial(label="fair", dice=[(0.5, 0.5), (0.9, 0.4), (0.9, 0.3)]))
+    found, trial = gather(sweep), sweep.trial("fair")
+    assert [found.score_within(trial, epoch) for epoch in (1, 3)] == [0.5, 0.5]
+    assert math.isnan(found.score_within(trial, 4))
 
 
 def rows(*pairs: tuple[float, float]) -> list[dict[str, Any]]:

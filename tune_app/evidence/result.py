@@ -22,7 +22,7 @@ class ArmResult:
     """Names that are this same configuration."""
     replicates: int
     failed: int
-    """Runs that ended without a score."""
+    """Runs that failed or were hopeless, so without a score."""
     mean: float
     low: float
     high: float

@@ -68,7 +68,7 @@ def cautions(
     failed = [f"{name} ({int(n)})" for name, n in zip(runs.arms, missing.sum(-1)) if n]
     if failed:
         told.append(
-            f"Runs that ended without a score: {', '.join(failed)}. They are left out as if lost by chance; an arm "
+            f"Runs that failed or were hopeless: {', '.join(failed)}. They are left out as if lost by chance; an arm "
             "that fails is worse than its mean says."
         )
     unscored = [name for name, n in zip(runs.arms, fit.counts) if n == 0]

@@ -416,7 +416,7 @@ def export_and_print(settings: ExportSettings) -> int:
     for folder in folders:
         manifest = read_manifest(folder)
         metric = manifest["metric"]
-        own = manifest[CALIBRATED]
+        own = None if metric.startswith("calibrated") else manifest[CALIBRATED]
         more = f"   {own:.4f} at thresholds of its own" if own is not None else ""
         epoch = manifest["best_epoch"]
         worth = f"{metric} {manifest[metric]:.4f}" if manifest["validated"] else "not validated, weights"

@@ -88,7 +88,7 @@ def earlier_pace(settings: Settings, resources: TrialResources) -> Pace | None:
         if same_shape(read_settings(folder), settings) and same_place(folder, settings):
             with suppress(InputError, OSError, KeyError, TypeError, ValueError):  # one that is damaged is none
                 sweep = Sweep(folder)
-                found = pace_of(sweep, resources)
+                found = pace_of(sweep, settings, resources)
                 if found is not None:
                     newer = measured and when > datetime.fromisoformat(sweep.manifest["created"])
                     return measured if newer else found
@@ -139,9 +139,21 @@ def same_place(folder: Path, settings: Settings) -> bool:
     return settings.hardware.name not in ("auto", "cpu") or recorded.get("host") == platform.node()
 
 
-def pace_of(sweep: Sweep, resources: TrialResources) -> Pace | None:
-    """The pace of a sweep whose trials had these resources each and were as many at once; None of too few epochs."""
-    trials = [trial for trial in sweep.trials if same_resources(trial, resources)]
+def same_work(trial: Trial, settings: Settings) -> bool:
+    """Whether a step of the trial is one of these settings: a point of its family may have changed model and batch."""
+    model, trainer = asdict(settings.model), {name: getattr(settings.trainer, name) for name in SAME["trainer"]}
+    sections = (("model", model), ("trainer", trainer))
+    return all(
+        trial.config.get(section, {}).get(name, value) == value
+        for section, own in sections
+        for name, value in own.items()
+    )
+
+
+def pace_of(sweep: Sweep, settings: Settings, resources: TrialResources) -> Pace | None:
+    """The pace of the trials of a sweep that are of this shape, had these resources each and were as many at once; None
+    of too few epochs."""
+    trials = [trial for trial in sweep.trials if same_resources(trial, resources) and same_work(trial, settings)]
     rows = [row for trial in trials for row in trial.history if is_finite(row.get("seconds_compute"))]
     if len(rows) < ENOUGH_EPOCHS or most_at_once(trials) not in (0, min(resources.slots, len(trials))):
         return None

@@ -128,8 +128,10 @@ def in_words(findings: Findings, trained: Sequence[Trial]) -> str:
         parts.append(f"{failed} failed.")
     best = findings.best
     if best is not None:
-        first = short(points(findings, best)[1][0], 3)
-        parts.append(f"The best, {best.name}, goes from {first} to {short(best.best[findings.sweep.metric], 3)}.")
+        scores = points(findings, best)[1]
+        first, last, at_best = short(scores[0], 3), short(scores[-1], 3), short(best.best[findings.sweep.metric], 3)
+        between = "" if at_best == last else f" over {at_best}, at epoch {best.best['epoch']},"
+        parts.append(f"The best, {best.name}, goes from {first}{between} to {last}.")
     return " ".join(parts)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from trainables.objective import number
 from tune_app.planning.epochs import rung_epochs
 from tune_app.reporting.page import Section, Table
 from tune_app.reporting.plots import BASELINE, color
@@ -19,7 +20,7 @@ from tune_app.results.finding import read_confirmation
 from tune_app.results.sweep import Sweep
 from tune_app.results.tables import counted as counted
 from tune_app.results.tables import in_words
-from tune_app.results.trial import Trial, is_finite, read_json
+from tune_app.results.trial import Trial, read_json
 from tune_app.settings.schema import grace_period
 
 PLAN = "plan.json"
@@ -96,8 +97,11 @@ class Findings:
         """The best score of a trial's first `epoch` epochs; NaN where it has trained fewer or has none."""
         if trial.epochs < epoch:
             return math.nan
-        values = [row[self.sweep.metric] for row in trial.history[:epoch] if is_finite(row.get(self.sweep.metric))]
-        return max(values, default=math.nan) if self.sweep.mode == "max" else min(values, default=math.nan)
+        objective = self.sweep.objective
+        best: Mapping[str, Any] | None = None
+        for row in trial.history[:epoch]:
+            best = row if objective.better(row, best) else best
+        return number(best or {}, objective.metric)
 
     @property
     def families(self) -> list[str]:

@@ -78,7 +78,8 @@ def verdict(findings: Findings) -> str:
     sweep, best = findings.sweep, findings.best
     assert best is not None
     lead = f"{best.name} leads with {findings.metric} {short(best.best[sweep.metric])} at epoch {best.best['epoch']}."
-    lead = sweep.nearest or lead
+    if sweep.nearest:
+        lead = f"{best.name} is the nearest to the bounds."
     noise = sweep.noise()
     if noise is None:
         return f"{lead} Nothing here says how much a second run would differ."

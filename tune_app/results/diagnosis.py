@@ -199,6 +199,8 @@ class Course:
 
     def _out_of_band(self, row: Row) -> str:
         """Evidence that every class that is there is predicted far too rarely, or far too often, or nothing."""
+        if _at_own_thresholds(row):
+            return ""
         ratios = [number(row, f"fg_pred/{name}") / number(row, TRUTH + name) for name in self._present(row)]
         band = self._settings.collapsed_band
         if not ratios or any(math.isnan(ratio) or 1 / band <= ratio <= band for ratio in ratios):
@@ -219,7 +221,7 @@ class Course:
         return f"{share:.0%} of the steps had no finite gradient, loss scale {scale:g}"
 
     def _dead_class(self, row: Row) -> str:
-        there, needed = self._present(row), self._settings.dead_epochs
+        there, needed = [] if _at_own_thresholds(row) else self._present(row), self._settings.dead_epochs
         dead = [name for name in there if self._streak(name, goes_on=number(row, f"fg_pred/{name}") == 0) >= needed]
         return f"{', '.join(dead)}: no voxel predicted for {needed} epochs, though there" if dead else ""
 
@@ -248,6 +250,11 @@ class Course:
         assert self._objective is not None
         won = f"{in_words(self._objective.metric)} has {'gained' if self._objective.mode == 'max' else 'fallen by'}"
         return f"{won} {gained:.4f} in {span} epochs, at a learning rate of {lr:.2g}"
+
+
+def _at_own_thresholds(row: Row) -> bool:
+    """Whether the objective reads figures at searched thresholds: then fg_pred, at ½, says little."""
+    return any(name.startswith("best_calibrated") for name in row)
 
 
 def _highest(values: Sequence[float]) -> float:

@@ -303,13 +303,13 @@ def about_calibration(sweep: Sweep) -> list[str]:
     lost = [c for c in found if not math.isfinite(c.calibrated_mean)]
     if lost and len(lost) == len(found):
         return [f"No calibrated Dice: {lost[0].notes}."]
+    chosen = "" if sweep.metric.startswith("calibrated") else ", which was chosen at 0.5"
     told = [
         "Calibrated: at a threshold per class, chosen on one half of the validation crops and scored on the other; the "
-        "leaderboard shows the best epoch, which was chosen at 0.5."
+        f"leaderboard shows the best epoch{chosen}."
     ]
-    told += (
-        [f"{counted(len(lost), 'trial')} without calibrated Dice, the first because {lost[0].notes}."] if lost else []
-    )
+    if lost:
+        told.append(f"{counted(len(lost), 'trial')} without calibrated Dice, the first because {lost[0].notes}.")
     partly = next((c.notes for c in found if c not in lost and c.notes), "")
     return told + ([f"Not calibrated, counted at 0.5: {partly}."] if partly else [])
 

@@ -166,7 +166,7 @@ class Sweep:
         """Where no trial keeps the bounds, a sentence that says so and names the nearest; else ""."""
         ranked = [trial for trial in self.trials if trial.best and not trial.failed]
         best = max(ranked, key=lambda trial: self.objective.key(trial.best), default=None)
-        if best is None or not best.violation:
+        if best is None or not best.violation or not self.validated:
             return ""
         return f"No trial keeps the bounds {self.objective.bounds}: the nearest is {best.name}, with {best.bounded}."
 

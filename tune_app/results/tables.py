@@ -36,7 +36,7 @@ LEAST_NAME, LEAST_SENTENCE = 16, 24
 """Characters that a column of names, or of sentences, is left."""
 GAP, PAPER_GAP = 2, 3
 COMMAND = re.compile(r"python -m \S+(?: [\w.+]+=\S+)*")
-FORMATS = {"minutes": ".1f", "threshold_gap": "+.4f", "gap": "+.4f"}
+FORMATS = {"minutes": ".1f", "threshold_gap": "+.4f", "gap": "+.4f", "violation": ".4g"}
 
 
 def cell(column: str, value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from search_spaces import ClassCounts, flatten, untuned
 from trainables.files import write_text
@@ -34,8 +34,10 @@ def tell(line: str) -> None:
     print(line if line.startswith(TO_COPY) else sentences(line, columns(), " " * 11))
 
 
-def announce(prepared: Prepared, session: RaySession, resources: TrialResources) -> None:
-    """What a person wants to know before the first trial."""
+def announce(
+    prepared: Prepared, session: RaySession, resources: TrialResources, *, given: Collection[str] = ()
+) -> None:
+    """What a person wants to know before the first trial. given: the keys of the command line."""
     settings = prepared.settings
     if prepared.phantom:
         tell("*** PHANTOM DATA: generated, for trying things out. Real data: data=cellmap data.root=PATH ***")
@@ -52,10 +54,12 @@ def announce(prepared: Prepared, session: RaySession, resources: TrialResources)
         tell(f"!! {NOT_VALIDATED} The weights of epoch {settings.trainer.keep_epoch} are kept")
     tell(f"sweep      {prepared.folder}")
     trainer = settings.trainer
+    batches = sorted({own.trainer.batch_size for own in prepared.sizes()})
+    batch = f"{batches[0]} to {batches[-1]}" if len(batches) > 1 else f"{batches[0]}"
     each = f", {trainer.accumulate} to an iteration" if trainer.accumulate > 1 else ""
     tell(
         f"search     {what}{searcher}, {counted(prepared.num_trials, 'trial')} of up to {trainer.epochs} × "
-        f"{counted(trainer.iterations_per_epoch, 'iteration')}, batch {trainer.batch_size}{each}; {stopping}"
+        f"{counted(trainer.iterations_per_epoch, 'iteration')}, batch {batch}{each}; {stopping}"
     )
     if settings.objective != ObjectiveSettings():
         order, bounds = settings.order, f", with {settings.order.bounds}" if settings.order.bounds else ""
@@ -63,7 +67,7 @@ def announce(prepared: Prepared, session: RaySession, resources: TrialResources)
     if prepared.baseline:
         tell(f"baseline   {_baseline_line(prepared)}")
     tell(f"classes    {classes_line(prepared.counts)}")
-    for line in [*announcement(prepared, session, resources), *_warnings(prepared)]:
+    for line in [*announcement(prepared, session, resources), *_warnings(prepared, given)]:
         tell(line)
     sys.stdout.flush()
 
@@ -98,7 +102,7 @@ def _baseline_line(prepared: Prepared) -> str:
     return f"{name}; ASHA does not stop it" if prepared.settings.early_stopping else name
 
 
-def _warnings(prepared: Prepared) -> Iterable[str]:
+def _warnings(prepared: Prepared, given: Collection[str]) -> Iterable[str]:
     settings = prepared.settings
     yield from (f"warning: {notice}" for notice in prepared.notices)
     if elsewhere := prepared.dataset.moved:
@@ -106,6 +110,10 @@ def _warnings(prepared: Prepared) -> Iterable[str]:
     for names in same_arms(planned_arms(settings, prepared.space), prepared.counts, prepared.window_voxels):
         once = "one arm, compared as one" if settings.listed else "only the first is tried"
         yield f"note: {', '.join(names)} come out as the same configuration: {once}"
+    trial = prepared.untuned.trial(prepared.counts) if prepared.space else {}
+    own = flatten({section: values for section, values in trial.items() if section != "loss"})
+    if unused := [key for key in own if key in given]:
+        yield f"note: {', '.join(unused)} is not used as given: family={settings.family} gives each trial its own"
     for name in left_out(settings):
         yield f"note: {name} is left out: it has weights for other classes than {', '.join(settings.outputs)}"
     if prepared.space and prepared.num_trials < settings.search.num_samples and not settings.listed:

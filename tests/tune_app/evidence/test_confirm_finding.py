@@ -147,7 +147,7 @@ def test_missing_and_failed_runs_are_told():
     found = find(table, attempted=attempted)
     assert [arm.replicates for arm in found.arms] == [5, 4, 4]
     assert [arm.failed for arm in found.arms] == [0, 1, 0]
-    assert any("ended without a score: b (1)" in caution for caution in found.cautions)
+    assert any("failed or were hopeless: b (1)" in caution for caution in found.cautions)
     assert found.winner == "a"
 
 

@@ -34,7 +34,8 @@ def earlier(
     (folder / "sweep.yaml").write_text(yaml.safe_dump(settings.as_dict()))
     edit(folder / "manifest.json", hardware={"host": host or platform.node()})
     for trial in (folder / "trials").iterdir():
-        edit(trial / "config.json", resources=RESOURCES.as_dict(), trainer=dataclasses.asdict(settings.trainer))
+        sections = {name: dataclasses.asdict(getattr(settings, name)) for name in ("model", "trainer")}
+        edit(trial / "config.json", resources=RESOURCES.as_dict(), **sections)
         rows = [json.loads(line) for line in (trial / "history.jsonl").read_text().splitlines()]
         for number, row in enumerate(rows):
             began = CREATED + 20 + 7 * number
@@ -89,6 +90,15 @@ def test_the_newer_of_sweep_and_measurement_counts(tmp_path: Path, settings: Set
     assert earlier_pace(settings, RESOURCES).source.startswith("measured on")
     earlier(tmp_path, settings, "new", created="2999-05-01T10:00:00+00:00")
     assert earlier_pace(settings, RESOURCES).source.startswith("sweep new")
+
+
+def test_trials_whose_point_changed_the_batch_are_of_another_shape(tmp_path: Path, settings: Settings) -> None:
+    folder = earlier(tmp_path, settings)
+    assert earlier_pace(settings, RESOURCES) is not None
+    trainer = dataclasses.asdict(settings.trainer)
+    for trial in (folder / "trials").iterdir():
+        edit(trial / "config.json", trainer=trainer | {"batch_size": 3 * trainer["batch_size"]})
+    assert earlier_pace(settings, RESOURCES) is None
 
 
 def test_a_damaged_measurement_is_none(tmp_path: Path, settings: Settings) -> None:

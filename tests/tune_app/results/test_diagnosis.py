@@ -142,6 +142,12 @@ def test_foreground_far_from_the_truth_in_every_class(predicted: float, collapse
     assert ("collapsed" in codes(rows)) == collapsed
 
 
+def test_what_is_predicted_at_half_says_nothing_where_thresholds_are_searched() -> None:
+    rows = [row(e, **every(0.0), best_calibrated_recall=0.5) for e in range(1, 9)]
+    assert codes(rows) == []
+    assert codes([{**r, **every(1e-6, "sigmoid/*/sd")} for r in rows]) == ["collapsed"], "the same everywhere"
+
+
 def test_foreground_predicted_everywhere_where_there_is_hardly_any() -> None:
     rows = [row(e, **every(0.9), **every(0.005, "fg_true")) for e in range(1, 4)]
     assert codes(rows) == ["collapsed"]

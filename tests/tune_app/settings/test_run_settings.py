@@ -224,7 +224,9 @@ def announced(monkeypatch, capsys, folder, *words):
     """What is printed before the first trial of a sweep."""
     monkeypatch.setattr("tune_app.sweep.prepare.open_packed", dataset_in_memory)
     monkeypatch.setattr("tune_app.sweep.announce.record_plan", lambda prepared, resources: "none")
-    announce(prepare(settings_of(*words), folder), RaySession("", ""), TrialResources(cpus=1, gpus=0, slots=1))
+    given = [word.split("=")[0] for word in words]
+    resources = TrialResources(cpus=1, gpus=0, slots=1)
+    announce(prepare(settings_of(*words), folder), RaySession("", ""), resources, given=given)
     return capsys.readouterr().out
 
 
@@ -246,6 +248,13 @@ def test_what_is_sought_is_said_beforehand_where_it_was_asked_for(monkeypatch, c
     one = announced(monkeypatch, capsys, tmp_path / "new", "family=seesaw", "objective.metric=dice/nuc")
     assert "\nobjective  the highest Dice nuc\n" in one
     assert "\nobjective" not in announced(monkeypatch, capsys, tmp_path / "new", "family=seesaw")
+
+
+def test_what_every_point_says_anew_is_told_not_to_be_used(monkeypatch, capsys, tmp_path):
+    said = announced(monkeypatch, capsys, tmp_path / "new", "family=optimiser", "trainer.batch_size=4")
+    assert "batch 8 to 32;" in " ".join(said.split())
+    assert "\nnote: trainer.batch_size is not used as given: family=optimiser gives each trial its own\n" in said
+    assert "is not used" not in announced(monkeypatch, capsys, tmp_path / "new", "family=seesaw", "trainer.lr=0.01")
 
 
 def test_what_is_said_beforehand_is_wrapped_in_a_narrow_terminal(monkeypatch, capsys, tmp_path):
@@ -275,7 +284,7 @@ def test_a_leaking_split_is_warned_of_and_stays_beside_the_leaderboard(monkeypat
 
     monkeypatch.setattr("tune_app.sweep.prepare.open_packed", leaking)
     prepared = prepare(settings_of("family=seesaw"), tmp_path / "new")
-    (told,) = [line for line in _warnings(prepared) if "LEAK" in line]
+    (told,) = [line for line in _warnings(prepared, ()) if "LEAK" in line]
     assert told.startswith("warning: LEAK: 100 % of the validation volume is training volume too (6 of 6 ")
     prepared.folder.mkdir()
     _write_folder(prepared)
