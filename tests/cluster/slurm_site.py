@@ -83,7 +83,7 @@ class Site:
 
     def open(self) -> None:
         self._bed("up")
-        self.until(lambda: "2" in self.login("sinfo", "-h", "-t", "idle", "-o", "%D", code=None), "two idle nodes", 60)
+        self.until(lambda: "2" in self.login("sinfo", "-h", "-t", "idle", "-o", "%D", code=None), "two idle nodes")
 
     def close(self) -> None:
         for process in self.started:

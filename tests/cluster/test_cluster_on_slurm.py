@@ -222,7 +222,7 @@ def test_a_job_is_submitted_followed_stopped_and_resumed(up: Site) -> None:
 def test_down_leaves_no_job_and_no_process(up: Site) -> None:
     assert "is down" in up.python("cluster", "down")
     assert up.jobs() == []
-    up.until(lambda: up.ray_pids(1) + up.ray_pids(2) == [], "Ray's processes to end", 30)
+    up.until(lambda: up.ray_pids(1) + up.ray_pids(2) == [], "Ray's processes to end")
     assert os.listdir(up.root / "t") == [], "nothing of Ray's stays on the nodes' disks"
     said = up.python("tune_app.run", "cluster=longleaf", code=2)
     assert "python -m cluster up nodes=0..2 hours=24" in said
