@@ -256,6 +256,8 @@ def effective_signature(loss: Mapping[str, Any], counts: ClassCounts, *, window_
     parts += [f"{name}={row}" for name, row in zip(("shift", "inference_shift"), rows[1:], strict=True) if any(row)]
     if rule.compensation_gate:
         parts.append(f"compensation(q={rule.compensation_exponent:g})")
+    if rule.cross_entropy:
+        parts.append(f"cross_entropy={rule.cross_entropy:g}")
     if rule.online and not neutral:
         parts.append(f"online {loss['name']} {sorted(loss['params'].items())}")
     return " ".join(parts)

@@ -32,7 +32,7 @@ from trainables.data import PackedBatch, PackedDataset, PatchSampler, augment, o
 from trainables.evaluation import ValidationRecord, Validator
 from trainables.hardware import CompileClock, Hardware, prepare_process, resolve
 from trainables.objective import Objective
-from trainables.optim import Optimisation
+from trainables.optim import Optimisation, sum_as_one
 from trainables.settings import TrainerSettings, TrialSettings, require
 from trainables.steps import (
     Forward,
@@ -67,8 +67,8 @@ class Engine:
     settings: data, model, trainer, hardware, task, objective. loss: {"name", "params"}. seed: decides the initial
     weights and the patches, so equal seeds pair trials. dataset: opened from settings.data when None. share: part of
     one GPU this trial owns, in (0, 1]. cpus: CPUs it asked for. rank, world: which of how many processes of the trial
-    this is. Each has its share of every batch, and `reduce` sums a tensor in place over all of them: sums, counts and
-    scores are then those of one process. Gradients are for whoever makes the processes to average.
+    this is. Each has its share of every batch, and `reduce` sums a tensor in place over all of them: losses, gradients,
+    counts and scores are then those of one process, whose batch it is.
     Raises SettingsError or DataError for what cannot be trained.
     """
 
@@ -114,12 +114,16 @@ class Engine:
         )
 
     def _build_steps(self) -> None:
-        """The two graphs of this engine. Every trial and family goes through them."""
+        """The graphs of this engine. Every trial and family goes through them: training and evaluation, and for a loss
+        over several batches or ranks the sums that it is made of."""
         task, loss = self.task, self.loss
         self.forward = forward = Forward(self.model, task, self.dataset.classes, self.hardware)
 
         def training_step(em: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             return loss.with_counts(*forward(em, labels))
+
+        def sums_step(em: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return loss.totals(*forward(em, labels))
 
         def evaluation_step(em: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             logits, target = forward(em, labels)
@@ -127,6 +131,7 @@ class Engine:
 
         compiled = can_compile(self.settings.trainer.compile)
         self.train_step = Step(training_step, compiled=compiled, cuda=self.hardware.cuda)
+        self.sums_step = Step(sums_step, compiled=compiled, cuda=self.hardware.cuda)
         self.evaluation_step = Step(evaluation_step, compiled=compiled, cuda=self.hardware.cuda)
         self.compile_clock = CompileClock(running=compiled)
 
@@ -175,6 +180,7 @@ class Engine:
         )
         self.record.reset()
         self.diagnosis = ""
+        self._step_patches = list[tuple[Tensor, Tensor]]()
 
     @property
     def validation(self) -> dict[str, np.ndarray]:
@@ -203,6 +209,8 @@ class Engine:
         if (swa_from := self.settings.trainer.swa_from) and self.epoch + 1 >= swa_from:
             seen = prepare_ahead(self._batches(), self._patches, self.hardware.device)
             self.optim.put_average(LogitsOf(self.forward), ((patches,) for patches in seen))
+        if self.world > 1:
+            self._agree()
         trained = self._now()
         self.model.eval()
         result = self.validator.run(self.evaluation_step, self.reduce)
@@ -261,18 +269,83 @@ class Engine:
     def train_on(self, em: Tensor, labels: Tensor, number: int) -> None:
         """Batch `number` on patches of the device: em uint8 (N, K, D, H, W), labels uint8 (N, P, D, H, W).
 
-        The last batch of a step updates the weights. What the graph returns is used up before the next call, as CUDA
+        The last batch of a step updates the weights. What a graph returns is used up before the next call, as CUDA
         graphs require.
         """
         trainer = self.settings.trainer
-        step, part = divmod(number, trainer.accumulate)
-        self.optim.optimizer.zero_grad(set_to_none=True)
-        loss, per_class, positive, known = self.train_step(em, labels)
-        self.optim.backward(loss, part, trainer.accumulate)
-        norm = self.optim.step(step, trainer) if part == trainer.accumulate - 1 else None
+        parts = trainer.accumulate
+        step, part = divmod(number, parts)
+        last = part == parts - 1
+        if parts > 1 and trainer.pool_accumulated:
+            self._step_patches.append((em, labels))
+            if not last:
+                return
+            loss, per_class = self._pooled_gradient(self._step_patches, number - part)
+            self._step_patches = []
+        elif self.world > 1:
+            loss, per_class = self._pooled_gradient([(em, labels)], number, part=part, parts=parts)
+        else:
+            self._begin_pass(number)
+            loss, per_class, positive, known = self.train_step(em, labels)
+            self.optim.backward(loss, part=part, parts=parts)
+            self.loss.accumulate_(positive, known)
+        if last and self.world > 1:
+            self.optim.sum_gradients(self.reduce)
+        norm = self.optim.step(step, trainer) if last else None
         self.sums.add_(loss.detach(), per_class, norm)
-        self.loss.accumulate_(positive, known)
-        self.loss.end_batch(None if self.world == 1 else self.reduce)
+        if last:
+            self.loss.end_batch(None if self.world == 1 else self.reduce)
+
+    def _pooled_gradient(
+        self, patches: list[tuple[Tensor, Tensor]], number: int, *, part: int = 0, parts: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Loss (0-d) and loss per class (C,) of all patches of all ranks together, and its gradient.
+
+        The loss depends on sums over voxels alone. So these are summed up, the loss is differentiated with respect to
+        them, and every batch goes through the network with that slope. Several batches go through it twice: their sums
+        must be known before the first gradient. number: that of the first batch. part, parts: the gradient is added to
+        that of the parts of the step before, divided by their number.
+        """
+        if len(patches) > 1:
+            pooled = torch.zeros(())
+            for index, (em, labels) in enumerate(patches):
+                self._begin_pass(number + index)
+                with torch.no_grad():
+                    sums = self.sums_step(em, labels)[0]
+                pooled = sums.clone() if index == 0 else pooled.add_(sums)
+            loss, per_class, slope = self._loss_of_sums(pooled)
+        for index, (em, labels) in enumerate(patches):
+            self._begin_pass(number + index)
+            sums, positive, known = self.sums_step(em, labels)
+            if len(patches) == 1:
+                loss, per_class, slope = self._loss_of_sums(sums.detach().clone())
+                self.optim.backward(sums, slope / parts, part=part, parts=parts)
+            else:
+                self.optim.backward(sums, slope, part=index, parts=len(patches))
+            self.loss.accumulate_(positive, known)
+        return loss, per_class
+
+    def _loss_of_sums(self, sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, loss per class, and the slope of the loss, from the sums (S, C) of all ranks."""
+        if self.world > 1:
+            self.reduce(sums)
+        sums.requires_grad_()
+        loss, per_class = self.loss.of_totals(sums)
+        (slope,) = torch.autograd.grad(loss, sums)
+        return loss, per_class, slope
+
+    def _begin_pass(self, number: int) -> None:
+        """Before batch `number` goes through the network, for the first or the second time.
+
+        Dropout is a pure function of the seed and the batch, too, and another one on each rank.
+        """
+        self.optim.optimizer.zero_grad(set_to_none=True)
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, number, self.rank]).generate_state(1)[0]))
+
+    def _agree(self) -> None:
+        """Give all ranks the mean of their running statistics (batch norm), and of weights that rounding has parted."""
+        floats = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
+        sum_as_one(floats, self.reduce, 1 / self.world)
 
     def _weights_are_finite(self) -> bool:
         """One sync: whether every weight and running statistic is finite."""

@@ -7,7 +7,7 @@ All is torch's. The learning rate is a pure function of the step, so nothing of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -68,6 +68,15 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * min(1.0, max(0.0, share))))
 
 
+@torch.no_grad()
+def sum_as_one(tensors: list[Tensor], reduce: Callable[[Tensor], object], scale: float = 1.0) -> None:
+    """Replace each tensor by `scale` times its sum over the ranks, in one message. reduce: sums one in place."""
+    whole = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    reduce(whole)
+    parts = whole.mul_(scale).split([tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors)])
+
+
 class Optimisation:
     """What trains a model with one trainer's settings. Between epochs the model holds the weights that are validated.
 
@@ -92,12 +101,17 @@ class Optimisation:
         self._held: list[Tensor] = []
         self.optimizer.zero_grad(set_to_none=True)
 
-    def backward(self, loss: Tensor, part: int = 0, parts: int = 1) -> None:
-        """Add the gradient of loss / parts to that of the parts before it; part 0 begins anew. No sync.
+    def backward(self, output: Tensor, slope: Tensor | None = None, *, part: int = 0, parts: int = 1) -> None:
+        """Add the gradient of slope · output (without a slope: output / parts) to that of the parts before it; part 0
+        begins anew. No sync.
 
-        The gradients in the parameters are to be None: freed before the forward pass, which needs the memory.
+        slope: as `output` is shaped; what follows is differentiated with respect to it. The gradients in the parameters
+        are to be None: freed before the forward pass, which needs the memory.
         """
-        self.scaler.scale(loss if parts == 1 else loss / parts).backward()
+        if slope is None:
+            self.scaler.scale(output if parts == 1 else output / parts).backward()
+        else:
+            output.backward(self.scaler.scale(slope))
         if parts == 1:
             return
         # A CUDA graph writes its gradients over those of the call before: they are summed up in memory of our own.
@@ -109,6 +123,10 @@ class Optimisation:
             torch._foreach_add_(self._held, gradients)
         for parameter, gradient in zip(trained, self._held):
             parameter.grad = gradient
+
+    def sum_gradients(self, reduce: Callable[[Tensor], object]) -> None:
+        """Add up the gradients of all ranks. reduce: sums a tensor in place over them."""
+        sum_as_one([p.grad for p in self.parameters if p.grad is not None], reduce)
 
     def step(self, step: int, trainer: TrainerSettings) -> Tensor:
         """Unscale, clip to norm trainer.clip_grad_norm (0: never), step; the norm before clipping, 0-d. No sync."""

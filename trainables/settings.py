@@ -152,7 +152,10 @@ class TrainerSettings:
     batch_size: int = 24
     """Patches per forward pass."""
     accumulate: int = 1
-    """Batches per optimiser step, whose gradients are averaged."""
+    """Batches per optimiser step."""
+    pool_accumulated: bool = True
+    """The loss of a step is that of all its batches together, as of one large batch, for a second forward pass of each;
+    false: the mean of their losses. Nothing with accumulate=1."""
     validation_batches: int = 20
     """Fixed validation batches of `batch_size` patches."""
     optimizer: str = "adamw"
@@ -191,9 +194,9 @@ class TrainerSettings:
     checkpoint_every: int = 1
     """Epochs between checkpoints; a restart repeats at most this many."""
     count_update_every: int = 50
-    """Batches between two updates of the count-based class weights; 50 is published."""
+    """Optimiser steps between two updates of the count-based class weights; 50 is published."""
     count_window: str = "50"
-    """Batches over which positives are averaged for class_balanced, or `all` for the published running total."""
+    """Optimiser steps over which positives are averaged for class_balanced; `all`: the published running total."""
 
     def __post_init__(self) -> None:
         counted, steps = f"[1, {MOST_STEPS}]", self.epochs * self.iterations_per_epoch

@@ -66,9 +66,11 @@ def test_sgd_is_torchs_with_its_momentum(nesterov: bool) -> None:
     assert type(make_optimizer([mine], TrainerSettings())) is torch.optim.AdamW
 
 
-def test_gradients_of_several_batches_are_averaged_before_one_step() -> None:
-    plain = {"optimizer": "sgd", "momentum": 0, "weight_decay": 0, "clip_grad_norm": 0, "schedule": "constant"}
-    engine = make("tversky", accumulate=3, **plain)
+PLAIN = {"optimizer": "sgd", "momentum": 0, "weight_decay": 0, "clip_grad_norm": 0, "schedule": "constant"}
+
+
+def test_losses_of_several_batches_can_be_averaged_before_one_step() -> None:
+    engine = make("tversky", accumulate=3, pool_accumulated=False, **PLAIN)
     start = [p.detach().clone() for p in engine.optim.parameters]
     batches = [engine._patches(engine.sampler.batch(number)) for number in range(3)]
     means = [torch.zeros_like(p) for p in start]
@@ -82,6 +84,53 @@ def test_gradients_of_several_batches_are_averaged_before_one_step() -> None:
     for parameter, before, mean in zip(engine.optim.parameters, start, means):
         torch.testing.assert_close(parameter, before - engine.settings.trainer.lr * mean)
     assert engine.sums.read()["skipped_share"] == 0
+
+
+INSTANCE = {"options": {"norm": "instance"}}
+
+
+@pytest.mark.parametrize("loss", ["seesaw", "tversky", "mixture"])
+def test_accumulated_batches_are_one_large_batch(loss: str) -> None:
+    """Loss, gradient and class counts, where every sample is normalised by itself: with batch norm only the loss of
+    what the network gives is that of the whole, which each part normalised by its own mean."""
+    params = {"name": "mixture", "params": {"cross_entropy": 0.5}} if loss == "mixture" else loss_of(loss)
+    engines = [
+        Engine(
+            tiny_settings(model=INSTANCE, trainer={"batch_size": size, "accumulate": parts, **PLAIN}),
+            params,
+            0,
+            dataset=tiny_dataset(tiny_settings().data),
+        )
+        for size, parts in ((6, 1), (2, 3))
+    ]
+    whole, divided = engines
+    em, labels = whole._patches(whole.sampler.batch(0))
+    whole.model.train()
+    divided.model.train()
+    whole.train_on(em, labels, 0)
+    for part in range(3):
+        divided.train_on(em[2 * part : 2 * part + 2], labels[2 * part : 2 * part + 2], part)
+    for mine, theirs in zip(divided.optim.parameters, whole.optim.parameters):
+        torch.testing.assert_close(mine, theirs)
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-6)
+    read = [engine.sums.read() for engine in engines]
+    assert read[1]["loss"] == pytest.approx(read[0]["loss"])
+    assert read[1]["per_class"] == pytest.approx(read[0]["per_class"], nan_ok=True)
+    for name in ("window_positive", "window_known", "num_batches"):
+        assert torch.equal(getattr(divided.loss, name), getattr(whole.loss, name))
+
+
+def test_dropout_drops_the_same_in_both_passes_and_after_a_resume() -> None:
+    """The loss and the slope of a step are of the same network, and nothing of it needs to be kept."""
+    engine = make("tversky", accumulate=2, **PLAIN)
+    seen = list[float]()
+    engine.model.register_forward_hook(lambda *_: seen.append(float(torch.rand(()))))
+    rows_of(engine, 1)
+    assert len(seen) == 2 * 2 * 3 + 3
+    for step in range(3):
+        first, second = seen[4 * step : 4 * step + 2], seen[4 * step + 2 : 4 * step + 4]
+        assert first == second
+    assert len({*seen[:12]}) == 6, "every batch has its own"
 
 
 def test_an_epoch_of_accumulated_steps_sees_that_many_batches() -> None:

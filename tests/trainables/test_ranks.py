@@ -16,8 +16,7 @@ from trainables.data import PatchSampler
 from trainables.engine import Engine
 from trainables.errors import SettingsError
 
-FROZEN = {"lr": 1e-30, "batch_size": 4, "weight_decay": 0}
-"""Gradients are not averaged here: with a rate of nothing both ranks keep the weights of one process."""
+TRAINER = {"batch_size": 4, "lr": 1e-3}
 
 
 class Ranks:
@@ -34,12 +33,12 @@ class Ranks:
         self.barrier.wait()
 
 
-def make(family: str, **ranks) -> Engine:
-    settings = tiny_settings(trainer=FROZEN)
+def make(family: str, *, norm: str = "instance", trainer: dict | None = None, **ranks) -> Engine:
+    settings = tiny_settings(model={"options": {"norm": norm}}, trainer=TRAINER | (trainer or {}))
     return Engine(settings, loss_of(family), 0, dataset=tiny_dataset(settings.data), **ranks)
 
 
-def both(family: str) -> list[tuple[dict, Engine]]:
+def both(family: str, **how) -> list[tuple[dict, Engine]]:
     """Row and engine of either rank after two epochs."""
     ranks = Ranks()
 
@@ -48,7 +47,7 @@ def both(family: str) -> list[tuple[dict, Engine]]:
         engine.run_epoch()
         return engine.run_epoch(), engine
 
-    engines = [make(family, rank=rank, world=2, reduce=lambda t, r=rank: ranks.reduce(r, t)) for rank in range(2)]
+    engines = [make(family, rank=r, world=2, reduce=lambda t, r=r: ranks.reduce(r, t), **how) for r in range(2)]
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(train, range(2)))
 
@@ -66,23 +65,38 @@ def test_the_shares_of_all_ranks_are_the_batch(world: int, sampling: str) -> Non
         assert all(torch.equal(part.draws[name], whole.draws[name][rank::world]) for name in whole.draws)
 
 
-def test_reduced_counts_and_scores_are_those_of_one_process() -> None:
-    """balanced_softmax: its shifts follow from the class counts, which the ranks must sum."""
-    alone = make("balanced_softmax")
+@pytest.mark.parametrize("trainer", [{}, {"accumulate": 2}, {"accumulate": 2, "pool_accumulated": False}], ids=str)
+@pytest.mark.parametrize("family", ["balanced_softmax", "seesaw"])
+def test_two_ranks_are_one_process_with_their_batch(family: str, trainer: dict) -> None:
+    """Rows, counts and weights, where every sample is normalised by itself. The shifts of balanced_softmax follow from
+    the class counts, which the ranks must sum."""
+    alone = make(family, trainer=trainer)
     alone.run_epoch()
     row = alone.run_epoch()
-    for found, engine in both("balanced_softmax"):
-        for name in ("positive_count", "known_count", "shift"):
+    for found, engine in both(family, trainer=trainer):
+        torch.testing.assert_close(weights_of(engine), weights_of(alone), rtol=1e-3, atol=1e-5)
+        for name in ("positive_count", "known_count", "shift", "weight"):
             assert torch.equal(getattr(engine.loss, name), getattr(alone.loss, name))
         assert float(alone.loss.positive_count.sum()) > 0
         for name in ("known", "epochs"):
             np.testing.assert_array_equal(engine.validation[name], alone.validation[name])
+        assert found.keys() == row.keys()
+        for name in ("loss", "val_loss", "grad_norm", "weight_growth", "lr", *(f"loss/{c}" for c in CLASSES)):
+            assert found[name] == pytest.approx(row[name], rel=1e-3)
         assert [found[f"support/{c}"] for c in CLASSES] == [row[f"support/{c}"] for c in CLASSES]
         assert len(engine.validator.batches) == 3, "of an odd number one rank has one more"
 
 
+def test_ranks_keep_the_same_running_statistics() -> None:
+    """Batch norm sees its own share on each rank; before every validation pass they share what they have seen."""
+    (_, first), (_, second) = both("tversky", norm="batch")
+    states = first.model.state_dict(), second.model.state_dict()
+    assert any("running_mean" in name for name in states[0])
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
 def test_a_validation_pass_over_the_same_weights_counts_the_same() -> None:
-    """Batch norm sees other batches on each rank, so the running statistics are set alike before the pass."""
     alone = make("tversky")
     alone.run_epoch()
     alone.model.eval()
@@ -103,4 +117,4 @@ def test_a_validation_pass_over_the_same_weights_counts_the_same() -> None:
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"trainer\.batch_size=4.*3 ranks.*multiple of 3"):
-        make("tversky", rank=0, world=3)
+        make("tversky", rank=0, world=3)  # of 4

@@ -1,7 +1,8 @@
 """Losses by name: `build` makes one, `reset` on it makes another in the same storage.
 
-Families: static, class_balanced, balanced_softmax, seesaw, tversky; all are per-class Tversky losses, and all but
-`tversky` use fp_weight 0.6 and fn_weight 0.4. One file per weighting rule; formulas in weights.py and tversky.py.
+Families: static, class_balanced, balanced_softmax, seesaw, tversky, mixture; all are per-class Tversky losses, the last
+with a share of cross-entropy, and all but the last two use fp_weight 0.6 and fn_weight 0.4. One file per weighting
+rule; formulas in weights.py and tversky.py.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from trainables.errors import SettingsError
 from trainables.losses.balanced_softmax import APPLY_AT, BalancedSoftmax
 from trainables.losses.class_balanced import ClassBalanced
+from trainables.losses.mixture import Mixture
 from trainables.losses.seesaw import Seesaw
 from trainables.losses.static import FreeTversky, Static
 from trainables.losses.weighted_tversky import WeightedTversky
@@ -26,6 +28,7 @@ RULES: dict[str, type[Rule]] = {
     "balanced_softmax": BalancedSoftmax,
     "seesaw": Seesaw,
     "tversky": FreeTversky,
+    "mixture": Mixture,
 }
 
 __all__ = [

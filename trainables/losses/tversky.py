@@ -1,4 +1,4 @@
-"""The per-class Tversky loss on partly annotated targets, as pure functions.
+"""The per-class Tversky loss and the cross-entropy beside it on partly annotated targets, as pure functions.
 
 Shapes: N batch, C classes, *S any number of space axes, V voxels of a plane (one class of one sample).
 Targets hold 0, 1, or NaN where not annotated (m = 0). Only `plane_sums` ever touches something of full size.
@@ -10,18 +10,23 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 EPSILON = 1e-6
 """Added to numerator and denominator of the Tversky index, in voxels."""
 
 
 class ClassSums(NamedTuple):
-    """Sums over annotated space, voxels: Σm·p, Σm·t, Σm·p·t and Σm; each (N, C), or (C,) over the batch too."""
+    """Sums over annotated space, voxels: Σm·p, Σm·t, Σm·p·t and Σm; each (N, C), or (C,) over the batch too.
+
+    cross_entropy: Σm·(−t·ln p − (1−t)·ln(1−p)), nats, where it was asked for.
+    """
 
     predicted: Tensor
     positive: Tensor
     overlap: Tensor
     known: Tensor
+    cross_entropy: Tensor | None = None
 
 
 def planes(x: Tensor) -> Tensor:
@@ -34,15 +39,17 @@ def planes(x: Tensor) -> Tensor:
 
 
 class PlaneSums(torch.autograd.Function):
-    """Σm·p, Σm·t, Σm·p·t and Σm of every plane, in one reading of logits and target; the gradient in a second.
+    """The `ClassSums` of every plane, in one reading of logits and target; the gradient in a second.
 
-    With g and h the gradients that arrive for Σm·p and Σm·p·t:  ∂/∂z = m · (g + h·t) · p · (1 − p). So nothing of full
-    size is kept but logits and target themselves, where automatic differentiation would keep p and masks.
+    With g, h and b the gradients that arrive for Σm·p, Σm·p·t and the cross-entropy:
+    ∂/∂z = m · ((g + h·t) · p · (1 − p) + b · (p − t)). So nothing of full size is kept but logits and target
+    themselves, where automatic differentiation would keep p and masks.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, shift: Tensor) -> tuple[Tensor, ...]:
-        """logits, target: (N, C, *S); shift: (C,). Four (N, C), in the dtype of the logits."""
+    def forward(ctx: Any, logits: Tensor, target: Tensor, shift: Tensor, cross_entropy: bool) -> tuple[Tensor, ...]:
+        """logits, target: (N, C, *S); shift: (C,). Four (N, C), or five with the cross-entropy, in the dtype of the
+        logits."""
         z, t = planes(logits), planes(target).to(logits.dtype)
         row_shift = shift.to(logits.dtype).expand(logits.shape[:2]).reshape(-1, 1)
         ctx.save_for_backward(z, t, row_shift)
@@ -50,33 +57,40 @@ class PlaneSums(torch.autograd.Function):
         known = t == t  # false for NaN; isnan does not vectorise on the CPU
         p = torch.where(known, torch.sigmoid(z + row_shift), 0.0)
         positive = torch.where(known, t, 0.0)
-        sums = tuple(x.sum(dim=1).view(logits.shape[:2]) for x in (p, positive, p * positive, known.to(z.dtype)))
+        summed = [p, positive, p * positive, known.to(z.dtype)]
+        if cross_entropy:
+            summed.append(torch.where(known, softplus(z + row_shift) - positive * (z + row_shift), 0.0))
+        sums = tuple(x.sum(dim=1).view(logits.shape[:2]) for x in summed)
         ctx.mark_non_differentiable(sums[1], sums[3])
         return sums
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         z, t, row_shift = ctx.saved_tensors
         # as_strided makes Inductor compute these per row instead of per voxel
-        g, h = (gradients[i].contiguous().as_strided((z.shape[0], 1), (1, 1)) for i in (0, 2))
+        g, h, *b = (x.contiguous().as_strided((z.shape[0], 1), (1, 1)) for x in (*gradients[0:3:2], *gradients[4:]))
         p = torch.sigmoid(z + row_shift)
+        slope = (g + h * t) * p * (1.0 - p)
+        if b:
+            slope = slope + b[0] * (p - t)
         # t != t and not the mask of the forward pass, which would then be kept in memory
-        return torch.where(t != t, 0.0, (g + h * t) * p * (1.0 - p)).view(ctx.shape), None, None
+        return torch.where(t != t, 0.0, slope).view(ctx.shape), None, None, None
 
 
-def plane_sums(logits: Tensor, target: Tensor, shift: Tensor) -> ClassSums:
+def plane_sums(logits: Tensor, target: Tensor, shift: Tensor, *, cross_entropy: bool = False) -> ClassSums:
     """Σmp, Σmt, Σmpt and Σm per sample and class, p = σ(logits + shift), (N, C), differentiable in the logits.
 
     logits: (N, C, *S), float32 or float64, also the dtype of the sums. target: (N, C, *S), NaN = not annotated.
-    shift: (C,), added to the logits. Σmt and Σm are exact below 2**24 voxels per sample. NaN leaves by `where`: neither
-    value nor gradient ever sees 0·NaN, whatever the logits are where nothing is annotated.
+    shift: (C,), added to the logits. cross_entropy: whether to sum that, too. Σmt and Σm are exact below 2**24 voxels
+    per sample. NaN leaves by `where`: neither value nor gradient ever sees 0·NaN, whatever the logits are where nothing
+    is annotated.
     """
-    return ClassSums(*PlaneSums.apply(logits, target, shift))
+    return ClassSums(*PlaneSums.apply(logits, target, shift, cross_entropy))
 
 
 def over_batch(sums: ClassSums) -> ClassSums:
     """(N, C) to (C,)."""
-    return ClassSums(*(x.sum(dim=0) for x in sums))
+    return ClassSums(*(x.sum(dim=0) for x in sums if x is not None))
 
 
 def voxel_counts(sums: ClassSums) -> tuple[Tensor, Tensor]:

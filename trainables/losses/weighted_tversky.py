@@ -1,4 +1,5 @@
-"""The loss of every family: per-class Tversky with class weights, logit shifts and compensation held in buffers.
+"""The loss of every family: per-class Tversky with class weights, logit shifts and compensation held in buffers, and
+beside it a share of cross-entropy.
 
 Shapes: N batch, C classes, *S any number of space axes.
 """
@@ -25,6 +26,7 @@ from trainables.losses.tversky import (
 from trainables.losses.weighting import Counts, Factors, Rule
 
 MakeRule = Callable[[str, Mapping[str, Any]], Rule]
+SCALARS = ("fp_weight", "fn_weight", "compensation_gate", "compensation_exponent", "cross_entropy")
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[Any]:
@@ -41,6 +43,9 @@ def without_autocast(device_type: str) -> AbstractContextManager[Any]:
 class WeightedTversky(nn.Module):
     """loss = mean over annotated classes of weight_c · compensation_c · (1 − Tversky_c(σ(z + shift_c))).
 
+    With a share λ = cross_entropy > 0 it is (1 − λ) times that and λ times the mean binary cross-entropy of
+    σ(z + shift_c) over all annotated voxels of all classes.
+
     Every number is a buffer of the same name and shape for every family: one compiled graph serves them all, `reset`
     rewrites the buffers in place, and a state_dict is the whole state (name, parameters and counts included).
     Made by `trainables.losses.build`. Per batch: `forward`, `count` and `accumulate_`, `end_batch`.
@@ -53,6 +58,7 @@ class WeightedTversky(nn.Module):
     fn_weight: Tensor
     compensation_gate: Tensor
     compensation_exponent: Tensor
+    cross_entropy: Tensor
     positive_count: Tensor
     known_count: Tensor
     average_positive: Tensor
@@ -68,7 +74,7 @@ class WeightedTversky(nn.Module):
         self._make_rule = make_rule
         for name in ("weight", "shift", "inference_shift"):
             self.register_buffer(name, torch.zeros(num_classes))
-        for name in ("fp_weight", "fn_weight", "compensation_gate", "compensation_exponent"):
+        for name in SCALARS:
             self.register_buffer(name, torch.zeros(()))
         for name in (
             "positive_count",
@@ -88,23 +94,38 @@ class WeightedTversky(nn.Module):
         batch leaves the mean and has per_class NaN (accumulate with nansum and a count of its own); a batch with no
         annotated voxel has loss 0 and zero gradient. Changes no state; compiles with fullgraph=True, dynamic=False.
         """
-        return self._values(self._plane_sums(logits, target))
+        return self._values(over_batch(self._plane_sums(logits, target)))
 
     def with_counts(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(loss, per_class, positive, known): `forward` and `count` in one reading of the target, for training."""
         sums = self._plane_sums(logits, target)
-        return *self._values(sums), *voxel_counts(sums)
+        return *self._values(over_batch(sums)), *voxel_counts(sums)
+
+    def totals(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(sums, positive, known) of a batch: sums (S, C) float32, differentiable, is all that the loss depends on.
+
+        Sums of several batches, or of the shares of several processes, add up to those of one large batch, of which
+        `of_totals` makes the loss.
+        """
+        sums = self._plane_sums(logits, target)
+        return torch.stack([x for x in over_batch(sums) if x is not None]), *voxel_counts(sums)
+
+    def of_totals(self, sums: Tensor) -> tuple[Tensor, Tensor]:
+        """(loss, per_class) as `forward` has them, from sums (S, C)."""
+        return self._values(ClassSums(*sums))
 
     def _plane_sums(self, logits: Tensor, target: Tensor) -> ClassSums:
         with without_autocast(logits.device.type):
-            return plane_sums(logits.float(), target, self.shift)
+            return plane_sums(logits.float(), target, self.shift, cross_entropy=self._with_cross_entropy)
 
-    def _values(self, sums: ClassSums) -> tuple[Tensor, Tensor]:
-        """(loss, per_class) from sums (N, C) in float32; nothing here is of full size or touched by autocast."""
-        totals = over_batch(sums)
+    def _values(self, totals: ClassSums) -> tuple[Tensor, Tensor]:
+        """(loss, per_class) from sums (C,) in float32; nothing here is of full size or touched by autocast."""
         losses = 1.0 - tversky_index(totals, self.fp_weight, self.fn_weight)
         factor = self.weight * compensation(totals, self.compensation_gate, self.compensation_exponent)
         loss = mean_over_annotated(factor * losses, totals.known)
+        if totals.cross_entropy is not None:
+            mean = totals.cross_entropy.sum() / totals.known.sum().clamp_min(1.0)
+            loss = loss.lerp(mean, self.cross_entropy)
         return loss, torch.where(totals.known > 0, losses, torch.nan).detach()
 
     @staticmethod
@@ -154,6 +175,10 @@ class WeightedTversky(nn.Module):
             return Counts(self.average_positive * batches, self.average_known * batches)
         return Counts(self.positive_count, self.known_count)
 
+    def _take(self, rule: Rule) -> None:
+        """A compiled step has one graph for losses with the cross-entropy and one for those without, and keeps both."""
+        self._rule, self._with_cross_entropy = rule, rule.cross_entropy > 0
+
     @torch.no_grad()
     def _set_factors(self, factors: Factors) -> None:
         for name, value in factors._asdict().items():
@@ -174,13 +199,14 @@ class WeightedTversky(nn.Module):
         Raises SettingsError for an unknown family or parameter; then nothing has changed.
         """
         rule = self._make_rule(name, params)
-        self.name, self.params, self._rule = name, dict(params), rule
+        self.name, self.params = name, dict(params)
+        self._take(rule)
         self.count_update_every = count_update_every or self.count_update_every
         self.count_window = count_window or self.count_window
         for buffer in self.buffers():
             buffer.zero_()
         self._batches = 0
-        for field in ("fp_weight", "fn_weight", "compensation_gate", "compensation_exponent"):
+        for field in SCALARS:
             getattr(self, field).fill_(getattr(rule, field))
         self._set_factors(rule.factors(Counts(self.positive_count, self.known_count)))
 
@@ -195,12 +221,13 @@ class WeightedTversky(nn.Module):
 
     def set_extra_state(self, state: Any) -> None:
         """Become the loss that was saved, whatever family this one was."""
-        self._rule = self._make_rule(state["name"], state["params"])
+        self._take(self._make_rule(state["name"], state["params"]))
         self.name, self.params = state["name"], dict(state["params"])
         self.count_update_every, self.count_window = state["count_update_every"], state["count_window"]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As nn.Module's, in place; also restores the family, its parameters and the position in the window."""
-        result = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        earlier = {"cross_entropy": torch.zeros(())}  # not in the states of earlier versions
+        result = super().load_state_dict(earlier | dict(state_dict), strict=strict, assign=assign)
         self._batches = int(self.num_batches)
         return result

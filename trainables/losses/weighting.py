@@ -53,6 +53,8 @@ class Rule:
     fn_weight: float = PUBLISHED_FN_WEIGHT
     compensation_gate: float = 0.0
     compensation_exponent: float = 1.0
+    cross_entropy: float = 0.0
+    """Share λ of the binary cross-entropy in the loss, in [0, 1]; the rest is Tversky."""
 
     online: ClassVar[bool] = False
     windowed: ClassVar[bool] = False

@@ -59,5 +59,5 @@ def count_window_voxels(settings: Settings, dataset: PackedDataset) -> float:
     _, known = expected_voxels(dataset, "train", settings.data.sampling, learnt)
     known = known[[dataset.classes.index(name) for name in learnt]]
     whole = trainer.epochs * trainer.iterations_per_epoch
-    batches = whole if trainer.count_window == "all" else int(trainer.count_window)
-    return float(known.mean()) * trainer.batch_size * batches
+    steps = whole if trainer.count_window == "all" else int(trainer.count_window)
+    return float(known.mean()) * trainer.batch_size * trainer.accumulate * steps

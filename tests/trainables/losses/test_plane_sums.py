@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 from torch._functorch.partitioners import min_cut_rematerialization_partition
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from trainables.losses import WeightedTversky, build
 from trainables.losses.tversky import count_voxels, over_batch, plane_sums, voxel_counts
@@ -31,11 +32,12 @@ def make_batch(shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor, T
 
 
 def plain_sums(logits: Tensor, target: Tensor, shift: Tensor) -> list[Tensor]:
-    """The definition in float64, left to automatic differentiation: four (N, C)."""
+    """The definition in float64, left to automatic differentiation: five (N, C)."""
     z = logits.double() + shift.double().view(1, -1, *(1,) * (logits.ndim - 2))
     known = ~target.isnan()
     m, t = known.double(), torch.where(known, target.double(), 0.0)
-    return [x.flatten(2).sum(dim=2) for x in (m * z.sigmoid(), t, t * z.sigmoid(), m)]
+    entropy = m * binary_cross_entropy_with_logits(z, t, reduction="none")
+    return [x.flatten(2).sum(dim=2) for x in (m * z.sigmoid(), t, t * z.sigmoid(), m, entropy)]
 
 
 def seesaw() -> WeightedTversky:
@@ -45,16 +47,18 @@ def seesaw() -> WeightedTversky:
     return loss
 
 
+@pytest.mark.parametrize("cross_entropy", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_sums_and_gradient_equal_the_definition(shape: tuple[int, ...]) -> None:
+def test_sums_and_gradient_equal_the_definition(shape: tuple[int, ...], cross_entropy: bool) -> None:
     logits, target, shift = make_batch(shape)
     ours, plain = logits.clone().requires_grad_(), logits.double().requires_grad_()
-    sums, expected = plane_sums(ours, target, shift), plain_sums(plain, target, shift)
-    for got, wanted in zip(sums, expected, strict=True):
-        torch.testing.assert_close(got.double(), wanted, rtol=1e-6, atol=1e-6)
-    factors = torch.randn(2, *shape[:2], generator=torch.Generator().manual_seed(1))
-    (factors[0] * sums.predicted + factors[1] * sums.overlap).sum().backward()
-    (factors[0] * expected[0] + factors[1] * expected[2]).sum().backward()
+    sums = plane_sums(ours, target, shift, cross_entropy=cross_entropy)
+    got, wanted = [x for x in sums if x is not None], plain_sums(plain, target, shift)[: 5 if cross_entropy else 4]
+    for mine, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=1e-5)
+    factors = torch.randn(3, *shape[:2], generator=torch.Generator().manual_seed(1))
+    for ones in (got, wanted):
+        sum((f * x).sum() for f, x in zip(factors, ones[0::2])).backward()
     torch.testing.assert_close(ours.grad.double(), plain.grad, rtol=1e-5, atol=1e-7)
     assert not sums.positive.requires_grad
     assert not sums.known.requires_grad

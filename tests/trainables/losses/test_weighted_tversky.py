@@ -26,6 +26,7 @@ PARAMS = {
     "balanced_softmax": {"tau": 1.5, "apply_at": "inference"},
     "seesaw": {"p": 0.8, "q": 2.0},
     "tversky": {"fp_weight": 0.3},
+    "mixture": {"cross_entropy": 0.3, "tau": 1.0},
 }
 
 
@@ -117,6 +118,50 @@ def test_apply_at_decides_sign_and_place_of_the_shift(apply_at: str, shift_sign:
     assert loss.shift.tolist() == pytest.approx([shift_sign * s for s in expected], rel=1e-5)
     assert loss.inference_shift.tolist() == pytest.approx([inference_sign * s for s in expected], rel=1e-5)
     assert loss.weight.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_mixture_is_cross_entropy_at_one_end_and_dice_at_the_other() -> None:
+    (target,), logits = targets(1), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    known = ~target.isnan()
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits[known], target[known])
+    dice = build("tversky", {"fp_weight": 0.5}, CLASSES)(logits, target)[0]
+    for share in (0.0, 0.4, 1.0):
+        mixed = build("mixture", {"cross_entropy": share}, CLASSES)(logits, target)[0]
+        torch.testing.assert_close(mixed, share * entropy + (1 - share) * dice)
+    nothing = torch.full_like(target, math.nan)
+    assert float(build("mixture", {"cross_entropy": 1.0}, CLASSES)(logits, nothing)[0]) == 0
+
+
+def test_a_mixture_adjusts_logits_as_balanced_softmax() -> None:
+    params = {"tau": 1.0, "frequency": "share"}
+    plain = build("balanced_softmax", params, CLASSES, count_update_every=1)
+    mixed = build("mixture", params | {"cross_entropy": 0, "fp_weight": 0.6, "fn_weight": 0.4}, CLASSES)
+    mixed.count_update_every = 1
+    assert train(mixed, targets(2)) == train(plain, targets(2))
+    logits = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(mixed(logits, targets(1)[0])[0], plain(logits, targets(1)[0])[0])
+
+
+@pytest.mark.parametrize("name", sorted(PARAMS))
+def test_totals_of_parts_make_the_loss_of_the_whole(name: str) -> None:
+    """Value and gradient: sums add up over batches and processes, the loss is made of the sum."""
+    loss = build(name, PARAMS[name], CLASSES, count_update_every=1)
+    train(loss, targets(1))
+    whole = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    target = torch.cat(targets(3, seed=4))
+    value, per_class = loss(whole, target)
+    parts = [whole.detach()[i : i + 2].requires_grad_() for i in (0, 2, 4)]
+    totals = [loss.totals(part, target[i : i + 2]) for part, i in zip(parts, (0, 2, 4))]
+    pooled = sum(sums for sums, _, _ in totals).detach().requires_grad_()
+    mine, mine_per_class = loss.of_totals(pooled)
+    torch.testing.assert_close((mine, mine_per_class), (value, per_class))
+    (slope,) = torch.autograd.grad(mine, pooled)
+    for sums, _, _ in totals:
+        sums.backward(slope)
+    (gradient,) = torch.autograd.grad(value, whole)
+    torch.testing.assert_close(torch.cat([part.grad for part in parts]), gradient)
+    counts = torch.stack([sum(c[i] for c in totals) for i in (1, 2)])
+    assert torch.equal(counts, torch.stack(loss.count(target)))
 
 
 def test_frequency_share_undoes_unequal_annotation() -> None:
@@ -214,8 +259,13 @@ def test_one_compiled_graph_serves_all_families_and_equals_eager() -> None:
             loss.accumulate_(positive, known)
             loss.end_batch()
         values.append(value.item())
-    assert counter.frame_count == 1
+        graphs = counter.frame_count
+        assert graphs == (2 if name == "mixture" else 1), "the cross-entropy is a sum more"
     assert len(set(values)) == len(PARAMS)
+    for name in ("seesaw", "mixture"):
+        loss.reset(name, PARAMS[name])
+        compiled(logits, target)
+    assert counter.frame_count == graphs, "both are kept"
 
 
 @pytest.mark.slow
