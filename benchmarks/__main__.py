@@ -34,6 +34,7 @@ NAMES = (
     "confirmation",
     "scale",
     "memory",
+    "workers",
 )
 """In the order of the table. `gpu_step` is run by hand where there is a GPU."""
 

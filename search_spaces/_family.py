@@ -78,6 +78,12 @@ class Family:
     """Enters the space only when asked for (`space.NAME=…`); keys may be patterns."""
     searched: Callable[[Point], dict[str, Any] | None] = lambda point: dict(point)
     """A preset point in the coordinates of `space`, or None where it has none there."""
+    in_all: bool = True
+    """Whether `family=all` searches it, too, where it is one of losses."""
+    label: Callable[[Point], str] | None = None
+    """A short name of a point, for folders and tables; None: its values with their names."""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    """Axes that a choice of the command line fixes: {"network": "model"} where `model=NAME` means network NAME."""
     preset_classes: Mapping[str, Collection[str]] = field(default_factory=dict)
     """Presets that give each class a weight by its name, and those classes: of use for no others."""
 
@@ -165,8 +171,8 @@ def untuned(family: str) -> Preset:
 
 
 def loss_families() -> dict[str, Family]:
-    """Those whose points are losses and nothing else: what `all` searches."""
-    return {name: family for name, family in families().items() if family.settings is None}
+    """Those whose points are losses and nothing else, and that `all` searches."""
+    return {name: family for name, family in families().items() if family.settings is None and family.in_all}
 
 
 def all_families_space() -> Space:

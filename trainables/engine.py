@@ -182,6 +182,11 @@ class Engine:
         self.diagnosis = ""
         self._step_patches = list[tuple[Tensor, Tensor]]()
 
+    def park(self) -> None:
+        """Let go of all but the network and its graphs: a fresh engine begins with `reset`."""
+        del self.optim, self.sampler
+        self.record.reset()
+
     @property
     def validation(self) -> dict[str, np.ndarray]:
         """The arrays of validation.npz up to the present epoch."""

@@ -4,6 +4,7 @@ TrainablesError            root; its message is one sentence for the person at t
   SettingsError            a setting outside its range (also a ValueError)
   DataError                data on disk that cannot be used as asked
   CheckpointError          a checkpoint that cannot be read
+  WorkerError              a process of a trial of several was lost
 """
 
 
@@ -21,3 +22,7 @@ class DataError(TrainablesError):
 
 class CheckpointError(TrainablesError):
     """A checkpoint that is missing, cut short, or belongs to another configuration."""
+
+
+class WorkerError(TrainablesError):
+    """A process of a trial that has several was lost or failed: the trial goes on from its checkpoint, elsewhere."""

@@ -82,6 +82,7 @@ class Batches(Sequence[PackedBatch]):
 
     def __init__(self, patches: ValidationSet, slot: Tensor) -> None:
         self._patches, self._slot = patches, slot
+        self.batch_size = patches.batch_size
 
     def __len__(self) -> int:
         return len(self._patches)

@@ -9,7 +9,7 @@ A figure is a name as in the rows, such as `val_loss` or `precision/nuc`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -30,6 +30,10 @@ class Default(Protocol):
 
     @property
     def mode(self) -> str: ...
+
+
+OUT_OF_PATIENCE = "out of patience"
+"""What the last row of a trial says under `stopped` where it ended by itself before its last epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +128,21 @@ class Objective:
         """Whether `row` takes the place of `best`, the best one so far (None: there is none). NaN and ties do not."""
         key = self.key(row)
         return key[0] and (best is None or key > self.key(best))
+
+
+def waited(rows: Iterable[Row], objective: Objective, min_delta: float) -> int:
+    """Epochs since a row was last better than all before by more than min_delta, or kept the bounds better."""
+    best: Row | None = None
+    waiting = 0
+    for row in rows:
+        waiting += 1
+        if best is None or objective.violation(row) < objective.violation(best):
+            enough = objective.better(row, best)
+        else:
+            enough = objective.better(row, best) and objective.score(row) - objective.score(best) > min_delta
+        if enough:
+            best, waiting = row, 0
+    return waiting
 
 
 def setting(side: str, figure: str) -> str:

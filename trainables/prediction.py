@@ -30,11 +30,11 @@ class PredictionPictures:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         batches = engine.validator.batches
-        limit = min(MAX_PATCHES, engine.settings.trainer.batch_size)
+        limit = min(MAX_PATCHES, batches.batch_size)
         counts = [engine.task.shown(batch, engine.dataset.classes) for batch in batches]
         shown = choose(counts, [batch.crop.tolist() for batch in batches], limit)
         self.num_shown = len(shown)
-        self._batch = gather(batches, shown, engine.settings.trainer.batch_size)
+        self._batch = gather(batches, shown, batches.batch_size)
 
     def arrays(self, folder: Path) -> dict[str, NDArray]:
         """What the task shows of each patch; crops (M,), classes (C,), best_epoch.

@@ -77,6 +77,11 @@ class DataSettings:
     """Target voxel size z, y, x in nanometres."""
     patch: list[int] = field(default_factory=lambda: [1, 256, 256])
     """Patch size z, y, x in target voxels; z = 1 is 2D."""
+    validation_patch: list[int] = field(default_factory=list)
+    """Boxes z, y, x that are validated on, tiled by patches, so that networks of different patches see the same voxels;
+    empty: trainer.validation_batches of patches."""
+    validation_boxes: int = 0
+    """Number of these boxes."""
     sampling: str = "crop"
     """crop: every training crop equally likely. volume: by its volume. class_aware: rare classes first (a treatment
     of its own: it confounds a comparison of loss weightings)."""
@@ -119,6 +124,19 @@ class DataSettings:
                 "three positive numbers z, y, x are needed",
                 f"Write data.{name}=[1,64,64]",
             )
+        if self.validation_patch:
+            box, patch = self.validation_patch, ",".join(map(str, self.patch))
+            rule = f"three sides are needed, multiples of those of data.patch=[{patch}]"
+            fits = len(box) == 3 and all(b > 0 and b % p == 0 for b, p in zip(box, self.patch))
+            require(fits, "data.validation_patch", box, rule, f"For example [{patch}]")
+        require(
+            bool(self.validation_patch) == bool(self.validation_boxes),
+            "data.validation_boxes",
+            self.validation_boxes,
+            f"goes with data.validation_patch={self.validation_patch}: both or none",
+            "For example data.validation_patch=[32,256,256] data.validation_boxes=32",
+        )
+        require_in(self, "data.", validation_boxes=f"[0, {MOST_STEPS}]")
         require_in(
             self, "data.", validation_fraction="(0, 1)", split_seed=f"[0, {MOST_SEED}]", rotate_degrees="[0, 180]"
         )
@@ -191,6 +209,10 @@ class TrainerSettings:
     """torch.compile the training and the evaluation step."""
     keep_epoch: int = 0
     """Epoch whose weights are kept; 0: the best one by the objective. `final=` sets it."""
+    patience: int = 0
+    """Epochs without a better figure after which a trial ends by itself; 0: never."""
+    min_delta: float = 0.0
+    """By how much a figure must be better to count for that."""
     checkpoint_every: int = 1
     """Epochs between checkpoints; a restart repeats at most this many."""
     count_update_every: int = 50
@@ -211,6 +233,8 @@ class TrainerSettings:
             checkpoint_every=counted,
             count_update_every=counted,
             plateau_patience=f"[0, {MOST_STEPS}]",
+            patience=f"[0, {MOST_STEPS}]",
+            min_delta="[0, inf]",
             plateau_factor="(0, 1)",
             momentum="[0, 1)",
             lr="(0, inf]",

@@ -79,6 +79,8 @@ class Step:
     """
 
     def __init__(self, function: Callable[..., Any], *, compiled: bool, cuda: bool) -> None:
+        if compiled:  # graphs are kept by code object, a few of each: a copy of its own is not reckoned with others'
+            function.__code__ = function.__code__.replace()
         self.eager = function
         self.cuda = cuda
         self.compiled = compiled

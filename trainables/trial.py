@@ -10,7 +10,6 @@ incomplete, the trial's folder is Ray's working directory, and Ray's checkpoints
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -27,11 +26,12 @@ from ray._raylet import setproctitle  # type: ignore[attr-defined]
 from trainables import checkpoint
 from trainables.engine import Engine, Row
 from trainables.errors import CheckpointError, TrainablesError
-from trainables.objective import Objective
+from trainables.objective import OUT_OF_PATIENCE, Objective, waited
 from trainables.prediction import PREDICTION, PredictionPictures
 from trainables.settings import TrialSettings, trial_settings
 from trainables.tasks import get_task, short
 from trainables.trial_folder import TrialFolder
+from trainables.workers import Workers, num_workers
 
 logger = logging.getLogger(__name__)
 
@@ -44,14 +44,14 @@ IDENTITY = ("data", "model", "trainer", "task", "objective")
 FREE_SETTINGS = ("root", "split_file", "cache_dir", "compile", "checkpoint_every")
 """Data and trainer settings that may change between the two: they do not change what is trained."""
 
-RESOURCES = {"cpus_per_trial": 1, "gpus_per_trial": 0}
+RESOURCES = {"cpus_per_trial": 1, "gpus_per_trial": 0, "workers_per_trial": 0}
 """Of a trial that says nothing of them."""
 
 
 class SegmentationTrial(tune.Trainable):
     """Trains config["loss"] on config["data"] for config["trainer"]["epochs"] epochs; one `step` is one epoch."""
 
-    _engine: Engine | None = None
+    _workers: Workers | None = None
     _from_ray: checkpoint.Loaded | None = None
     """What Ray has given to go on from, where its checkpoints are the truth."""
     _pictures: PredictionPictures | None = None
@@ -71,7 +71,19 @@ class SegmentationTrial(tune.Trainable):
         self._close_folder()
         self._from_ray, self._own = None, "run" in config
         self._trial = config = config if self._own else _completed(config, self.logdir)
-        self._engine_for(_settings(config), config)
+        taken, settings = config["resources"], _settings(config)
+        if self._workers is None:
+            cuda = torch.cuda.is_available() and settings.hardware.device != "cpu"
+            self._workers = Workers(taken, cuda=cuda)
+        share, cores = min(1.0, taken["gpus_per_trial"]) or 1.0, max(1, int(taken["cpus_per_trial"]))
+        if self._engine is None or not self._engine.fits(settings, share=share, cpus=cores):
+            self._pictures = None  # they hold their engine
+        self._workers.prepare(settings, config["loss"], config["seed"], share, cores)
+
+    @property
+    def _engine(self) -> Engine | None:
+        """That of rank 0; None before the first trial and after the last."""
+        return self._workers.engine if self._workers else None
 
     def _open_folder(self) -> None:
         """Take up what the trial's folder holds.
@@ -100,28 +112,6 @@ class SegmentationTrial(tune.Trainable):
         self._reported = folder.last_reported() if self._own else engine.epoch
         self._pictured = -PICTURE_EVERY
 
-    def _engine_for(self, settings: TrialSettings, config: Mapping[str, Any]) -> Engine:
-        """The engine, reset in place where it fits the settings, else built anew in this process."""
-        gpus, cpus = config["resources"]["gpus_per_trial"], config["resources"]["cpus_per_trial"]
-        share, cores = min(1.0, gpus) or 1.0, max(1, int(cpus))
-        if self._engine is not None and self._engine.fits(settings, share=share, cpus=cores):
-            self._engine.reset(config["loss"], config["seed"], settings.trainer, settings.objective)
-        else:
-            self._drop_engine()
-            self._engine = Engine(settings, config["loss"], config["seed"], share=share, cpus=cores)
-        return self._engine
-
-    def _drop_engine(self) -> None:
-        """Free the old engine's memory and graphs before the next one is built."""
-        if self._engine is None:
-            return
-        compiled, self._engine, self._pictures = self._engine.train_step.compiled, None, None
-        gc.collect()
-        if compiled:
-            torch.compiler.reset()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
     def _take_up(self, engine: Engine, folder: TrialFolder) -> None:
         """Go on from the folder's checkpoint; without a usable one start at epoch 0, and say so where one was lost."""
         try:
@@ -135,7 +125,8 @@ class SegmentationTrial(tune.Trainable):
         if found.warning:
             logger.warning("%s", found.warning)
         _require_same(found, identity(self._trial), engine.dataset.fingerprint)
-        engine.load_state_dict(found.state["engine"])
+        assert self._workers is not None
+        self._workers.load_state_dict(found.state["engine"])
         folder.start(found.state["history"], engine.validation)
         logger.info("Going on after epoch %d, from %s", engine.epoch, found.path)
 
@@ -160,11 +151,15 @@ class SegmentationTrial(tune.Trainable):
 
     def _train(self) -> Row:
         """One epoch, written to the folder before Ray hears of it."""
-        assert self._folder is not None
-        assert self._engine is not None
-        engine, folder = self._engine, self._folder
+        workers, engine, folder = self._workers, self._engine, self._folder
+        assert workers is not None
+        assert engine is not None
+        assert folder is not None
         times = {"time_setup": self._time_setup, "time_started": time.time()}
-        row = engine.run_epoch(None if folder.history else folder.note_step) | times | {"time_ended": time.time()}
+        row = workers.run_epoch(None if folder.history else folder.note_step) | times | {"time_ended": time.time()}
+        trainer = engine.settings.trainer
+        if trainer.patience and waited([*folder.history, row], engine.objective, trainer.min_delta) >= trainer.patience:
+            row["stopped"] = OUT_OF_PATIENCE
         folder.append(row)
         folder.write_validation(engine.validation)
         if row["epoch"] == engine.kept_epoch:
@@ -182,6 +177,8 @@ class SegmentationTrial(tune.Trainable):
                 self._pictured = row["epoch"]
         if self._own and (self._ends(row) or row["epoch"] % engine.settings.trainer.checkpoint_every == 0):
             folder.save(self._state())
+        ending = f", diagnosis {row['diagnosis']}" if row["diagnosis"] else ""
+        ending = f", {row['stopped']}" if "stopped" in row else ending
         best = f"best {short(row[f'best_{engine.objective.metric}'])} at {row['best_epoch']}"
         logger.info(
             "epoch %d/%d: %s, loss %.4f, %s, %.1f s%s",
@@ -191,7 +188,7 @@ class SegmentationTrial(tune.Trainable):
             row["loss"],
             best,
             row["seconds_epoch"],
-            f", diagnosis {row['diagnosis']}" if row["diagnosis"] else "",
+            ending,
         )
         return row
 
@@ -200,7 +197,7 @@ class SegmentationTrial(tune.Trainable):
         return {"engine": self._engine.state_dict(), "identity": identity(self._trial)}
 
     def _ends(self, row: Row) -> bool:
-        return bool(row["epoch"] >= self._trial["trainer"]["epochs"] or row["diagnosis"])
+        return bool(row["epoch"] >= self._trial["trainer"]["epochs"] or row["diagnosis"] or row.get("stopped"))
 
     def _finished(self) -> bool:
         assert self._folder is not None
@@ -228,7 +225,9 @@ class SegmentationTrial(tune.Trainable):
     def cleanup(self) -> None:
         """Let go of the log, the graphs and the device."""
         self._close_folder()
-        self._drop_engine()
+        if self._workers is not None:
+            self._workers.stop()
+            self._workers = None
 
     def _close_folder(self) -> None:
         if self._folder is not None:
@@ -251,10 +250,11 @@ class SegmentationTrial(tune.Trainable):
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        """One bundle: resources.cpus_per_trial CPUs and resources.gpus_per_trial GPUs (fractions share a card)."""
+        """A bundle per worker, all on one node: resources.cpus_per_trial CPUs and a GPU each, or a fraction of one."""
         taken = RESOURCES | config.get("resources", {})
-        cpus, gpus = taken["cpus_per_trial"], taken["gpus_per_trial"]
-        return tune.PlacementGroupFactory([{"CPU": cpus} | ({"GPU": gpus} if gpus else {})])
+        workers, gpus = num_workers(taken), min(1, taken["gpus_per_trial"])
+        bundle = {"CPU": taken["cpus_per_trial"]} | ({"GPU": gpus} if gpus else {})
+        return tune.PlacementGroupFactory([bundle] * workers, strategy="PACK" if workers == 1 else "STRICT_PACK")
 
     def __repr__(self) -> str:
         # Ray reads it once, when the actor starts; a reused actor would go on bearing its first trial's name.

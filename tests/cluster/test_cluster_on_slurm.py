@@ -81,7 +81,12 @@ def test_what_slurm_or_the_cluster_would_refuse_is_one_sentence(up: Site) -> Non
     refused = {
         ("cluster", *UP, yaml): "this cluster has a head already",
         ("cluster", *UP, yaml, "name=other", "partition=l50-gpu"): "there is no such partition",
-        ("tune_app.run", "family=seesaw", "cluster=longleaf", "resources.gpus_per_trial=8"): "one card at most",
+        (
+            "tune_app.run",
+            "family=seesaw",
+            "cluster=longleaf",
+            "resources.gpus_per_trial=8",
+        ): "8 workers, all on one node",
         ("tune_app.run", "family=seesaw", "cluster=longleaf", "name=huge", *HUGE): "no node can hold such a trial",
     }
     for (module, *words), sentence in refused.items():

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from trainables.errors import SettingsError
-from trainables.objective import Objective
+from trainables.objective import Objective, waited
 
 
 @dataclass
@@ -84,3 +84,27 @@ def test_the_order_is_total_and_better_follows_it_for_both_modes() -> None:
 def test_an_invalid_objective_is_refused(section: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=r"^objective"):
         Objective.from_config(section, Loss())
+
+
+@pytest.mark.parametrize(
+    ("scores", "min_delta", "epochs"),
+    [
+        ([], 0.0, 0),
+        ([0.1], 0.0, 0),
+        ([0.1, 0.2, 0.2, 0.1], 0.0, 2),
+        ([0.5, 0.50005, 0.5001, 0.5002], 1e-3, 3),
+        ([0.5, 0.5004, 0.5008, 0.502], 1e-3, 0),
+        ([math.nan, 0.1, math.nan, 0.2], 0.0, 0),
+    ],
+)
+def test_patience_counts_from_the_last_epoch_that_was_enough_better(scores, min_delta, epochs) -> None:
+    """Many small steps count together: each is compared with the last one that counted."""
+    rows = [{"score": score} for score in scores]
+    assert waited(rows, Objective(metric="score"), min_delta) == epochs
+    turned = [{"score": -score} for score in scores]
+    assert waited(turned, Objective(metric="score", mode="min"), min_delta) == epochs
+
+
+def test_patience_counts_a_bound_that_is_kept_better() -> None:
+    rows = [{"score": 0.5, "precision": p} for p in (0.1, 0.2, 0.3, 0.3)]
+    assert waited(rows, Objective(metric="score", at_least={"precision": 0.9}), 0.1) == 1

@@ -563,3 +563,21 @@ def test_a_trial_of_its_own_asks_for_the_resources_of_its_config_or_one_cpu():
     assert SegmentationTrial.default_resource_request({}).bundles == [{"CPU": 1}]
     config = {"resources": {"cpus_per_trial": 2, "gpus_per_trial": 0.5}}
     assert SegmentationTrial.default_resource_request(config).bundles == [{"CPU": 2, "GPU": 0.5}]
+
+
+def test_a_trial_ends_by_itself_when_it_is_out_of_patience_also_after_a_resume(start, tmp_path):
+    """With a step that is never enough the first epoch stays the last one that counted."""
+    patient = {"epochs": 9, "patience": 3, "min_delta": 1.0}
+    whole = run(start("whole", trainer=patient))
+    assert [(row["epoch"], row["done"], row.get("stopped")) for row in whole] == [
+        (1, False, None),
+        (2, False, None),
+        (3, False, None),
+        (4, True, "out of patience"),
+    ]
+    first = start("cut", trainer=patient)
+    report(tmp_path / "cut", run(first, 2))
+    first.cleanup()
+    rest = run(start("cut", trainer=patient))
+    assert same(rest, whole[2:])
+    assert (tmp_path / "cut" / PREDICTION).is_file()

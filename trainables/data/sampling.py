@@ -6,6 +6,7 @@ voxels of the crop's target grid, z y x; a negative start lies before the crop's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -230,6 +231,7 @@ class ValidationSet:
 
     def __init__(self, dataset: PackedDataset, batches: list[tuple[NDArray[np.int64], Position]], size: Position):
         self._dataset, self._batches, self._size = dataset, batches, size
+        self.batch_size = len(batches[0][0])
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -243,14 +245,23 @@ def validation_set(dataset: PackedDataset, *, batch_size: int, num_batches: int,
     """Fixed patches of the validation crops, patch-sized, not augmented: the same for every trial of a sweep.
 
     Stratified: the crops take turns (each appears ⌊n/K⌋ or one more times), and every class with positive voxels on
-    the validation side has some in the set, as far as n ≥ the number of such classes. Raises DataError without crops.
+    the validation side has some in the set, as far as n ≥ the number of such classes. With data.validation_patch these
+    are boxes of that size, which do not depend on the patch; they are tiled by patches, in as many batches as it takes,
+    each of the largest size up to `batch_size` that divides their number. Raises DataError without crops.
     """
     rng = np.random.default_rng([VALIDATION_STREAM, seed])
-    members = side_members(dataset, "validate")
-    num_patches = batch_size * num_batches
-    patch = np.array(dataset.settings.patch, dtype=np.int64)
-    required = _class_patches(rng, dataset, members, patch)[:num_patches]
-    picks = required + _turns(rng, dataset, members, [m for m, _ in required], num_patches, patch)
+    members, settings = side_members(dataset, "validate"), dataset.settings
+    patch = np.array(settings.patch, dtype=np.int64)
+    box = np.array(settings.validation_patch or patch, dtype=np.int64)
+    num_boxes = settings.validation_boxes or batch_size * num_batches
+    required = _class_patches(rng, dataset, members, box)[:num_boxes]
+    picks = required + _turns(rng, dataset, members, [m for m, _ in required], num_boxes, box)
+    tiles = np.stack(np.meshgrid(*map(np.arange, box // patch), indexing="ij"), axis=-1).reshape(-1, 3) * patch
+    picks = [(member, start + tile) for member, start in picks for tile in tiles]
+    num_patches = len(picks)
+    if settings.validation_patch:
+        least = math.ceil(num_patches / batch_size)
+        num_batches = next(n for n in range(least, num_patches + 1) if num_patches % n == 0)
     chosen = np.split(rng.permutation(num_patches), num_batches)
     batches = [(np.array([picks[i][0] for i in order]), np.stack([picks[i][1] for i in order])) for order in chosen]
     return ValidationSet(dataset, batches, patch)

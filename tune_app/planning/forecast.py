@@ -153,7 +153,8 @@ def devices_of(own: Settings, settings: Settings, resources: TrialResources) -> 
     """GPUs of a trial, or its CPUs where it takes no GPU. resources: those of a trial with the sweep's settings."""
     asked, usual = own.resources, settings.resources
     gpus = resources.gpus if asked.gpus_per_trial == usual.gpus_per_trial else asked.gpus_per_trial
-    return gpus or (resources.cpus if asked.cpus_per_trial == usual.cpus_per_trial else asked.cpus_per_trial) or 0.0
+    cpus = resources.cpus if asked.cpus_per_trial == usual.cpus_per_trial else asked.cpus_per_trial
+    return gpus or (cpus or 0.0) * (asked.workers_per_trial or 1)
 
 
 def mean_range(ranges: Sequence[Range]) -> Range | None:

@@ -35,13 +35,18 @@ class TrialResources:
     """What one trial takes, and how many fit at once."""
 
     cpus: float
+    """Of each of its workers."""
     gpus: float
+    """Of all of them."""
     slots: int
     promised: bool = False
     """Whether an autoscaler brings nodes when trials wait; slots are then those of all that it may bring."""
+    workers: int = 0
+    """As the settings say; 0: one per GPU, one at least."""
 
     def as_dict(self) -> dict[str, float]:
-        return {"cpus_per_trial": self.cpus, "gpus_per_trial": self.gpus}
+        told = {"workers_per_trial": self.workers} if self.workers else {}
+        return {"cpus_per_trial": self.cpus, "gpus_per_trial": self.gpus, **told}
 
 
 @dataclass(frozen=True)
@@ -255,20 +260,25 @@ def trial_resources(
     nodes = _node_resources() if nodes is None else nodes
     cards = max(sum(node.get("GPU", 0) for node in some) for some in (nodes, promised))
     asked = settings.resources
-    gpus = asked.gpus_per_trial if asked.gpus_per_trial is not None else (0.5 if cards else 0.0)
+    several = asked.workers_per_trial if asked.workers_per_trial > 1 else 0
+    gpus = asked.gpus_per_trial if asked.gpus_per_trial is not None else float(several or 0.5 if cards else 0)
     at_once = min(filter(None, (trials, asked.max_concurrent)), default=0)
     gpus = spread(gpus, at_once, cards) if at_once else gpus
     cpus = asked.cpus_per_trial if asked.cpus_per_trial is not None else _default_cpus(nodes + promised, gpus)
-    slots = max(sum(_fitting(node, cpus, gpus) for node in some) for some in (nodes, promised))
+    workers = asked.workers_per_trial or max(1, int(gpus))
+    each, batch = f"each of the trial's {workers} workers needs the same share of it", settings.trainer.batch_size
+    require(batch % workers == 0, "trainer.batch_size", batch, each, f"Use a multiple of {workers}")
+    slots = max(sum(_fitting(node, cpus * workers, gpus) for node in some) for some in (nodes, promised))
     if slots == 0:
-        raise InputError(_does_not_fit(cpus, gpus, nodes + promised))
+        raise InputError(_does_not_fit(cpus, gpus, workers, nodes + promised))
     if settings.hardware.device == "cuda" and not gpus:
         raise InputError(
             f"hardware.device=cuda resources.gpus_per_trial=0: the cluster has {cards:g} GPUs and a trial takes none. "
             "Use hardware=cpu, or give resources.gpus_per_trial=0.5 where there is a GPU"
         )
     slots = min(filter(None, (slots, asked.max_concurrent)))
-    return TrialResources(cpus=cpus, gpus=gpus, slots=slots, promised=bool(promised))
+    told = asked.workers_per_trial
+    return TrialResources(cpus=cpus, gpus=gpus, slots=slots, promised=bool(promised), workers=told)
 
 
 def spread(gpus: float, trials: int, cards: float) -> float:
@@ -303,7 +313,7 @@ def _default_cpus(nodes: list[dict[str, float]], gpus: float) -> float:
     if not gpus:
         return 1.0
     per_card = [node.get("CPU", 1) / node["GPU"] for node in nodes if node.get("GPU")]
-    return float(max(1, min(4, int(min(per_card, default=4) * gpus))))
+    return float(max(1, min(4, int(min(per_card, default=4) * min(1, gpus)))))
 
 
 def _fitting(node: dict[str, float], cpus: float, gpus: float) -> int:
@@ -315,12 +325,14 @@ def _fitting(node: dict[str, float], cpus: float, gpus: float) -> int:
     return min(by_cpu, by_gpu)
 
 
-def _does_not_fit(cpus: float, gpus: float, nodes: list[dict[str, float]]) -> str:
+def _does_not_fit(cpus: float, gpus: float, workers: int, nodes: list[dict[str, float]]) -> str:
     largest_gpu = max((node.get("GPU", 0) for node in nodes), default=0)
     largest_cpu = max((node.get("CPU", 0) for node in nodes), default=0)
+    several = f" ({workers} workers, all on one node)" if workers > 1 else ""
     return (
-        f"resources.gpus_per_trial={gpus:g} resources.cpus_per_trial={cpus:g}: no node can hold such a trial; the "
-        f"largest has {largest_gpu:g} GPUs, {largest_cpu:g} CPUs. Ask for less; resources.gpus_per_trial=0 uses the CPU"
+        f"resources.gpus_per_trial={gpus:g} resources.cpus_per_trial={cpus:g}{several}: no node can hold such a trial; "
+        f"the largest has {largest_gpu:g} GPUs, {largest_cpu:g} CPUs. Ask for less; resources.gpus_per_trial=0 uses "
+        "the CPU"
     )
 
 

@@ -188,7 +188,8 @@ class Trial:
 def devices_of(trial: Trial) -> float:
     """GPUs of a trial, or its CPUs where it has none."""
     resources = trial.config.get("resources", {})
-    return float(resources.get("gpus_per_trial") or resources.get("cpus_per_trial") or 1)
+    cpus = (resources.get("cpus_per_trial") or 1) * (resources.get("workers_per_trial") or 1)
+    return float(resources.get("gpus_per_trial") or cpus)
 
 
 def device_hours(trial: Trial) -> float:
@@ -350,12 +351,12 @@ def _reason(
     judged_by: DiagnosisSettings,
     objective: Objective,
 ) -> str:
-    """Why a trial failed, in one line; "" for any other.
+    """Why a trial failed, or ended by itself before its last epoch, in one line; "" for any other.
 
     Ray's error.txt outlives a recovery, so status decides.
     """
     if not status.startswith("failed"):
-        return ""
+        return str(attrs.get("reason") or "") if status == "finished" else ""
     found = hopeless(history, judged_by) if status.removeprefix("failed: ") in HOPELESS else None
     if found:
         return str(found)

@@ -61,6 +61,8 @@ class Arm:
         """Short name for folders and tables, for example seesaw_p0.8_q2."""
         if self.name or self.preset:
             return self.name or self.preset
+        if self.family != "all" and (label := get_family(self.family).label):
+            return label(self.point)[:80]
         parts = [f"{name.rsplit('.', 1)[-1]}{_word(v)}" for name, v in sorted(self.point.items()) if name != "family"]
         return "_".join([self.own_family, *parts])[:80]
 

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ray.tune.search import Searcher
 
 from search_spaces import ClassCounts, Parameter, Sections
-from trainables.objective import Objective
+from trainables.objective import OUT_OF_PATIENCE, Objective
 from tune_app.search.arms import Arm, all_arms
 from tune_app.search.study import propose, recorded, trial_of
 
@@ -191,14 +191,16 @@ def folder_name(number: int, label: str) -> str:
 
 
 def verdict(result: Mapping[str, Any], error: bool, metric: str, epochs: int) -> tuple[TrialState, float | None, str]:
-    """What the study is told of an ended trial: state, value (best epoch, only where complete), reason of a failure."""
+    """What the study is told of an ended trial: state, value (best epoch, only where complete), and the reason of a
+    failure or of an end of its own before the last epoch, which is no early stop: more epochs would not be better."""
     if error or "epoch" not in result:
         return TrialState.FAIL, None, "error"
     if result.get("diagnosis") == "nan" or not math.isfinite(result.get(metric, math.nan)):
         return TrialState.FAIL, None, "nan"
-    if result["epoch"] < epochs:
+    stopped = result.get("stopped", "")
+    if result["epoch"] < epochs and stopped != OUT_OF_PATIENCE:
         return TrialState.PRUNED, None, ""
-    return TrialState.COMPLETE, float(result.get(f"best_{metric}", result[metric])), ""
+    return TrialState.COMPLETE, float(result.get(f"best_{metric}", result[metric])), stopped
 
 
 def report(study: optuna.Study, number: int, result: Mapping[str, Any], objective: Objective) -> None:

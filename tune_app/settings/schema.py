@@ -85,9 +85,12 @@ class ResourceSettings:
     """What one trial takes, and what a machine started by us offers."""
 
     cpus_per_trial: float | None = None
-    """CPUs per trial; empty: 1 without GPUs, else up to 4."""
+    """CPUs per trial, and where it has several workers of each of them; empty: 1 without GPUs, else up to 4."""
     gpus_per_trial: float | None = None
-    """GPUs per trial, a fraction up to 1 shares a card; empty: 0.5 where the cluster has GPUs, else 0."""
+    """GPUs per trial: a fraction shares a card, 2 and more are cards of one node with a worker each; empty: 0.5 where
+    the cluster has GPUs, else 0."""
+    workers_per_trial: int = 0
+    """Processes of a trial, which share every batch, each with a GPU where there are GPUs; 0: as many as GPUs."""
     max_concurrent: int = 0
     """Trials at once at most; 0: as many as fit."""
     max_failures: int = 2
@@ -102,6 +105,7 @@ class ResourceSettings:
             self,
             "resources.",
             cpus_per_trial="(0, inf]",
+            workers_per_trial="[0, 64]",
             num_cpus="[0, inf]",
             num_gpus="[-1, inf]",
             max_concurrent="[0, inf]",
@@ -115,12 +119,13 @@ class ResourceSettings:
             "a fraction in [0, 1] or a whole number",
             "Use 0.5",
         )
+        cards = int(gpus or 0)
         require(
-            gpus is None or gpus <= 1,
-            "resources.gpus_per_trial",
-            gpus,
-            "one trial trains on one card at most in this version",
-            "Use 0.5 or 1",
+            self.workers_per_trial in (0, max(1, cards)) or not gpus,
+            "resources.workers_per_trial",
+            self.workers_per_trial,
+            f"with resources.gpus_per_trial={gpus or 0:g} every worker has a card of its own",
+            f"Leave it out, or give resources.gpus_per_trial={self.workers_per_trial}, or 0 for workers on CPUs",
         )
 
 
@@ -310,11 +315,11 @@ class Settings:
 VARIED: dict[str, tuple[str, ...]] = {
     "model": tuple(ModelSettings.__annotations__),
     "trainer": tuple(name for name in TrainerSettings.__annotations__ if name not in ("epochs", "keep_epoch")),
-    "data": ("sampling", "mirror", "transpose", "rotate_degrees"),
-    "resources": ("cpus_per_trial", "gpus_per_trial"),
+    "data": ("sampling", "mirror", "transpose", "rotate_degrees", "patch"),
+    "resources": ("cpus_per_trial", "gpus_per_trial", "workers_per_trial"),
 }
-"""What may differ between the trials of one sweep. The budget, the classes, the crops and the shape of a patch may not:
-scores and curves would not be comparable."""
+"""What may differ between the trials of one sweep. The budget, the classes and the crops may not: scores and curves
+would not be comparable. Patches of different sizes see the same voxels where data.validation_patch says which."""
 
 
 def laid_over(settings: Settings, trial: Sections) -> Settings:

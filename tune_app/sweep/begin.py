@@ -102,7 +102,8 @@ def of_final(composed: Composed[Settings]) -> Settings:
     ]
     if None in epochs:
         raise InputError(f"final={given}: does not say which epoch was the best. Export it again")
-    fixed = {"data.train_on": "all", "trainer.keep_epoch": round(statistics.median(epochs))}
+    kept = round(statistics.median(epochs))
+    fixed = {"data.train_on": "all", "trainer.keep_epoch": kept, "trainer.patience": 0}
     settings = dataclasses.replace(composed.settings, trial=str(path), final="")
     return with_exported(dataclasses.replace(composed, settings=settings), fixed)
 

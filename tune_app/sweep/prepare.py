@@ -101,8 +101,9 @@ def prepare(
         extended=extended,
     )
     for own in prepared.sizes():  # a preset that does not fit the data is refused before anything starts
-        if own.model != settings.model:
+        if (own.model, own.data.patch) != (settings.model, settings.data.patch):
             refuse_impossible_model(own)
+            open_packed(own.data)  # once, before the trials would all wait for the first of them to pack it
     return prepared
 
 

@@ -244,6 +244,8 @@ class Display(Callback):
         verdict = self.watch.verdicts.get(trial.config["run"]["name"], "") if self.watch else ""
         row = trial.last_result or {}
         state = "finished" if row.get("epoch", 0) >= self.progress.epochs else "stopped early"
+        if row.get("stopped"):
+            state = f"finished, {row['stopped']},"
         if row.get("diagnosis"):
             state = f"failed: {row['diagnosis']}"
         self._end(trial, f"failed: {verdict}" if verdict and state == "stopped early" else state)

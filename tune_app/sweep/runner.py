@@ -10,7 +10,7 @@ import contextlib
 import functools
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,8 +63,9 @@ def run_sweep(prepared: Prepared, announce: SweepListener | None = None) -> Outc
     with ray_session(prepared.settings) as session, interrupts(), quiet(prepared.settings.verbose):
         resources = trial_resources(prepared.settings, trials=prepared.num_trials)
         for own in prepared.sizes():  # InputError where one of them fits nowhere
-            if own.resources != prepared.settings.resources:
-                trial_resources(own, trials=prepared.num_trials)
+            if (own.resources, own.trainer) != (prepared.settings.resources, prepared.settings.trainer):
+                smaller = trial_resources(own, trials=prepared.num_trials)
+                resources = replace(resources, slots=max(resources.slots, smaller.slots))
         if prepared.settings.cluster.remote:
             refuse_local_folder(prepared.folder)
         with locked(prepared.folder), space_in(prepared.folder, resume_command(prepared.folder)):

@@ -13,7 +13,7 @@ import torch
 from trainables.data import PackedCrop, PackedDataset, PatchSampler, expand_labels, validation_set
 from trainables.data.expand import class_masks, pack_class, packed_bytes
 from trainables.data.sampling import cut
-from trainables.errors import DataError
+from trainables.errors import DataError, SettingsError
 from trainables.settings import DataSettings
 
 CLASSES = ("nuc", "pm", "golgi_mem")
@@ -187,11 +187,11 @@ def test_side_without_crops_is_an_error(dataset):
         PatchSampler(dataset, side="test", batch_size=1, seed=0)
 
 
-def stratified() -> PackedDataset:
+def stratified(**settings) -> PackedDataset:
     """Five validation crops; golgi_mem is one voxel of one of them, pm only in another."""
     crops = [make_crop(f"v/{n}", "validate", {0: spot(at=(slice(None), slice(0, 20)))}) for n in range(3)]
     crops += [make_crop("v/3", "validate", {1: spot(at=(2, 30, 30))}), make_crop("t/0", "train", {0: spot()})]
-    return make_dataset([*crops, make_crop("v/4", "validate", {2: spot(at=(3, 0, 49)), 0: spot()})])
+    return make_dataset([*crops, make_crop("v/4", "validate", {2: spot(at=(3, 0, 49)), 0: spot()})], **settings)
 
 
 def test_validation_set_is_fixed_and_stratified():
@@ -204,6 +204,42 @@ def test_validation_set_is_fixed_and_stratified():
     turns = Counter(torch.cat([b.crop for b in batches]).tolist())
     assert set(turns) == {0, 1, 2, 3, 5}
     assert set(turns.values()) <= {2, 3}
+
+
+def test_validation_boxes_are_the_same_voxels_for_patches_of_any_size():
+    """Slices and blocks of the same boxes: voxels annotated and positive, and what is in them, crop by crop."""
+    boxes = {"validation_patch": [4, 16, 16], "validation_boxes": 6}
+    found = []
+    for patch, batch_size, shape in (([1, 16, 16], 8, (3, 8)), ([4, 16, 16], 4, (2, 3)), ([2, 8, 8], 7, (8, 6))):
+        dataset = stratified(patch=patch, **boxes)
+        patches = validation_set(dataset, batch_size=batch_size, num_batches=99, seed=0)
+        assert (len(patches), patches.batch_size) == shape
+        voxels = {}
+        for batch in patches:
+            targets = expand_labels(batch.labels, len(dataset.classes))
+            for crop, target, em in zip(batch.crop.tolist(), targets, batch.em):
+                sums = [*(target == 1).sum(dim=(1, 2, 3)).tolist(), *(target == 0).sum(dim=(1, 2, 3)).tolist()]
+                sums.append(int(em[0][~target[0].isnan()].sum()))
+                voxels[crop] = np.add(voxels.get(crop, 0), sums)
+        found.append(voxels)
+    assert found[0].keys() == found[1].keys() == found[2].keys()
+    for crop, sums in found[0].items():
+        assert (sums == found[1][crop]).all()
+        assert (sums == found[2][crop]).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"validation_patch": [4, 16, 24], "validation_boxes": 1}, r"validation_patch=\[4, 16, 24\]: three sides"),
+        ({"validation_patch": [4, 16], "validation_boxes": 1}, r"multiples of those of data\.patch=\[1,16,16\]"),
+        ({"validation_patch": [4, 16, 16]}, r"validation_boxes=0: goes with"),
+        ({"validation_boxes": 3}, r"validation_boxes=3: goes with"),
+    ],
+)
+def test_validation_boxes_that_patches_cannot_tile_are_refused(given, said):
+    with pytest.raises(SettingsError, match=said):
+        make_dataset([], **given)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -14,6 +14,7 @@ import pytest
 from filelock import FileLock
 from planned import settings_of
 
+from trainables.errors import SettingsError
 from tune_app.errors import InputError
 from tune_app.ray_adapters import session as ray_session
 from tune_app.ray_adapters.session import (
@@ -57,6 +58,7 @@ def cluster(monkeypatch):
         ([WORKSTATION], ["resources.cpus_per_trial=16"], 16, 0.5, 1),
         ([LAPTOP, WORKSTATION, WORKSTATION], [], 4, 0.5, 8),
         ([LAPTOP], ["resources.cpus_per_trial=0.5"], 0.5, 0, 8),
+        ([WORKSTATION, WORKSTATION], ["resources.gpus_per_trial=2"], 4, 2, 2),
     ],
 )
 def test_trials_that_fit(cluster, nodes, words, cpus, gpus, slots):
@@ -72,6 +74,8 @@ def test_trials_that_fit(cluster, nodes, words, cpus, gpus, slots):
         ([LAPTOP, LAPTOP], ["resources.cpus_per_trial=8"], ["cpus_per_trial=8"]),
         ([WORKSTATION], ["resources.cpus_per_trial=17"], ["16 CPUs", "2 GPUs"]),
         ([LAPTOP, {"CPU": 1.0, "GPU": 1.0}], ["resources.gpus_per_trial=1", "resources.cpus_per_trial=2"], ["1 GPUs"]),
+        ([WORKSTATION, WORKSTATION], ["resources.gpus_per_trial=4"], ["4 workers, all on one node", "2 GPUs"]),
+        ([LAPTOP], ["resources.workers_per_trial=8"], ["8 workers", "4 CPUs"]),
         ([LAPTOP], ["hardware.device=cuda"], ["hardware.device=cuda", "0 GPUs", "hardware=cpu"]),
     ],
 )
@@ -80,6 +84,20 @@ def test_trials_that_never_fit_are_an_error_at_once(cluster, nodes, words, fragm
     with pytest.raises(InputError, match=r"Ask for less|Use hardware=cpu") as caught:
         trial_resources(settings_of(*words))
     assert [fragment for fragment in fragments if fragment not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(("node", "gpus", "slots"), [(LAPTOP, 0, 2), (WORKSTATION, 2, 1)])
+def test_workers_have_a_card_each_where_there_are_cards(cluster, node, gpus, slots):
+    cluster(node)
+    found = trial_resources(settings_of("resources.workers_per_trial=2", "resources.cpus_per_trial=1"))
+    assert (found.gpus, found.workers, found.slots) == (gpus, 2, slots)
+    assert found.as_dict()["workers_per_trial"] == 2
+
+
+def test_a_batch_that_workers_cannot_share_is_an_error(cluster):
+    cluster(WORKSTATION)
+    with pytest.raises(SettingsError, match=r"trainer\.batch_size=15: each of the trial's 2 workers"):
+        trial_resources(settings_of("resources.gpus_per_trial=2", "trainer.batch_size=15"))
 
 
 def test_what_the_autoscaler_may_add_counts(cluster):

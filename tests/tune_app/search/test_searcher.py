@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from planned import settings_of
 
 from search_spaces import parameters_of
-from trainables.objective import Objective
+from trainables.objective import OUT_OF_PATIENCE, Objective
 from tune_app.search.arms import planned_arms, searched_space
 from tune_app.search.recovery import read_reported, reconcile, recorded_curves
 from tune_app.search.searcher import untried
@@ -65,6 +65,17 @@ def test_a_trial_stopped_early_is_pruned_with_its_curve(tmp_path):
     assert trial.state == TrialState.PRUNED
     assert curve(trial) == [(1, dice(config, 1)), (2, 0.2)]
     assert trial.user_attrs.get("reason", "") == ""
+
+
+def test_a_trial_out_of_patience_is_complete_with_its_best(tmp_path):
+    """It ended by itself: no early stop that a sampler should take for a worse configuration."""
+    searcher = searcher_of(tmp_path, *RANDOM)
+    trial_id, config = begin(searcher)
+    row = train(searcher, trial_id, config, 2)
+    searcher.on_trial_complete(trial_id, {**row, "epoch": 2, "best_mean_dice": 0.7, "stopped": OUT_OF_PATIENCE})
+    (trial,) = trials_of(tmp_path)
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.7)
+    assert trial.user_attrs["reason"] == "out of patience"
 
 
 @pytest.mark.parametrize(

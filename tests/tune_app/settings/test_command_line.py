@@ -111,7 +111,10 @@ BAD = {
     "search with repeats": (["seeds=2"], ["seeds=2", "family=compare"]),
     "name with a slash": (["name=a/b"], ["name=a/b", "results_dir="]),
     "half a GPU too much": (["resources.gpus_per_trial=1.5"], ["resources.gpus_per_trial=1.5", "whole number"]),
-    "two GPUs": (["resources.gpus_per_trial=2"], ["gpus_per_trial=2", "one card"]),
+    "three workers on two GPUs": (
+        ["resources.gpus_per_trial=2", "resources.workers_per_trial=3"],
+        ["workers_per_trial=3", "gpus_per_trial=2", "a card of its own", "gpus_per_trial=3"],
+    ),
     "verbosity": (["verbose=7"], ["verbose=7", "[0, 2]"]),
     "NaN GPUs": (["resources.gpus_per_trial=nan"], ["gpus_per_trial=nan", "a fraction in [0, 1]"]),
     "endless GPUs": (["resources.gpus_per_trial=inf"], ["gpus_per_trial=inf", "a fraction in [0, 1]"]),

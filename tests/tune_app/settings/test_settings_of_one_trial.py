@@ -40,7 +40,7 @@ def test_every_trial_is_validated_on_as_many_patches(batch_size: int, batches: i
         ({"hardware": {"device": "cpu"}}, r"section=hardware: a family gives no such section.*model, trainer"),
         ({"trainer": {"lr": -1.0}}, r"trainer\.lr=-1\.0: must be above 0"),
         ({"model": {"depht": 3}}, r"model\.depht=3"),
-        ({"resources": {"gpus_per_trial": 2}}, r"resources\.gpus_per_trial=2: one trial trains on one card"),
+        ({"resources": {"gpus_per_trial": 2.5}}, r"resources\.gpus_per_trial=2\.5: a fraction in \[0, 1\]"),
     ],
 )
 def test_what_does_not_fit_is_refused(sections: dict, message: str) -> None:

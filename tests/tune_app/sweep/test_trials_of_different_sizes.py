@@ -1,16 +1,20 @@
-"""One sweep of three models under two losses each, its trials of different sizes: killed, resumed, and run at once."""
+"""One sweep of four models under two losses each, its trials of different sizes, one of them of two processes: killed,
+resumed, run at once, and stopped early while it loses a process."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 import yaml
-from sweeps import ROOT, TINY, Place, histories, killed, reported, rows, states
+from sweeps import ROOT, TINY, Place, Run, descendants, histories, killed, reported, rows, running_with_rows, states
 
 from trainables.models import build
 from trainables.settings import ModelSettings
@@ -24,6 +28,7 @@ MODELS = {
     "small": {"model": {"width": 4, "depth": 2}, "resources": {"cpus_per_trial": 1}},
     "wide": {"model": {"width": 8, "depth": 2}, "resources": {"cpus_per_trial": 2}},
     "deep": {"model": {"width": 4, "depth": 3}, "resources": {"cpus_per_trial": 1}},
+    "pair": {"model": {"width": 6, "depth": 2}, "resources": {"cpus_per_trial": 1, "workers_per_trial": 2}},
 }
 
 
@@ -44,14 +49,10 @@ FAMILY = Family(
     help="networks and losses",
 )
 """
-WORDS = (
-    *(word for word in TINY if not word.startswith("model.")),
-    "family=architecture",
-    "search=grid",
-    "scheduler.name=none",
-)
-SIZES = {"small": (4, 2, 1), "wide": (8, 2, 2), "deep": (4, 3, 1)}
-"""(width, depth, CPUs) of each model."""
+WORDS = (*(word for word in TINY if not word.startswith("model.")), "family=architecture", "search=grid")
+ALL = ("scheduler.name=none",)
+SIZES = {"small": (4, 2, 1), "wide": (8, 2, 2), "deep": (4, 3, 1), "pair": (6, 2, 1)}
+"""(width, depth, CPUs of a process) of each model."""
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +88,10 @@ def intervals(sweep: Path, *, cpus: int) -> list[tuple[float, float]]:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_three_models_under_two_losses_killed_and_resumed(extended: Place) -> None:
-    extended.run("run", *WORDS, "name=whole")
+def test_four_models_under_two_losses_killed_and_resumed(extended: Place) -> None:
+    extended.run("run", *WORDS, *ALL, "name=whole")
     whole, cut = extended.sweep("whole"), extended.sweep("cut")
-    run = extended.start("run", *WORDS, "name=cut")
+    run = extended.start("run", *WORDS, *ALL, "name=cut")
     run.until(lambda: reported(cut) >= 7)
     killed(run, cut)
     extended.run("run", f"resume={cut.name}")
@@ -119,8 +120,33 @@ def test_three_models_under_two_losses_killed_and_resumed(extended: Place) -> No
         "Ray has two CPUs: a trial that takes both runs alone"
     )
 
-    extended.run("export", "sweep=cut", "top=6", "out=best")
+    extended.run("export", "sweep=cut", "top=8", "out=best")
     for folder in (extended.folder / "best").iterdir():
         config = yaml.safe_load((folder / "config.yaml").read_text())
         name = json.loads((folder / "manifest.json").read_text())["trial"]
         assert (config["family"], config["model"]) == ("architecture", Sweep(cut).trial(name).config["model"])
+
+    asha = extended.sweep("asha")
+    run = extended.start("run", *WORDS, "scheduler.grace_period=1", "scheduler.reduction_factor=2", "name=asha")
+    run.until(lambda: any("pair" in name for name in running_with_rows(asha)) and bool(ranks(run)))
+    for pid in ranks(run):
+        os.kill(pid, signal.SIGKILL)
+    assert run.wait() == 0, run.output()
+    ended = states(asha)
+    assert ended.keys() == states(whole).keys()
+    assert set(ended.values()) <= {"COMPLETE", "PRUNED"}
+    assert "PRUNED" in ended.values()
+    found, wanted = histories(asha), histories(whole)
+    assert all(found[name] == wanted[name][: len(found[name])] for name in found), "whatever was lost on the way"
+    errors = [path.read_text() for path in asha.glob("trials/*pair*/error.txt")]
+    assert any("A worker of the trial was lost" in error for error in errors)
+
+
+def ranks(run: Run) -> list[int]:
+    """The processes of a run that are the further ranks of a trial."""
+    found = []
+    for pid in descendants(run.process.pid):
+        with contextlib.suppress(OSError):
+            if b"ray::Worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
