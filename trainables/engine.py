@@ -117,7 +117,9 @@ class Engine:
         """The graphs of this engine. Every trial and family goes through them: training and evaluation, and for a loss
         over several batches or ranks the sums that it is made of."""
         task, loss = self.task, self.loss
-        self.forward = forward = Forward(self.model, task, self.dataset.classes, self.hardware)
+        self.forward = forward = Forward(
+            self.model, task, self.dataset.classes, self.hardware, self.settings.data.intensity
+        )
 
         def training_step(em: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             return loss.with_counts(*forward(em, labels))

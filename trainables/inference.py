@@ -27,8 +27,11 @@ class Inference(nn.Module):
 
     shift: Tensor
 
-    def __init__(self, network: nn.Module, shift: Sequence[float], *, in_channels: int = 1) -> None:
+    def __init__(
+        self, network: nn.Module, shift: Sequence[float], *, in_channels: int = 1, intensity: Sequence[float] = ()
+    ) -> None:
         super().__init__()
+        self.intensity = tuple(intensity)
         self.in_channels = in_channels
         shape: Any = network
         self.network, self.spatial_dims, self.stride = network, int(shape.spatial_dims), int(shape.stride)
@@ -36,7 +39,7 @@ class Inference(nn.Module):
 
     def forward(self, em: Tensor) -> Tensor:
         """em uint8 (N, K, *S), S divisible by the network's stride: logits float32 (N, C, *S), as thresholded."""
-        logits: Tensor = self.network(normalise(em)).float() + self.shift
+        logits: Tensor = self.network(normalise(em, self.intensity)).float() + self.shift
         return logits
 
 
@@ -54,7 +57,7 @@ def inference(settings: TrialSettings, weights: Mapping[str, Tensor], shift: Seq
     except RuntimeError as error:
         difference = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"its weights are not those of its model ({difference})") from None
-    return Inference(network, shift, in_channels=in_channels).eval()
+    return Inference(network, shift, in_channels=in_channels, intensity=data.intensity).eval()
 
 
 def save_program(model: Inference, path: Path) -> None:

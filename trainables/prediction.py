@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from trainables import checkpoint
 from trainables.data import PackedBatch
 from trainables.engine import Engine
+from trainables.steps import normalise
 
 PREDICTION = "prediction.npz"
 MAX_PATCHES = 6
@@ -50,6 +51,7 @@ class PredictionPictures:
             engine.model.eval()
             logits = engine.evaluation_step(device.em, device.labels)[1][: self.num_shown].cpu()
         em, labels, crop = (getattr(self._batch, name)[: self.num_shown] for name in ("em", "labels", "crop"))
+        em = (normalise(em, engine.settings.data.intensity) * 255).round().to(torch.uint8)  # as the network sees it
         return {
             **engine.task.picture(PackedBatch(em, labels, crop), logits, engine.dataset.classes),
             "crops": np.array([engine.validator.crops[i] for i in crop.tolist()]),

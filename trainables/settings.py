@@ -75,6 +75,9 @@ class DataSettings:
     """Class names, in channel order; auto: all that the crops annotate, by name."""
     voxel_nm: list[float] = field(default_factory=lambda: [8.0, 8.0, 8.0])
     """Target voxel size z, y, x in nanometres."""
+    intensity: list[float] = field(default_factory=list)
+    """Grey values [low, high] between which images are clipped and scaled to [0, 1], for example [10.6,194.1]; empty:
+    [0, 255]."""
     patch: list[int] = field(default_factory=lambda: [1, 256, 256])
     """Patch size z, y, x in target voxels; z = 1 is 2D."""
     validation_patch: list[int] = field(default_factory=list)
@@ -97,6 +100,8 @@ class DataSettings:
     """Keep all crops of one dataset on one side."""
     mirror: bool = True
     """Mirror y and x, each with probability 0.5."""
+    mirror_z: bool = False
+    """Mirror z, too, with probability 0.5; for 3D patches. All other augmentation stays in the slice plane."""
     transpose: bool = True
     """Exchange y and x with probability 0.5."""
     rotate_degrees: float = 180.0
@@ -137,6 +142,21 @@ class DataSettings:
             "For example data.validation_patch=[32,256,256] data.validation_boxes=32",
         )
         require_in(self, "data.", validation_boxes=f"[0, {MOST_STEPS}]")
+        require(
+            not self.mirror_z or self.patch[0] > 1,
+            "data.mirror_z",
+            self.mirror_z,
+            f"a patch of one slice, data.patch={list(self.patch)}, has no z to mirror",
+            "Leave it out, or use a 3D patch, for example data.patch=[32,256,256]",
+        )
+        low, high = self.intensity if len(self.intensity) == 2 else (0, 0)
+        require(
+            not self.intensity or 0 <= low < high <= 255,
+            "data.intensity",
+            self.intensity,
+            "two grey values 0 ≤ low < high ≤ 255 are needed",
+            "Write data.intensity=[10.6,194.1], or leave it empty",
+        )
         require_in(
             self, "data.", validation_fraction="(0, 1)", split_seed=f"[0, {MOST_SEED}]", rotate_degrees="[0, 180]"
         )

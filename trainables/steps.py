@@ -27,8 +27,14 @@ Patches = tuple[Tensor, Tensor]
 """EM and labels on the device."""
 
 
-def normalise(em: Tensor) -> Tensor:
-    """Grey values 0…255 of any dtype to float32 in [0, 1]."""
+def normalise(em: Tensor, intensity: Sequence[float] = ()) -> Tensor:
+    """Grey values 0…255 of any dtype to float32 in [0, 1].
+
+    intensity: [low, high] in grey values, see data.intensity; what is darker or brighter becomes 0 or 1. Empty: all.
+    """
+    if intensity:
+        low, high = intensity
+        return ((em.float() - low) / (high - low)).clamp(0, 1)
     grey = em.float() / 255
     return grey if em.dtype == torch.uint8 else grey.clamp(0, 1)
 
@@ -36,15 +42,18 @@ def normalise(em: Tensor) -> Tensor:
 class Forward(nn.Module):
     """Packed bytes to logits and targets: the part that the training and the evaluation graph share."""
 
-    def __init__(self, model: nn.Module, task: Task, classes: Sequence[str], hardware: Hardware) -> None:
+    def __init__(
+        self, model: nn.Module, task: Task, classes: Sequence[str], hardware: Hardware, intensity: Sequence[float] = ()
+    ) -> None:
         super().__init__()
+        self.intensity = tuple(intensity)
         self.model, self.task, self.classes, self.hardware = model, task, tuple(classes), hardware
         spatial_dims = getattr(model, "spatial_dims", 3)
         self.flat, self.memory_format = spatial_dims == 2, hardware.memory_format(spatial_dims)
 
     def forward(self, em: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """em uint8 (N, K, D, H, W), labels uint8 (N, P, D, H, W): logits and target float32 (N, C, *space)."""
-        image, target = normalise(em), self.task.target(labels, self.classes)
+        image, target = normalise(em, self.intensity), self.task.target(labels, self.classes)
         if self.flat:
             image, target = image[:, :, 0], target[:, :, 0]
         image = image.contiguous(memory_format=self.memory_format)

@@ -6,8 +6,42 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from tiny_trial import CLASSES, loss_of, tiny_dataset, tiny_settings
 
-from trainables.steps import Waiting, prepare_ahead
+from trainables.engine import Engine
+from trainables.errors import SettingsError
+from trainables.inference import inference
+from trainables.settings import DataSettings
+from trainables.steps import Waiting, normalise, prepare_ahead
+
+
+def test_grey_values_are_clipped_to_the_window_and_scaled():
+    grey = torch.tensor([0, 10, 11, 102, 194, 195, 255], dtype=torch.uint8)
+    assert torch.equal(normalise(grey), grey.float() / 255), "every grey value as before where there is no window"
+    expected = [0, 0, 0.4 / 183.5, 91.4 / 183.5, 183.4 / 183.5, 1, 1]
+    assert normalise(grey, (10.6, 194.1)).tolist() == pytest.approx(expected, abs=1e-6)
+    assert normalise(torch.tensor([-3.0, 300.0]), (10.6, 194.1)).tolist() == [0, 1]
+
+
+def test_training_and_the_exported_network_see_the_same_window():
+    settings = tiny_settings(data={"intensity": [10.6, 194.1]})
+    engine = Engine(settings, loss_of("static"), 0, dataset=tiny_dataset(settings.data))
+    batch = engine.validator.batches[0]
+    with torch.no_grad():
+        engine.model.eval()
+        trained = engine.forward(batch.em, batch.labels)[0]
+        clipped = ((batch.em[:, :, 0].float() - 10.6) / 183.5).clamp(0, 1)
+        torch.testing.assert_close(trained, engine.model(clipped))
+        alone = inference(settings, engine.model.state_dict(), [0.0] * len(CLASSES))
+        torch.testing.assert_close(alone(batch.em[:, :, 0]), trained)
+
+
+@pytest.mark.parametrize(
+    "intensity", [[5.0], [5.0, 5.0], [20.0, 10.0], [-1.0, 100.0], [0.0, 256.0], [0.0, float("nan")]]
+)
+def test_a_window_that_is_none_is_refused(intensity):
+    with pytest.raises(SettingsError, match=r"data\.intensity.*low < high"):
+        DataSettings(intensity=intensity)
 
 
 def test_waiting_counts_the_seconds_between_asking_and_getting(monkeypatch):

@@ -1,7 +1,7 @@
-"""Mirror, transpose and rotation in the slice plane, on whatever device the batch lies.
+"""Mirror, transpose and rotation in the slice plane, and mirrors of z, on whatever device the batch lies.
 
 Shapes: N batch, K input channels, P packed bytes, D space along z, H W the context (enlarged patch), h w the patch.
-All three together are one linear map of patch coordinates about the centre, so a patch is resampled once. The context
+Those in the plane are one linear map of patch coordinates about the centre, so a patch is resampled once. The context
 is large enough for every angle (`context_size`): no corner is blank.
 """
 
@@ -28,12 +28,21 @@ def augment(batch: PackedBatch, patch: Sequence[int]) -> tuple[Tensor, Tensor]:
     height, width = int(patch[1]), int(patch[2])
     if not batch.draws:
         return centre(batch.em, height, width), centre(batch.labels, height, width)
-    matrix = plane_map(**batch.draws)
-    exact = "angle" not in batch.draws
+    in_plane = {name: values for name, values in batch.draws.items() if name != "mirror_z"}
+    em, labels = _augment_plane(batch, in_plane, height, width)
+    if "mirror_z" not in batch.draws:
+        return em, labels
+    turned = batch.draws["mirror_z"].view(-1, 1, 1, 1, 1) > 0
+    return torch.where(turned, em.flip(2), em), torch.where(turned, labels.flip(2), labels)
+
+
+def _augment_plane(batch: PackedBatch, draws: dict[str, Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
+    matrix = plane_map(**draws)
+    exact = "angle" not in draws
     on_cpu = batch.em.device.type == "cpu" and not torch.compiler.is_compiling()
     if on_cpu and not exact:
         return rotate_patches(batch.em, batch.labels, matrix, height, width, gather=_gather)
-    permuted = permute_patches(batch.em, batch.labels, batch.draws, height, width) if on_cpu else None
+    permuted = permute_patches(batch.em, batch.labels, draws, height, width) if on_cpu else None
     return permuted or resample_plane(batch.em, batch.labels, matrix, height, width, exact=exact)
 
 

@@ -21,7 +21,7 @@ from trainables.data.patch import PackedBatch, context_size
 from trainables.errors import DataError
 
 Position = NDArray[np.int64]
-TRAIN_STREAM, VALIDATION_STREAM = 1, 2
+TRAIN_STREAM, VALIDATION_STREAM, MIRROR_Z_STREAM = 1, 2, 3
 
 
 class PatchSampler:
@@ -89,7 +89,7 @@ class PatchSampler:
     def batch(self, step: int) -> PackedBatch:
         """Batch `step` (≥ 0) with its augmentation draws. Nothing is remembered: resuming needs only the number."""
         rng = np.random.default_rng([TRAIN_STREAM, self.seed, step])
-        draws = {name: values[self.share] for name, values in self._draws(rng).items()}
+        draws = {name: values[self.share] for name, values in self._draws(rng, step).items()}
         members, starts = (drawn[self.share] for drawn in self._positions(rng))
         return cut(self.dataset, members, starts - (self.context - self.patch) // 2, self.context, draws)
 
@@ -106,15 +106,19 @@ class PatchSampler:
         shapes = np.array([self.dataset.crops[i].shape for i in members])
         return members, random_starts(rng, shapes, self.patch)
 
-    def _draws(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Draws for one batch; the random stream does not depend on which augmentations are on."""
+    def _draws(self, rng: np.random.Generator, step: int) -> dict[str, Tensor]:
+        """Draws for batch `step`; the random stream does not depend on which augmentations are on: that of mirror_z,
+        which came later, is another one."""
         settings = self.dataset.settings
         coins = (rng.random((3, self.batch_size)) < 0.5).astype(np.float32)
         angle = rng.uniform(-1, 1, self.batch_size) * np.deg2rad(settings.rotate_degrees)
         coins *= np.array([[settings.mirror], [settings.mirror], [settings.transpose]], dtype=np.float32)
-        if not (settings.mirror or settings.transpose or self.rotate):
+        if not (settings.mirror or settings.mirror_z or settings.transpose or self.rotate):
             return {}
         draws = dict(zip(("mirror_y", "mirror_x", "transpose"), torch.from_numpy(coins)))
+        if settings.mirror_z:
+            coin = np.random.default_rng([MIRROR_Z_STREAM, self.seed, step]).random(self.batch_size) < 0.5
+            draws["mirror_z"] = torch.from_numpy(coin.astype(np.float32))
         return draws | ({"angle": torch.from_numpy(angle.astype(np.float32))} if self.rotate else {})
 
 

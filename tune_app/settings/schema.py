@@ -315,7 +315,7 @@ class Settings:
 VARIED: dict[str, tuple[str, ...]] = {
     "model": tuple(ModelSettings.__annotations__),
     "trainer": tuple(name for name in TrainerSettings.__annotations__ if name not in ("epochs", "keep_epoch")),
-    "data": ("sampling", "mirror", "transpose", "rotate_degrees", "patch"),
+    "data": ("sampling", "mirror", "mirror_z", "transpose", "rotate_degrees", "patch"),
     "resources": ("cpus_per_trial", "gpus_per_trial", "workers_per_trial"),
 }
 """What may differ between the trials of one sweep. The budget, the classes and the crops may not: scores and curves

@@ -109,6 +109,19 @@ def test_each_sample_has_its_own_draw():
     assert torch.equal(result[1], em[1].flip(-1))
 
 
+@pytest.mark.parametrize("angle", [None, 0.7])
+def test_a_mirror_of_z_turns_its_samples_upside_down_and_changes_nothing_in_the_plane(angle):
+    em, labels = noise(2, 1, 5, 24, 24), noise(2, 2, 5, 24, 24)
+    turn = {} if angle is None else {"angle": angle}
+    flat = augment(batch_of(em, labels, mirror_y=1, mirror_x=0, transpose=1, **turn), (5, 16, 16))
+    batch = batch_of(em, labels, mirror_y=1, mirror_x=0, transpose=1, **turn)
+    batch.draws["mirror_z"] = torch.tensor([1.0, 0.0])
+    for mirrored, plain in zip(augment(batch, (5, 16, 16)), flat):
+        assert torch.equal(mirrored[0], plain[0].flip(1))
+        assert not torch.equal(mirrored[0], plain[0])
+        assert torch.equal(mirrored[1], plain[1])
+
+
 def test_validation_is_cut_to_its_centre_only():
     em = noise(2, 1, 1, 24, 24)
     assert torch.equal(augment(batch_of(em), PATCH)[0], em[..., 4:20, 4:20])

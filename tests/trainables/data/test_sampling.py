@@ -182,6 +182,23 @@ def test_three_dimensional_patches():
     assert batch.labels.shape == (3, 1, 8, 24, 24)
 
 
+def test_mirroring_z_moves_neither_the_patches_nor_the_other_draws():
+    crop = make_crop("a/1", "train", {1: np.ones((12, 40, 50), bool)}, shape=(12, 40, 50))
+    plain, mirrored = (
+        PatchSampler(make_dataset([crop], patch=[8, 16, 16], mirror_z=on), batch_size=64, seed=0).batch(3)
+        for on in (False, True)
+    )
+    assert 16 < mirrored.draws["mirror_z"].sum() < 48
+    assert torch.equal(plain.em, mirrored.em)
+    assert mirrored.draws.keys() - plain.draws.keys() == {"mirror_z"}
+    assert all(torch.equal(plain.draws[name], mirrored.draws[name]) for name in plain.draws)
+
+
+def test_a_patch_of_one_slice_has_no_z_to_mirror():
+    with pytest.raises(SettingsError, match=r"data\.mirror_z=True.*no z to mirror.*3D patch"):
+        DataSettings(patch=[1, 16, 16], mirror_z=True)
+
+
 def test_side_without_crops_is_an_error(dataset):
     with pytest.raises(DataError, match="no crop on side 'test'"):
         PatchSampler(dataset, side="test", batch_size=1, seed=0)
