@@ -14,6 +14,11 @@ from typing import Any, TypeVar
 from trainables.errors import SettingsError
 
 FIVE_CLASSES = ("nuc", "mito_mem", "er_mem", "pm", "golgi_mem")
+FOURTEEN_CLASSES = (
+    *("ecs", "pm", "mito_mem", "mito_lum", "mito_ribo", "golgi_mem", "golgi_lum"),
+    *("ves_mem", "ves_lum", "endo_mem", "endo_lum", "er_mem", "er_lum", "nuc"),
+)
+"""Those of the model comparison, in the order of its channels: data=cellmap14, data=phantom14."""
 MOST_SEED = 2**63 - 1
 MOST_STEPS = 1_000_000
 """Of anything that is counted in a trial: more is a slip of the finger, and ends in a lack of memory or never."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainables.data.check import check
-from trainables.data.phantom.generate import make
+from trainables.data.phantom.generate import EDITIONS, make
+from trainables.data.sources import open_source
 from trainables.settings import PATH, DataSettings, require_choice
 from tune_app.errors import InputError, written
 from tune_app.results.tables import counted
@@ -41,13 +42,15 @@ def make_phantom(settings: DataVerbSettings) -> int:
     """Generate the phantom and say how to use it."""
     if not settings.out:
         raise InputError("out=: a folder is needed to generate into, for example action=make out=phantom")
+    edition = getattr(open_source(settings.data).options, "edition", "five")
     with written(f"out={settings.out}", "Give another folder, on a disk with 60 MB free"):
-        root = make(Path(settings.out).expanduser(), seed=settings.seed)
+        root = make(Path(settings.out).expanduser(), seed=settings.seed, plan=EDITIONS[edition])
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) / 1e6
     print(f"phantom written to {root} ({size:.0f} MB)")
     typed = shlex.quote(str(root))
-    print(f"use it     python -m tune_app.run family=seesaw data.root={typed}")
-    print(f"check it   python -m tune_app.data action=check data=cellmap data.root={typed}")
+    data = "" if edition == "five" else "data=phantom14 "
+    print(f"use it     python -m tune_app.run family=seesaw {data}data.root={typed}")
+    print(f"check it   python -m tune_app.data action=check {data or 'data=cellmap '}data.root={typed}")
     return 0
 
 

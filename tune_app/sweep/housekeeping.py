@@ -186,7 +186,7 @@ def delete(folder: Path, *, force: bool) -> int:
 def caches(place: Path) -> list[Cache]:
     """What lies in the cache folder, least recently used first."""
     packed = [packed_entry(folder) for folder in place.glob("packed/*") if folder.is_dir()]
-    busy = any(cache.in_use for cache in packed) or any(map(lock_is_held, place.glob("phantom-v*.lock")))
+    busy = any(cache.in_use for cache in packed) or any(map(lock_is_held, place.glob("*phantom-v*.lock")))
     others = {"generated data": place.glob("*phantom-v*"), "compiled graphs": place.glob("inductor")}
     found = [
         Cache(folder, what, *disk(folder), in_use=busy)

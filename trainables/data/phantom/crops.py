@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from trainables.settings import FOURTEEN_CLASSES
+
 PUBLISHED = {"nuc": 0.1193, "mito_mem": 0.0601, "er_mem": 0.0560, "pm": 0.0220, "golgi_mem": 0.0181}
 """Class frequencies of experiment 1: positive voxels over known voxels, 50 training batches."""
 FIVE = tuple(PUBLISHED)
@@ -28,6 +30,15 @@ PATTERNS = (
     ("nuc", "mito_mem", "pm"),
 )
 """Annotated classes, in turn: golgi_mem in the fewest crops, er_mem in most."""
+FOURTEEN_PATTERNS = (
+    FOURTEEN_CLASSES,
+    ("ecs", "pm", "er_mem", "er_lum", "nuc"),
+    FOURTEEN_CLASSES,
+    ("mito_mem", "mito_lum", "mito_ribo", "er_mem"),
+    ("golgi_mem", "golgi_lum", "ves_mem", "ves_lum", "endo_mem", "endo_lum"),
+    ("ecs", "pm", "mito_mem", "mito_lum", "mito_ribo", "er_mem", "er_lum", "nuc"),
+)
+"""The same for the edition of fourteen classes: a crop annotates all, or the classes of a few organelles."""
 WIDTHS = (30, 40, 48, 56, 64, 72, 84, 104)
 DEPTHS = (12, 16, 20, 28)
 NUM_CANDIDATES = 60
@@ -78,13 +89,14 @@ def choose_crops(
     sides: Sequence[str],
     tallies: dict[str, Tally],
     first_number: int,
+    patterns: Sequence[tuple[str, ...]] = PATTERNS,
 ) -> list[Crop]:
     """One crop per entry of `sides`, not overlapping in the plane; `tallies` (per side) are brought up to date."""
     shape = next(iter(masks.values())).shape
     crops: list[Crop] = []
     for offset, side in enumerate(sides):
         number = first_number + offset
-        classes = PATTERNS[number % len(PATTERNS)] if side == "train" else PATTERNS[(number % 3) and 2]
+        classes = patterns[number % len(patterns)] if side == "train" else patterns[(number % 3) and 2]
         wanted = _size(rng, shape, large=side != "train")
         boxes = _free_boxes(rng, shape, wanted, crops)
         scored = [(t.cost(), b, t) for b, t in ((b, _with(tallies[side], masks, b, classes)) for b in boxes)]

@@ -1,7 +1,7 @@
 """The built-in data: synthetic cells in electron microscopy, written as CellMap writes its volumes.
 
     make(out, seed=0)    write the data into the folder `out`, all or nothing
-    ensure(cache_dir)    the same, once per cache folder, however many processes ask
+    ensure(cache_dir)    the same, once per cache folder and edition, however many processes ask
     is_phantom(root)     whether a data root was generated here
 
 Four data sets differ in voxel size (one is anisotropic), contrast and noise. Their crops are smaller than a patch as
@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from trainables.data.phantom.crops import FIVE, Crop, Tally, choose_crops
-from trainables.data.phantom.fields import BASE_NM, Recipe, resample
+from trainables.data.phantom.crops import FIVE, FOURTEEN_PATTERNS, PATTERNS, Crop, Tally, choose_crops
+from trainables.data.phantom.fields import BASE_NM, FourteenRecipe, Recipe, resample
 from trainables.data.phantom.shapes import World, make_world
 from trainables.data.phantom.writer import (
     CHUNK,
@@ -120,6 +120,19 @@ class Plan:
     volumes: tuple[Volume, ...] = VOLUMES
 
 
+EDITIONS = {
+    "five": Plan(),
+    "fourteen": Plan(
+        recipe=FourteenRecipe(),
+        volumes=(
+            replace(VOLUMES[0], name="phantom14_a", shape=(40, 272, 272), sides=_sides(8, 2)),
+            replace(VOLUMES[1], name="phantom14_b", shape=(64, 352, 352), sides=_sides(6, 1)),
+        ),
+    ),
+}
+"""The published five classes, and the fourteen of the model comparison in two smaller volumes."""
+
+
 def make(out: Path, *, seed: int = 0, plan: Plan | None = None) -> Path:
     """Write the phantom into `out` and return it; the folder appears complete or not at all.
 
@@ -152,12 +165,12 @@ def make(out: Path, *, seed: int = 0, plan: Plan | None = None) -> Path:
     return out
 
 
-def ensure(cache_dir: Path) -> Path:
+def ensure(cache_dir: Path, edition: str = "five") -> Path:
     """The phantom below `cache_dir`, made if it is not there; processes that start together make it once."""
-    root = Path(cache_dir) / f"phantom-v{VERSION}"
+    root = Path(cache_dir) / f"{'' if edition == 'five' else f'{edition}-'}phantom-v{VERSION}"
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{root}.lock"):
-        return make(root)
+        return make(root, plan=EDITIONS[edition])
 
 
 def is_phantom(root: Path) -> bool:
@@ -171,12 +184,12 @@ def is_phantom(root: Path) -> bool:
 def _write(root: Path, seed: int, plan: Plan) -> None:
     tallies = {TRAIN: Tally(), VALIDATE: Tally()}
     rows: list[tuple[str, ...]] = []
-    number = 1
+    number, patterns = 1, FOURTEEN_PATTERNS if isinstance(plan.recipe, FourteenRecipe) else PATTERNS
     for volume, stream in zip(plan.volumes, np.random.SeedSequence(seed).spawn(len(plan.volumes)), strict=True):
         rng = np.random.default_rng(stream)
         world = make_world(rng, _base_shape(volume), plan.recipe)
         masks = {name: world.inside[name] > 0 for name in FIVE}
-        crops = choose_crops(rng, masks, volume.sides, tallies, number)
+        crops = choose_crops(rng, masks, volume.sides, tallies, number, patterns)
         number += len(crops)
         _write_volume(root, rng, volume, world, crops, plan.recipe)
         rows += [_split_row(volume, crop) for crop in crops]

@@ -10,11 +10,12 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from trainables.data.phantom.fields import BASE_NM, FAR_NM, FloatArray, Recipe
+from trainables.data.phantom.fields import BASE_NM, FAR_NM, FloatArray, FourteenRecipe, Recipe
 
 
 class Organelles:
-    """Organelles placed one by one, each in its own box: Golgi stacks, mitochondria, vesicles."""
+    """Organelles placed one by one, each in its own box: Golgi stacks, mitochondria, vesicles, and endosomes where the
+    recipe has some."""
 
     def __init__(self, rng: np.random.Generator, grid: list[FloatArray], cytoplasm: FloatArray, recipe: Recipe):
         self.rng, self.grid, self.cytoplasm, self.recipe = rng, grid, cytoplasm, recipe
@@ -24,10 +25,14 @@ class Organelles:
         self.mito, self.mito_mem, self.golgi, self.golgi_mem, self.vesicle, self.vesicle_mem = (
             np.full(shape, -FAR_NM, np.float32) for _ in range(6)
         )
+        if isinstance(recipe, FourteenRecipe):
+            self.endosome = np.full(shape, -FAR_NM, np.float32)
 
     def place(self) -> None:
         self._place(self.recipe.golgi_per_um3, self._golgi, margin=130.0)
         self._place(self.recipe.mito_per_um3, self._mitochondrion, margin=125.0)
+        if isinstance(self.recipe, FourteenRecipe):
+            self._place(self.recipe.endosomes_per_um3, self._endosome, margin=90.0)
         self._place(self.recipe.vesicles_per_um3, self._vesicle, margin=50.0)
 
     def _place(self, per_um3: float, draw: Callable[..., bool], *, margin: float) -> None:
@@ -103,6 +108,18 @@ class Organelles:
         membrane = np.maximum(0.55 * t - np.abs(depth - 0.55 * t), crista)
         np.maximum(self.mito[view], depth, out=self.mito[view])
         np.maximum(self.mito_mem[view], np.where(depth > -20, membrane, -FAR_NM), out=self.mito_mem[view])
+        np.minimum(self.clearance[view], -depth, out=self.clearance[view])
+        return True
+
+    def _endosome(self, at: tuple[int, ...]) -> bool:
+        assert isinstance(self.recipe, FourteenRecipe)
+        radius = self.rng.uniform(*self.recipe.endosome_radius)
+        view, offset = self._box(at, radius)
+        depth = np.float32(radius) - np.sqrt(sum(o**2 for o in offset))
+        free = np.minimum(self.cytoplasm[view] - 30, self.clearance[view] - 25)
+        if not _fits(depth, free):
+            return False
+        np.maximum(self.endosome[view], np.minimum(depth, free), out=self.endosome[view])
         np.minimum(self.clearance[view], -depth, out=self.clearance[view])
         return True
 

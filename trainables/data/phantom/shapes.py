@@ -12,7 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trainables.data.phantom.fields import BASE_NM, FAR_NM, FloatArray, Point, Recipe, grains, resample, smooth_noise
+from trainables.data.phantom.fields import (
+    BASE_NM,
+    FAR_NM,
+    FloatArray,
+    FourteenRecipe,
+    Point,
+    Recipe,
+    grains,
+    resample,
+    smooth_noise,
+)
 from trainables.data.phantom.organelles import Organelles
 
 COARSE = 2  # the smooth fields (cells, nuclei, warp, ER) are made on every second base voxel
@@ -57,6 +67,9 @@ def make_world(rng: np.random.Generator, shape: tuple[int, int, int], recipe: Re
         "golgi_mem": objects.golgi_mem,
     }
     grey = _grey(rng, inside, cell, body, objects, recipe)
+    if isinstance(recipe, FourteenRecipe):
+        inside["er_lum"] = np.minimum(body, -inside["er_mem"])
+        _add_fourteen(rng, inside, grey, objects, recipe)
     return World(inside, np.where(nucleus > 0, nucleus_id[nearest], 0).astype(np.uint16), grey)
 
 
@@ -165,6 +178,26 @@ def _grey(
     for name in ("er_mem", "golgi_mem", "mito_mem", "pm"):
         _blend(grey, recipe.dark[name], inside[name])
     return grey
+
+
+def _add_fourteen(
+    rng: np.random.Generator,
+    inside: dict[str, FloatArray],
+    grey: FloatArray,
+    objects: Organelles,
+    recipe: FourteenRecipe,
+) -> None:
+    """The other classes of the edition of fourteen, in place, and the grey values of what only it has."""
+    ribosomes = 12 * (smooth_noise(rng, grey.shape, 2.2) - np.float32(recipe.ribosomes))
+    inside["mito_ribo"] = np.minimum(ribosomes, inside["mito_lum"] - 6)
+    inside["golgi_lum"] = np.minimum(objects.golgi, -inside["golgi_mem"])
+    for name, whole in (("ves", objects.vesicle), ("endo", objects.endosome)):
+        membrane = 14.0 if name == "ves" else recipe.membrane
+        inside[f"{name}_mem"] = membrane / 2 - np.abs(whole - membrane / 2)
+        inside[f"{name}_lum"] = whole - np.float32(membrane)
+    _blend(grey, 190 + recipe.texture * smooth_noise(rng, grey.shape, 6.0), objects.endosome)
+    _blend(grey, 88, inside["endo_mem"])
+    _blend(grey, 48, inside["mito_ribo"])
 
 
 def _blend(grey: FloatArray, value: FloatArray | float, inside: FloatArray) -> None:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from trainables.data.packed import cache_folder, cache_written, mark_used
 from trainables.data.phantom import generate
 from trainables.data.sources.cellmap import CellMap
+from trainables.settings import require_choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """data.options of the phantom."""
+
+    edition: str = "five"
+    """five or fourteen classes."""
+
+    def __post_init__(self) -> None:
+        require_choice("data.options.edition", self.edition, tuple(generate.EDITIONS))
 
 
 class Phantom(CellMap):
     """The generated data of this cache folder, or those below data.root."""
+
+    Options = Options
 
     @cached_property
     def folder(self) -> Path:
@@ -19,7 +34,7 @@ class Phantom(CellMap):
             return super().folder
         cache = cache_folder(self.settings)
         with cache_written(cache):
-            made = Path(generate.ensure(cache))
+            made = Path(generate.ensure(cache, self.options.edition))
         mark_used(made)
         return made
 
