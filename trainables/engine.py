@@ -21,6 +21,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -169,6 +170,8 @@ class Engine:
         self.objective = Objective.from_config(objective, self.task)
         torch.manual_seed(seed)
         self.model.load_state_dict(self._new_model().state_dict())  # drawn on the CPU: the same on every device
+        if self.settings.model.output_bias == "prior":
+            models.set_output_bias(self.model, self._class_shares)
         self.optim = Optimisation(self.model, trainer, self.hardware, self.objective.mode)
         self._first_weight_norm = self._weight_norm()
         self.sampler = PatchSampler(
@@ -188,6 +191,14 @@ class Engine:
         """Let go of all but the network and its graphs: a fresh engine begins with `reset`."""
         del self.optim, self.sampler
         self.record.reset()
+
+    @cached_property
+    def _class_shares(self) -> Tensor:
+        """Positive share of the annotated voxels of the training patches, float32 (C,); NaN where none is annotated."""
+        sampler = PatchSampler(self.dataset, batch_size=1, seed=0, learnt=self.classes)
+        positive, known = (torch.from_numpy(voxels) for voxels in sampler.expected_voxels())
+        share = dict(zip(self.dataset.classes, (positive / known).tolist()))
+        return torch.tensor([share.get(name, math.nan) for name in self.classes]).to(self.hardware.device)
 
     @property
     def validation(self) -> dict[str, np.ndarray]:

@@ -177,10 +177,14 @@ class ModelSettings:
     """Channels of the first level; 64 gives the published 31 036 741 parameters at five classes."""
     depth: int = 4
     """Number of poolings by 2; unet takes patches whose sides are divisible by 2**depth."""
+    output_bias: str = "drawn"
+    """Bias of the last layer at the start: drawn, as the architecture draws it, or prior, the log odds of each class in
+    the training patches: a rare class then begins at its share and not at ½. A loss that shifts logits does that, too."""
     options: dict[str, Any] = field(default_factory=dict)
     """What only this architecture takes, for example model.options.norm=instance. unet: norm, batch or instance."""
 
     def __post_init__(self) -> None:
+        require_choice("model.output_bias", self.output_bias, ("drawn", "prior"))
         require_in(self, "model.", width="[1, 1024]", depth="[1, 6]")
 
 

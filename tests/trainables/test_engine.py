@@ -222,6 +222,20 @@ def test_a_reset_engine_equals_a_fresh_one(before, after):
     assert [t.data_ptr() for t in (*engine.model.state_dict().values(), *engine.loss.buffers())] == addresses
 
 
+def test_the_output_bias_at_the_prior_begins_at_the_share_of_each_class():
+    """Of patches as sampled; in a fresh engine and in one that is reset, and only there where it is asked for."""
+    prior = {"model": {"output_bias": "prior"}}
+    engine = make("static", seed=1, **prior)
+    rows_of(engine, 1)
+    engine.reset(loss_of("static"), 0, engine.settings.trainer)
+    fresh, drawn = make("static", seed=0, **prior), make("static", seed=0)
+    assert torch.equal(weights_of(engine), weights_of(fresh))
+    positive, known = engine.sampler.expected_voxels()
+    assert torch.sigmoid(engine.model.head.bias).tolist() == pytest.approx(list(positive / known), rel=1e-4)
+    assert torch.equal(engine.model.head.weight, drawn.model.head.weight)
+    assert not torch.equal(engine.model.head.bias, drawn.model.head.bias)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_resuming_is_exact(family, tmp_path):
     straight = make(family)

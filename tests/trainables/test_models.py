@@ -93,6 +93,22 @@ def test_the_seed_decides_the_weights(name, patch):
     assert not torch.equal(states[0], states[2])
 
 
+@pytest.mark.parametrize("patch", PATCHES, ids=["2D", "3D"])
+@pytest.mark.parametrize("name", models.model_names())
+def test_the_output_bias_is_added_to_the_logits_of_each_class(name, patch):
+    """From one prior to another all logits of a class move by the difference of its log odds."""
+    model, space = small(name, patch)
+    image, logits = torch.randn(1, 2, *space), []
+    for share in ([0.5, 0.5, 0.5], [0.2, 0.0, float("nan")]):
+        models.set_output_bias(model, torch.tensor(share))
+        with torch.no_grad():
+            logits.append(model.eval()(image))
+    moved = (logits[1] - logits[0]).transpose(0, 1).flatten(1)
+    least = models.LEAST_SHARE
+    expected = torch.logit(torch.tensor([0.2, least, 0.5]))[:, None].expand_as(moved)
+    torch.testing.assert_close(moved, expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", models.model_names())
 def test_an_unknown_option_is_refused_on_the_meta_device(name):
     settings = ModelSettings(name=name, width=4, depth=2, options={"bogus": 1})

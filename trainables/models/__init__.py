@@ -14,8 +14,10 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from trainables.errors import SettingsError
 from trainables.settings import ModelSettings, require_choice
 
 EARLIER_NAMES = {"unet2d": "unet"}
@@ -38,3 +40,24 @@ def build(settings: ModelSettings, *, in_channels: int, num_classes: int, patch:
     module = importlib.import_module(f"{__name__}.{name}")
     network: nn.Module = module.build(settings, in_channels=in_channels, num_classes=num_classes, patch=patch)
     return network
+
+
+LEAST_SHARE = 1e-4
+"""Of a class in `set_output_bias`: one without a positive voxel must still be able to appear."""
+
+
+@torch.no_grad()
+def set_output_bias(network: nn.Module, share: Tensor) -> None:
+    """Set the bias of the last layer, in place, so that logits of 0 become the log odds of each class.
+
+    share: (C,) in [0, 1], of the annotated voxels that are positive; NaN, a class that is never annotated, counts as ½.
+    The last layer is the last convolution of C output channels. Raises SettingsError where it has no bias.
+    """
+    convolutions = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))]
+    biases = [m.bias for m in convolutions if m.out_channels == len(share)]
+    if not biases or biases[-1] is None:
+        name = type(network).__name__
+        raise SettingsError(
+            f"model.output_bias=prior: the last layer of {name} has no bias. Use model.output_bias=drawn"
+        )
+    biases[-1].copy_(torch.logit(share.nan_to_num(0.5).clamp(LEAST_SHARE, 1 - LEAST_SHARE)))
