@@ -17,6 +17,7 @@ from unittest import mock
 
 import yaml
 
+import trainables.models
 from trainables.settings import DataSettings
 from tune_app.confirmation.settings import ConfirmSettings
 from tune_app.data import DataVerbSettings
@@ -32,6 +33,7 @@ from tune_app.settings.schema import Settings
 from tune_app.settings.user import ENVIRONMENT
 from tune_app.sweep.housekeeping import SweepsSettings
 
+MODELS = Path(trainables.models.__file__).parents[1] / "conf" / "model"
 PAGE = Path(__file__).with_name("settings.md")
 OTHER_VERBS = {
     "summary": SummarySettings,
@@ -51,8 +53,8 @@ INTRO = """# Settings
 <!-- Written by docs/make_settings.py from the dataclasses. Change the docstring there, then: make docs -->
 
 Any setting is given as `key=value`. Where it comes from, weakest first: the defaults below, the choices in
-`tune_app/settings/conf` (`data=cellmap`, `trainer=published`, …), the user's settings file and environment, the command
-line.
+`tune_app/settings/conf` and `trainables/conf/model` (`data=cellmap`, `trainer=published`, `model=unet_2d`, …), the
+user's settings file and environment, the command line. `model=` wins over `data=`, `trainer=` and `hardware=`.
 `python -m tune_app.run --cfg job` prints the settings of a run without running it.
 
 A list is written without spaces, `data.patch=[1,64,64]`; nothing is written `resources.gpus_per_trial=null`.
@@ -164,10 +166,10 @@ def table(rows: list[tuple[str, str, str]]) -> str:
 
 
 def choices() -> str:
-    """The files of conf/, with what each sets."""
+    """The files of the groups, with what each sets."""
     lines = ["## Choices\n", "Each sets several of the settings above at once.\n"]
     for group in GROUPS:
-        for path in sorted((CONF / group).glob("*.yaml")):
+        for path in sorted((MODELS if group == "model" else CONF / group).glob("*.yaml")):
             lines += [f"`{group}={path.stem}`{about(path)}\n", f"    {settings_of(path)}\n"]
     return "\n".join(lines)
 

@@ -15,6 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from search_spaces import all_presets, families, loss_families
+from trainables.settings import network_names
 from tune_app.__main__ import VERBS
 from tune_app.settings import command_line
 from tune_app.settings.command_line import compose
@@ -123,6 +124,7 @@ def test_every_choice_that_a_page_names_exists(page: Path) -> None:
         for group in (ROOT / "tune_app" / "settings" / "conf").iterdir()
         if group.is_dir()
     }
+    known["model"] = set(network_names())
     known |= {"family": {*families(), "all", "compare", "logarithmic"}, "preset": set(all_presets())}
     for key, value in re.findall(
         r"(?<![\w.])(family|preset|data|model|trainer|hardware|search|experiment)=([\w.]+)", text

@@ -371,7 +371,7 @@ class Engine:
         return bool(torch.stack([t.isfinite().all() for t in tensors]).all())
 
     def _weight_norm(self) -> float:
-        """√Σ w² over all parameters; one sync."""
+        """√Σ w² over all parameters that are trained; one sync."""
         return float(torch.stack(torch._foreach_norm([p.detach() for p in self.optim.parameters])).norm())
 
     def _training_metrics(self, training: dict[str, Any]) -> Row:

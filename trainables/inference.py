@@ -35,10 +35,12 @@ class Inference(nn.Module):
         self.in_channels = in_channels
         shape: Any = network
         self.network, self.spatial_dims, self.stride = network, int(shape.spatial_dims), int(shape.stride)
+        fixed = getattr(network, "fixed_size", None)
+        self.fixed_size: tuple[int, ...] | None = None if fixed is None else tuple(fixed)
         self.register_buffer("shift", torch.tensor(shift).view(1, -1, *(1,) * self.spatial_dims))
 
     def forward(self, em: Tensor) -> Tensor:
-        """em uint8 (N, K, *S), S divisible by the network's stride: logits float32 (N, C, *S), as thresholded."""
+        """em uint8 (N, K, *S), S the fixed size or multiples of the stride: logits float32 (N, C, *S), to threshold."""
         logits: Tensor = self.network(normalise(em, self.intensity)).float() + self.shift
         return logits
 
@@ -63,11 +65,12 @@ def inference(settings: TrialSettings, weights: Mapping[str, Tensor], shift: Seq
 def save_program(model: Inference, path: Path) -> None:
     """Write `model` by torch.export; `torch.export.load(path).module()` is it again, without its source.
 
-    The program takes any batch, and any sides that are multiples of the network's stride.
+    The program takes any batch, and any sides that are multiples of the network's stride; where the network has a fixed
+    size, that alone.
     """
-    stride, dims = model.stride, model.spatial_dims
-    sides = {2 + axis: stride * torch.export.Dim(f"side{axis}", min=1) for axis in range(dims)}
-    example = torch.zeros(2, model.in_channels, *(4 * stride,) * dims, dtype=torch.uint8)
+    stride, dims, fixed = model.stride, model.spatial_dims, model.fixed_size
+    sides = {} if fixed else {2 + axis: stride * torch.export.Dim(f"side{axis}", min=1) for axis in range(dims)}
+    example = torch.zeros(2, model.in_channels, *(fixed or (4 * stride,) * dims), dtype=torch.uint8)
     # Else a side of one stride, which is 1 voxel at the lowest level, would be a size of its own.
     with torch.no_grad(), fx_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch"), **sides},))

@@ -84,7 +84,7 @@ class Optimisation:
     """
 
     def __init__(self, model: nn.Module, trainer: TrainerSettings, hardware: Hardware, mode: str) -> None:
-        self.model, self.parameters = model, list(model.parameters())
+        self.model, self.parameters = model, [p for p in model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.parameters, trainer)
         # Only float16 underflows.
         self.scaler = torch.amp.GradScaler(hardware.device.type, enabled=hardware.autocast is torch.float16)

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from math import inf
 from typing import Any, TypeVar
+
+import yaml
 
 from trainables.errors import SettingsError
 
@@ -179,7 +183,7 @@ class ModelSettings:
     """Number of poolings by 2; unet takes patches whose sides are divisible by 2**depth."""
     output_bias: str = "drawn"
     """Bias of the last layer at the start: drawn, as the architecture draws it, or prior, the log odds of each class in
-    the training patches: a rare class then begins at its share and not at ½. A loss that shifts logits does that, too."""
+    the training patches: a rare class begins at its share and not at ½. A loss that shifts logits does that, too."""
     options: dict[str, Any] = field(default_factory=dict)
     """What only this architecture takes, for example model.options.norm=instance. unet: norm, batch or instance."""
 
@@ -358,6 +362,27 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
             f"Choices: {', '.join(known) or 'none, leave it out'}",
         )
     return cls(**values)
+
+
+def network_names() -> tuple[str, ...]:
+    """The choices of `model=` on the command line, sorted."""
+    names = (entry.name for entry in _presets().iterdir())
+    return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
+
+
+def network_preset(name: str) -> dict[str, dict[str, Any]]:
+    """What `model=NAME` sets on the command line: model, and where its file says so data, trainer and resources.
+
+    {"model": {"name": "vit", "width": 68, …}, "data": {"patch": [1, 256, 256]}, "trainer": {"batch_size": 20, …}, …}
+    Raises SettingsError for an unknown name.
+    """
+    require_choice("model", name, network_names())
+    sections: dict[str, dict[str, Any]] = yaml.safe_load((_presets() / f"{name}.yaml").read_text(encoding="utf-8"))
+    return sections
+
+
+def _presets() -> Traversable:
+    return files("trainables") / "conf" / "model"
 
 
 def trial_settings(config: Mapping[str, Any]) -> TrialSettings:

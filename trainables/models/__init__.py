@@ -1,11 +1,20 @@
 """The networks. One file per architecture; the file's name is `model.name` on the command line.
 
 A model file defines `build(settings, *, in_channels, num_classes, patch) -> torch.nn.Module`. The module maps
-images (N, in_channels, *space) to logits (N, num_classes, *space) and says in `spatial_dims` whether its space is
-H W (2, the patch is one slice thick) or D H W (3), and in `stride` of what its sides must be multiples. `build` refuses
-what this architecture cannot take: patch, depth, `settings.options`; it runs on the meta device, too, before a sweep
-starts. Its layers re-initialise by construction: the engine draws a new
-model on the CPU and copies its weights in place, so a model needs no reset of its own.
+images (N, in_channels, *space) to logits (N, num_classes, *space) and has these attributes:
+
+    spatial_dims   2: its space is H W, the patch is one slice thick; 3: D H W
+    stride         of what its sides must be multiples
+    fixed_size     the only space that its exported program takes, and so the window of predictions; may be left out,
+                   or None: any multiples of the stride
+
+`build` refuses what this architecture cannot take: patch, depth, `settings.options`; it runs on the meta device, too,
+before a sweep starts. Its layers re-initialise by construction: the engine draws a new model on the CPU and copies its
+state_dict in place, so a model needs no reset of its own, and no buffer that is not in the state_dict. A parameter that
+never gets a gradient has requires_grad=False. The module is one graph for torch.compile.
+
+A file may also define `blocks(network) -> Iterable[torch.nn.Module]`: what model.checkpointing computes again in the
+backward pass, each with tensors in and one tensor out.
 """
 
 from __future__ import annotations
@@ -18,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.errors import SettingsError
-from trainables.settings import ModelSettings, require_choice
+from trainables.settings import ModelSettings, require, require_choice
 
 EARLIER_NAMES = {"unet2d": "unet"}
 """Names by which sweeps and exports of earlier versions call a model, and the file that it is in now."""
@@ -61,3 +70,33 @@ def set_output_bias(network: nn.Module, share: Tensor) -> None:
             f"model.output_bias=prior: the last layer of {name} has no bias. Use model.output_bias=drawn"
         )
     biases[-1].copy_(torch.logit(share.nan_to_num(0.5).clamp(LEAST_SHARE, 1 - LEAST_SHARE)))
+
+
+def spatial_dims_of(patch: Sequence[int], stride: int, rule: str, *, alternative: str = "", norm_fix: str = "") -> int:
+    """2 for a patch (D, H, W) that is one slice thick, else 3.
+
+    SettingsError, which names the nearest size that fits, where a side is not a multiple of `stride`; `rule` says why
+    it must be. norm_fix: not empty for a network whose lowest level, a stride-th of the size, has instance norm, which
+    needs more than one voxel there; what else helps.
+    """
+    dims = 2 if patch[0] == 1 else 3
+    sides = list(patch[3 - dims :])
+    fitting = [max(1, (side + stride // 2) // stride) * stride for side in sides]
+    if norm_fix and max(fitting) == stride:
+        fitting[-1] = 2 * stride
+    nearest = f"For example data.patch=[{','.join(map(str, [1, *fitting][-3:]))}]"
+    require(
+        all(side % stride == 0 for side in sides),
+        "data.patch",
+        list(patch),
+        f"{'y and x' if dims == 2 else 'z, y and x'} must be divisible by {rule}",
+        f"{nearest}{alternative}",
+    )
+    require(
+        not norm_fix or max(sides) > stride,
+        "data.patch",
+        list(patch),
+        f"instance norm needs more than one voxel at the lowest level, a side above {stride}",
+        f"{nearest}{norm_fix}",
+    )
+    return dims

@@ -7,14 +7,14 @@ w width (channels of the first level); level l has w·2^l channels and sides of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from trainables.settings import ModelSettings, from_mapping, require, require_choice
+from trainables.models import spatial_dims_of
+from trainables.settings import ModelSettings, from_mapping, require, require_choice, require_in
 
 NORMS = {"batch": ("BatchNorm", {}), "instance": ("InstanceNorm", {"affine": True})}
 
@@ -25,9 +25,12 @@ class Options:
 
     norm: str = "batch"
     """batch, or instance: every sample by itself."""
+    dropout: float = 0.0
+    """Probability with which a value is dropped after each pair of convolutions."""
 
     def __post_init__(self) -> None:
         require_choice("model.options.norm", self.norm, tuple(NORMS))
+        require_in(self, "model.options.", dropout="[0, 1)")
 
 
 def layer(kind: str, spatial_dims: int, *args: int, **options: object) -> nn.Module:
@@ -36,23 +39,26 @@ def layer(kind: str, spatial_dims: int, *args: int, **options: object) -> nn.Mod
     return module
 
 
-def double_conv(spatial_dims: int, in_channels: int, out_channels: int, norm: str) -> nn.Sequential:
-    """Twice convolution with a side of 3, norm, ReLU; size kept. No convolution bias: the norm subtracts it again."""
+def double_conv(spatial_dims: int, in_channels: int, out_channels: int, options: Options) -> nn.Sequential:
+    """Twice convolution with a side of 3, norm, ReLU; dropout. No convolution bias: the norm subtracts it again."""
+    norm, norm_options = NORMS[options.norm]
     parts: list[nn.Module] = []
     for channels in (in_channels, out_channels):
         parts.append(layer("Conv", spatial_dims, channels, out_channels, 3, padding=1, bias=False))
-        parts.append(layer(NORMS[norm][0], spatial_dims, out_channels, **NORMS[norm][1]))
+        parts.append(layer(norm, spatial_dims, out_channels, **norm_options))
         parts.append(nn.ReLU(inplace=True))
+    if options.dropout:
+        parts.append(nn.Dropout(options.dropout))
     return nn.Sequential(*parts)
 
 
 class Up(nn.Module):
     """Double the size by a transposed convolution, join the encoder's features of that size, two convolutions."""
 
-    def __init__(self, spatial_dims: int, in_channels: int, norm: str) -> None:
+    def __init__(self, spatial_dims: int, in_channels: int, options: Options) -> None:
         super().__init__()
         self.up = layer("ConvTranspose", spatial_dims, in_channels, in_channels // 2, 2, stride=2)
-        self.convs = double_conv(spatial_dims, in_channels, in_channels // 2, norm)
+        self.convs = double_conv(spatial_dims, in_channels, in_channels // 2, options)
 
     def forward(self, below: Tensor, skip: Tensor) -> Tensor:
         """below (N, c, S/2) and skip (N, c/2, S) give (N, c/2, S)."""
@@ -64,16 +70,24 @@ class UNet(nn.Module):
     """UNet of `depth` poolings: images (N, in_channels, S) to logits (N, num_classes, S)."""
 
     def __init__(
-        self, *, spatial_dims: int, in_channels: int, num_classes: int, width: int, depth: int, norm: str = "batch"
+        self,
+        *,
+        spatial_dims: int,
+        in_channels: int,
+        num_classes: int,
+        width: int,
+        depth: int,
+        options: Options | None = None,
     ) -> None:
         super().__init__()
+        options = options or Options()
         self.spatial_dims, self.stride = spatial_dims, 2**depth
-        self.first = double_conv(spatial_dims, in_channels, width, norm)
+        self.first = double_conv(spatial_dims, in_channels, width, options)
         self.pool = layer("MaxPool", spatial_dims, 2)
         self.down = nn.ModuleList(
-            double_conv(spatial_dims, width * 2**i, width * 2 ** (i + 1), norm) for i in range(depth)
+            double_conv(spatial_dims, width * 2**i, width * 2 ** (i + 1), options) for i in range(depth)
         )
-        self.up = nn.ModuleList(Up(spatial_dims, width * 2**i, norm) for i in range(depth, 0, -1))
+        self.up = nn.ModuleList(Up(spatial_dims, width * 2**i, options) for i in range(depth, 0, -1))
         self.head = layer("Conv", spatial_dims, width, num_classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -94,36 +108,27 @@ def build(settings: ModelSettings, *, in_channels: int, num_classes: int, patch:
 
     SettingsError for a side that is not divisible by 2**depth, for an unknown option, or an invalid value of one.
     """
-    norm = from_mapping(Options, settings.options, "model.options").norm
-    spatial_dims, factor = (2 if patch[0] == 1 else 3), 2**settings.depth
+    options = from_mapping(Options, settings.options, "model.options")
+    factor, instance = 2**settings.depth, options.norm == "instance"
+    dims = spatial_dims_of(
+        patch,
+        factor,
+        f"2**model.depth = {factor}",
+        alternative=", or a smaller depth",
+        norm_fix=", a smaller model.depth, or model.options.norm=batch" if instance else "",
+    )
     require(
-        spatial_dims == 2 or settings.name != "unet2d",
+        dims == 2 or settings.name != "unet2d",
         "data.patch",
         list(patch),
         "model.name=unet2d takes patches one slice thick",
         "Use model.name=unet, which is 3D there, or for example data.patch=[1,256,256]",
     )
-    sides = patch[3 - spatial_dims :]
-    fitting = [1, *(math.ceil(side / factor) * factor for side in sides)][-3:]
-    require(
-        all(side % factor == 0 for side in sides),
-        "data.patch",
-        list(patch),
-        f"{'y and x' if spatial_dims == 2 else 'z, y and x'} must be divisible by 2**model.depth = {factor}",
-        f"For example data.patch=[{','.join(map(str, fitting))}], or a smaller depth",
-    )
-    require(
-        norm != "instance" or any(side > factor for side in sides),
-        "data.patch",
-        list(patch),
-        f"model.options.norm=instance needs more than one voxel at the lowest level, a side above {factor}",
-        "Choose a larger patch, a smaller model.depth, or model.options.norm=batch",
-    )
     return UNet(
-        spatial_dims=spatial_dims,
+        spatial_dims=dims,
         in_channels=in_channels,
         num_classes=num_classes,
         width=settings.width,
         depth=settings.depth,
-        norm=norm,
+        options=options,
     )

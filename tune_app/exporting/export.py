@@ -318,6 +318,9 @@ def use_of(about: Mapping[str, Any]) -> str:
     several = about.get("in_channels", 1) > 1
     images, slices_first = VOLUMES.get((about.get("spatial_dims", 2), several), ("em[:, None]", ""))
     lines = USE.replace("network(em[:, None])", f"network({images}){slices_first}")
+    if fixed := about.get("fixed_size"):
+        axes = ("slices, " if len(fixed) == 3 else "") + "height and width"
+        lines = lines.replace("sides multiples of the stride", f"{axes} exactly {' × '.join(map(str, fixed))}")
     return lines.replace("uint8 (slices,", "uint8 (channels, slices,") if several else lines
 
 

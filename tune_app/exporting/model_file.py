@@ -68,6 +68,7 @@ def write_program(
         "patch": settings.data.patch,
         "stride": model.stride,
         "least_side": model.stride,
+        "fixed_size": model.fixed_size,
         "in_channels": model.in_channels,
         "spatial_dims": model.spatial_dims,
     }

@@ -34,7 +34,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from trainables.errors import TrainablesError
-from trainables.settings import PATH
+from trainables.settings import PATH, network_names, network_preset
 from tune_app.errors import InputError, TuneAppError
 from tune_app.settings.terminal import plain_output
 from tune_app.settings.user import user_setting
@@ -165,6 +165,8 @@ def data_told() -> Iterator[None]:
 
 def _register(verb: str, schema: type) -> None:
     store = ConfigStore.instance()
+    for name in network_names():  # not in conf/: the trainables read them, too
+        store.store(group="model", name=name, node=network_preset(name), package="_global_")
     if not OmegaConf.has_resolver("user"):
         OmegaConf.register_new_resolver("user", lambda key, default="": user_setting(key, str(default)))
     if (CONF / f"{verb}.yaml").is_file():
