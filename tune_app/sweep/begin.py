@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from search_spaces import get_preset
+from search_spaces import get_family, get_preset
 from tune_app.errors import InputError
 from tune_app.ray_adapters.remote import refuse_in_memory
 from tune_app.results.manifest import read_manifest
@@ -48,7 +48,17 @@ def planned(composed: Composed[Settings]) -> Settings:
     """The settings of a sweep that begins. Raises InputError."""
     if composed.settings.final:
         return located(of_final(composed))
-    return located(with_exported(composed) if composed.settings.trial else checked_preset(composed))
+    return located(with_exported(composed) if composed.settings.trial else with_choices(checked_preset(composed), composed))
+
+
+def with_choices(settings: Settings, composed: Composed[Settings]) -> Settings:
+    """The settings with the axes of the family that a choice on the command line means: model=unet_2d is that network
+    where the family compares networks."""
+    if settings.single_arms or settings.family == "all":
+        return settings
+    given = dict(word.lstrip("+").partition("=")[::2] for word in composed.overrides)
+    meant = {axis: given[group] for axis, group in get_family(settings.family).choices.items() if group in given}
+    return dataclasses.replace(settings, space=settings.space | meant) if meant else settings
 
 
 def checked_preset(composed: Composed[Settings]) -> Settings:
