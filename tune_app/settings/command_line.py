@@ -304,6 +304,9 @@ def _help_of(verb: str) -> str:
 
 def _unknown_key(key: str, verb: str, schema: type) -> str:
     known = _keys(_schema(schema))
+    if below := [k for k in known if k.startswith(f"{key}.")]:
+        instead = next((f.metadata.get("instead") for f in dataclasses.fields(schema) if f.name == key), None)
+        return f"{key}: is a section and takes no value; {', '.join(below)} are in it. {instead or _help_of(verb)}"
     close = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     siblings = [k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0]]
     hint = f"Did you mean {' or '.join(close)}? " if close else ""

@@ -6,7 +6,10 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,67 +17,30 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
-import yaml
 import zarr
+from filelock import FileLock
 from monai.data.utils import compute_importance_map
 from ome_zarr_models.v04.image_label import ImageLabel
+from tiny_export import CLASSES, CUT, NETWORKS, PATCH, exported
 
 from trainables import metrics
 from trainables.data import expand_labels, open_packed
 from trainables.data.cellmap.ngff import read_levels
+from trainables.data.cellmap.reader import discover_crops
 from trainables.data.sampling import cut
-from trainables.inference import Inference, save_program
+from trainables.inference import Inference
 from trainables.settings import DataSettings
 from trainables.tiling import MOST_LOGITS, block_shape, span, step
 from tune_app.errors import InputError
-from tune_app.exporting import predict as predict_module
-from tune_app.exporting.predict import PredictSettings, predict, predict_and_print, read_model
+from tune_app.exporting import blocks
+from tune_app.exporting.predict import DataFolder, PredictSettings, predict, predict_and_print
+from tune_app.exporting.trained_model import read_model
 from tune_app.predict import main
 
 sys.path.append(str(Path(__file__).parents[2] / "trainables" / "data"))
 from volume_writer import write_em, write_label, write_small
-
-CLASSES = ("nuc", "pm")
-CUT = (0.4, -0.3)
-PATCH = {2: [1, 32, 32], 3: [8, 16, 12]}
-
-
-class Context(torch.nn.Module):
-    """A network that sees seven voxels along each axis: two convolutions with drawn weights."""
-
-    stride = 2
-
-    def __init__(self, spatial_dims: int, in_channels: int = 1) -> None:
-        super().__init__()
-        self.spatial_dims = spatial_dims
-        conv = torch.nn.Conv2d if spatial_dims == 2 else torch.nn.Conv3d
-        generator = torch.Generator().manual_seed(1)
-        self.layers = torch.nn.Sequential(conv(in_channels, 4, 5, padding=2), torch.nn.ReLU(), conv(4, 2, 3, padding=1))
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter.normal_(generator=generator)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.layers(image)
-        return logits
-
-
-NETWORKS = {dims: Inference(Context(dims), [0.1, -0.1]).eval() for dims in (2, 3)}
-
-
-def exported(folder: Path, network: Inference, patch: list[int]) -> Path:
-    """The parts of an export that `predict` reads."""
-    folder.mkdir(parents=True)
-    save_program(network, folder / "model.pt2")
-    about = {"classes": list(CLASSES), "logit": list(CUT), "patch": patch, "stride": 2, "least_side": 2}
-    about |= {"spatial_dims": network.spatial_dims, "in_channels": network.in_channels}
-    (folder / "model.json").write_text(json.dumps(about))
-    config = {"data": {"name": "cellmap", "classes": list(CLASSES), "patch": patch}}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-    (folder / "manifest.json").write_text(json.dumps({"kind": "tune_app export", "sha256": digests}))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +58,7 @@ def checkpoint(exports: dict[int, Path]) -> Path:
 @pytest.fixture
 def asked(checkpoint: Path, tmp_path: Path) -> Callable[..., PredictSettings]:
     def settings(**given: Any) -> PredictSettings:
-        data = predict_module.DataFolder(root=str(tmp_path / "data"))
+        data = DataFolder(root=str(tmp_path / "data"))
         return PredictSettings(
             **{"checkpoint": str(checkpoint), "out": str(tmp_path / "pred.zarr"), "data": data, **given}
         )
@@ -192,16 +158,16 @@ def test_blocks_give_what_the_whole_gives(
     em, window = noise(shape), PATCH[dims]
     write_em(tmp_path / "data", "cells", em, chunk=32)
     volume = tmp_path / "data" / "cells" / "cells.zarr" / "recon-1" / "em" / "fibsem-uint8"
-    monkeypatch.setattr(predict_module, "block_shape", lambda *_: block)
+    monkeypatch.setattr(blocks, "block_shape", lambda *_: block)
     read: list[tuple[int, ...]] = []
-    original = predict_module.read_em
+    original = blocks.read_grey
 
     def watched(*given: Any) -> Any:
         found = original(*given)
         read.append(found[0].shape)
         return found
 
-    monkeypatch.setattr(predict_module, "read_em", watched)
+    monkeypatch.setattr(blocks, "read_grey", watched)
     done = predict(asked(volume=str(volume), overlap=overlap, checkpoint=str(exports[dims]), batch_size=3))
     assert done.dice == {}
     assert len(read) == num_blocks
@@ -284,26 +250,143 @@ def test_the_labels_are_ome_zarr_and_lie_on_the_em(asked: Callable[..., PredictS
 
 
 def test_an_earlier_prediction_is_replaced_when_asked_and_nothing_else_ever(
-    asked: Callable[..., PredictSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exports: dict[int, Path], asked: Callable[..., PredictSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_small(tmp_path / "data")
     out = predict(asked(crop="crop1")).out
-    with pytest.raises(InputError, match=r"exists.*overwrite=true"):
+    with pytest.raises(InputError, match=r"exists, the prediction of cells/crop1 with checkpoint=.*overwrite=true"):
         predict(asked(crop="crop1"))
     predict(asked(crop="crop1", overwrite=True))
     before = written(out)
+    with pytest.raises(InputError, match=r"prediction of cells/crop1 .* this would be the prediction of cells/crop2"):
+        predict(asked(crop="crop2", overwrite=True))
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict_module, "_predict_block", interrupted)
+    monkeypatch.setattr(blocks, "predict_block", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        predict(asked(crop="crop2", overwrite=True))
+        predict(asked(crop="crop1", overwrite=True))
     np.testing.assert_array_equal(written(out), before)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "pred.zarr"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".pred.zarr.partial", "data", "pred.zarr"]
     (tmp_path / "thesis").mkdir()
     with pytest.raises(InputError, match="no prediction"):
         predict(asked(crop="crop1", out=str(tmp_path / "thesis"), overwrite=True))
+
+
+KILLED = """
+import itertools, os, signal, sys
+import zarr
+from tune_app.exporting import blocks
+from tune_app.predict import main
+
+blocks.block_shape = lambda *_: (2, 40, 24)
+numbers, write = itertools.count(1), zarr.Array.__setitem__
+
+def dies(array, place, values):
+    write(array, place, values)
+    if next(numbers) == int(os.environ["DIES_AFTER"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+zarr.Array.__setitem__ = dies
+main()
+"""
+"""`predict` in blocks of which one and a half chunks lie beside each other, killed in the middle of a block."""
+
+
+def test_a_killed_run_goes_on_where_it_stopped(
+    exports: dict[int, Path],
+    asked: Callable[..., PredictSettings],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same bits in every file, and the same Dice, as of a run that nobody stopped."""
+    write_em(tmp_path / "data", "cells", noise((6, 90, 70)), chunk=32)
+    write_label(tmp_path / "data", "cells", "crop1", "nuc", noise((6, 90, 70)) % 2, chunk=32)
+    words = [
+        f"checkpoint={exports[2]}",
+        f"data.root={tmp_path / 'data'}",
+        "crop=crop1",
+        f"out={tmp_path / 'pred.zarr'}",
+    ]
+    environment = {**os.environ, "DIES_AFTER": "9"}
+    killed = subprocess.run([sys.executable, "-c", KILLED, *words], env=environment, check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert not (tmp_path / "pred.zarr").exists()
+    partial = tmp_path / ".pred.zarr.partial"
+    assert len((partial / "blocks.jsonl").read_text().splitlines()) == 4
+    with (partial / "blocks.jsonl").open("a") as record:
+        record.write("[4, [[1")  # of a kill in the middle of a line
+    (partial / "labels" / "nuc" / "s0" / "0.abc.partial").write_bytes(b"a chunk cut short")
+
+    monkeypatch.setattr(blocks, "block_shape", lambda *_: (2, 40, 24))
+    predicted: list[Any] = []
+    original = blocks.predict_block
+    monkeypatch.setattr(blocks, "predict_block", lambda *given: predicted.append(given[2]) or original(*given))
+    with pytest.raises(InputError, match=r"holds another prediction, unfinished \(overlap: 0.5 there, 0.25 here\)"):
+        predict(asked(crop="crop1", overlap=0.25))
+    with pytest.raises(InputError, match=r"checkpoint: .*/2, model \w{8} there, .*/3, \w{8} here; .*window"):
+        predict(asked(crop="crop1", checkpoint=str(exports[3])))
+    assert predict_and_print(asked(crop="crop1", batch_size=3)) == 0
+    assert "going on after 4 of 27 blocks" in capsys.readouterr().err
+    assert len(predicted) == 27 - 4
+    assert not partial.exists()
+
+    whole = predict(asked(crop="crop1", out=str(tmp_path / "whole.zarr")))
+    for name in ("pred.zarr", "whole.zarr"):
+        found = {p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()}
+        about = json.loads(found.pop(Path(".zattrs")))["tune_app"]
+        del about["made"]
+        if name == "pred.zarr":
+            first = found, about
+    assert (found, about) == first
+    assert about["dice"] == whole.dice
+    assert {path.name for path in whole.out.iterdir()} == {".zattrs", ".zgroup", "labels"}
+
+
+def test_another_unfinished_prediction_is_dropped_when_asked(
+    asked: Callable[..., PredictSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that another process writes is left alone."""
+    write_small(tmp_path / "data")
+    whole = predict(asked(crop="crop2", out=str(tmp_path / "other.zarr")))
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "predict_block", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            predict(asked(crop="crop1"))
+    with (
+        FileLock(tmp_path / ".pred.zarr.partial" / "unfinished.lock"),
+        pytest.raises(InputError, match="another process"),
+    ):
+        predict(asked(crop="crop1"))
+    with pytest.raises(InputError, match=r"crop: cells/crop1 there, cells/crop2 here"):
+        predict(asked(crop="crop2"))
+    done = predict(asked(crop="crop2", overwrite=True))
+    np.testing.assert_array_equal(written(done.out), written(whole.out))
+
+
+def test_a_prediction_may_lie_beside_the_em_and_changes_nothing_there(
+    asked: Callable[..., PredictSettings], tmp_path: Path
+) -> None:
+    write_small(tmp_path / "data")
+    recon = tmp_path / "data" / "cells" / "cells.zarr" / "recon-1"
+    before = {path: path.read_bytes() for path in recon.rglob("*") if path.is_file()}
+    out = recon / "labels" / "inference" / "best-1"
+    predict(asked(crop="crop1", out=str(out)))
+    group = out / "labels" / "nuc"
+    ImageLabel.from_zarr(zarr.open_group(group, mode="r"))
+    attributes = json.loads((group / ".zattrs").read_text())
+    assert (group / attributes["image-label"]["source"]["image"]).resolve() == recon / "em" / "fibsem-uint8"
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(discover_crops(tmp_path / "data")) == 4
+    for place, message in (
+        ("labels/groundtruth/mine", r"among the ground truth.*out=.*labels/inference/mine"),
+        ("em/fibsem-uint8/mine", "never written to"),
+        ("em/fibsem-uint8/s0/mine", "never written to"),
+    ):
+        with pytest.raises(InputError, match=message):
+            predict(asked(crop="crop1", out=str(recon / place)))
 
 
 @pytest.mark.parametrize(
@@ -314,8 +397,16 @@ def test_an_earlier_prediction_is_replaced_when_asked_and_nothing_else_ever(
         ({}, "one of the two"),
         ({"crop": "crop1", "volume": "x"}, "one of the two"),
         ({"crop": "crop1", "overlap": 1.0}, "overlap=1.0"),
-        ({"volume": "nowhere"}, "volume=nowhere: no such folder; the folder of an OME-Zarr 0.4 multiscale is needed"),
+        (
+            {"volume": "nowhere"},
+            "volume=nowhere: no such folder; the folder of an OME-Zarr multiscale is needed, or a .npy",
+        ),
         ({"volume": "data/cells/cells.zarr"}, "has no .zattrs; the folder of an"),
+        ({"volume": "nowhere.tif"}, "volume=nowhere.tif: no such file"),
+        ({"data": "crop1"}, "data: is a section and takes no value; data.root, data.cache_dir are in it. Say what to"),
+        ({"crop": "crop1", "voxel_nm": "[4,4,4]"}, "voxel_nm=[4.0, 4.0, 4.0]: goes with volume="),
+        ({"volume": "x.npy", "voxel_nm": "[4,4]"}, "voxel_nm=[4.0, 4.0]: three sizes in nm are needed"),
+        ({"volume": "x.npy", "intensity": "[4,4]"}, "intensity=[4.0, 4.0]: a black and a white value"),
         ({"volume": "data/cells/cells.zarr"}, "data/cells/cells.zarr/recon-1/em/fibsem-uint8\n"),
     ],
 )
@@ -381,3 +472,92 @@ def test_where_there_is_no_em_nothing_is_predicted(asked: Callable[..., PredictS
     assert not masks[:, :2, 8:16, 16:24].any()
     with pytest.raises(InputError, match="lies outside the EM"):
         predict(asked(crop="crop2", out=str(tmp_path / "other.zarr")))
+
+
+def test_a_stack_in_one_file_is_predicted_as_the_same_voxels_in_zarr(
+    exports: dict[int, Path], asked: Callable[..., PredictSettings], tmp_path: Path
+) -> None:
+    """NumPy, TIFF, OME-Zarr with five axes, and OME-Zarr 0.5: whatever they lie in."""
+    em = noise((5, 40, 50))
+    write_em(tmp_path / "data", "cells", em)
+    volume = tmp_path / "data" / "cells" / "cells.zarr" / "recon-1" / "em" / "fibsem-uint8"
+    wanted = written(predict(asked(volume=str(volume))).out)
+    np.save(tmp_path / "em.npy", em)
+    tifffile.imwrite(tmp_path / "em.tif", em, compression="zlib")
+    write_plain_zarr(tmp_path / "five", em[None, None], "tczyx")
+    write_plain_zarr(tmp_path / "v3", em, "zyx", zarr_format=3)
+    write_plain_zarr(tmp_path / "v3five", em[None, None], "tczyx", zarr_format=3)
+    for name in ("em.npy", "em.tif", "five", "v3", "v3five"):
+        own = [8.0, 8.0, 8.0] if name.startswith("em.") else []
+        done = predict(asked(volume=str(tmp_path / name), voxel_nm=own, out=str(tmp_path / f"{name}.pred")))
+        np.testing.assert_array_equal(written(done.out), wanted)
+        source = json.loads((done.out / "labels" / "nuc" / ".zattrs").read_text())["image-label"]["source"]["image"]
+        assert (done.out / "labels" / "nuc" / source).resolve() == tmp_path / name
+
+
+def write_plain_zarr(group: Path, values: np.ndarray, axes: str, zarr_format: int = 2, **more: Any) -> None:
+    """An OME-Zarr image as other programs write it: voxels of 8 nm, in micrometres; 0.4 or 0.5."""
+    store = zarr.create_group(group, zarr_format=zarr_format)
+    space = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
+    leading = [{"name": axis, "type": {"t": "time", "c": "channel"}[axis]} for axis in axes[:-3]]
+    scale = {"type": "scale", "scale": [*(1.0 for _ in leading), 0.008, 0.008, 0.008]}
+    datasets = [{"path": "0", "coordinateTransformations": [scale]}]
+    image = {"multiscales": [{"axes": leading + space, "datasets": datasets}], **more}
+    image |= {"version": "0.5"} if zarr_format == 3 else {}
+    image["multiscales"][0] |= {"version": "0.4"} if zarr_format == 2 else {}
+    store.attrs.update({"ome": image} if zarr_format == 3 else image)
+    chunks = (*(1 for _ in leading), 2, 16, 16)
+    array = store.create_array("0", shape=values.shape, chunks=chunks, dtype=values.dtype)
+    array[...] = values
+
+
+def test_values_are_taken_between_black_and_white(asked: Callable[..., PredictSettings], tmp_path: Path) -> None:
+    """Of 16 bit or floats; without them it is refused, with an example that fits."""
+    em = noise((2, 40, 50))
+    np.save(tmp_path / "em8.npy", em)
+    np.save(tmp_path / "em16.npy", 100 + 7 * em.astype(np.uint16))
+    np.save(tmp_path / "em32.npy", np.where(em == 0, np.nan, em / 510 - 1).astype(np.float32))
+    wanted = written(predict(asked(volume=str(tmp_path / "em8.npy"), voxel_nm=[8, 8, 8])).out)
+    for name, intensity in (("em16", [100, 100 + 7 * 255]), ("em32", [-1, -0.5])):
+        settings = asked(
+            volume=str(tmp_path / f"{name}.npy"), voxel_nm=[8, 8, 8], out=str(tmp_path / name), intensity=intensity
+        )
+        np.testing.assert_array_equal(written(predict(settings).out), wanted)
+    with pytest.raises(InputError, match=r"its values are uint16.*intensity=\[1\d\d(\.\d+)?,18\d\d(\.\d+)?\]"):
+        predict(asked(volume=str(tmp_path / "em16.npy"), voxel_nm=[8, 8, 8], out=str(tmp_path / "other")))
+
+
+def test_voxels_of_another_size_are_resampled_and_that_is_said(
+    asked: Callable[..., PredictSettings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    em = noise((3, 40, 40))
+    fine = em.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    np.save(tmp_path / "em8.npy", em)
+    np.save(tmp_path / "em4.npy", fine)
+    wanted = predict(asked(volume=str(tmp_path / "em8.npy"), voxel_nm=[8, 8, 8]))
+    assert "note" not in capsys.readouterr().err
+    out = str(tmp_path / "fine.zarr")
+    assert predict_and_print(asked(volume=str(tmp_path / "em4.npy"), voxel_nm=[4, 4, 4], out=out)) == 0
+    told = capsys.readouterr()
+    assert "note: em4.npy: voxels of 4 × 4 × 4 nm; predicted at 8 × 8 × 8 nm as trained, resampled" in told.err
+    assert "3 × 40 × 40 voxels" in told.out
+    np.testing.assert_array_equal(written(Path(out)), written(wanted.out))
+    [level] = read_levels(Path(out) / "labels" / "nuc")
+    assert (level.scale, level.corner.tolist()) == ((8, 8, 8), [0, 0, 0])
+    write_plain_zarr(tmp_path / "image", fine, "zyx")
+    predict_and_print(asked(volume=str(tmp_path / "image"), voxel_nm=[4, 4, 4], out=str(tmp_path / "image.pred")))
+    assert "4 × 4 × 4 nm; predicted at 8 × 8 × 8 nm as trained, resampled from its level 0" in capsys.readouterr().err
+    np.testing.assert_array_equal(written(tmp_path / "image.pred"), written(wanted.out))
+
+
+def test_labels_are_no_volume(asked: Callable[..., PredictSettings], tmp_path: Path) -> None:
+    write_small(tmp_path / "data")
+    truth = tmp_path / "data" / "cells" / "cells.zarr" / "recon-1" / "labels" / "groundtruth" / "crop1" / "nuc"
+    ours = predict(asked(crop="crop1", out=str(tmp_path / "mine.zarr"))).out / "labels" / "nuc"
+    write_plain_zarr(tmp_path / "v3", noise((2, 9, 9)), "zyx", 3, **{"image-label": {}})
+    for folder in (truth, ours, tmp_path / "v3"):
+        with pytest.raises(InputError, match="these are labels"):
+            predict(asked(volume=str(folder)))
+    write_plain_zarr(tmp_path / "instances", noise((2, 9, 9)).astype(np.uint32), "zyx")
+    with pytest.raises(InputError, match=r"its values are uint32.* If it holds labels, give the image"):
+        predict(asked(volume=str(tmp_path / "instances")))

@@ -12,7 +12,7 @@ array does not reach, where the EM volume does not reach, and where an EM chunk 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -183,27 +183,33 @@ def _resample_masks(
 
 
 def read_em(source: CropSource, grid: Grid, margin: Sequence[int]) -> tuple[NDArray[np.uint8], Box, Level, TapsZYX]:
-    """EM uint8 (D', H', W') of the crop and `margin` (3,) voxels round it, as far as the volume goes, and its box.
-
-    Other dtypes are scaled to uint8 by the range of the dtype (floats by [0, 1]). DataError when the crop lies
-    outside the volume.
-    """
-    levels = read_levels(source.em)
-    level = choose_level(levels, grid.voxel.tolist())
+    """EM of the crop and `margin` (3,) voxels round it, as `read_grey`. DataError when it lies outside the volume."""
+    level = choose_level(read_levels(source.em), grid.voxel.tolist())
     if grid.lies_outside(level):
         raise DataError(f"{source.labels}: the crop lies outside the EM volume {source.em}. Check both translations.")
+    em, box, taps = read_grey(level, grid, margin)
+    return em, box, level, taps
+
+
+def read_grey(
+    level: Level, grid: Grid, margin: Sequence[int], to_grey: Callable[[NDArray[Any]], NDArray[np.uint8]] | None = None
+) -> tuple[NDArray[np.uint8], Box, TapsZYX]:
+    """uint8 (D', H', W') of the grid and `margin` (3,) voxels round it, as far as the level goes, its box and taps.
+
+    to_grey: of other dtypes; left out, they are scaled by the range of the dtype (floats by [0, 1]).
+    """
     wanted: Box = (_triple([-m for m in margin]), _triple([n + m for n, m in zip(grid.shape, margin)]))
     box = grid.box_inside(wanted, level)
     taps = _smooth(grid, box, level)
     em = np.empty([len(t.index) for t in taps], dtype=np.uint8)
     for rows, part in z_parts(taps, level):
-        values, start = to_uint8(read_box(level, *_span(part))), _span(part)[0]
+        values, start = (to_grey or to_uint8)(read_box(level, *_span(part))), _span(part)[0]
         if all(t.index.shape[1] == 1 for t in part):
             em[rows] = pick(values, part, start)
         else:
             mean = average(values, part, start)
             em[rows] = np.rint(mean, out=mean).astype(np.uint8)
-    return em, box, level, taps
+    return em, box, taps
 
 
 def mask_missing_em(planes: NDArray[np.uint8], box: Box, level: Level, taps: TapsZYX) -> float:
