@@ -12,7 +12,7 @@ import zarr
 from numcodecs import Blosc, Delta, GZip
 from volume_writer import write_multiscale
 
-from trainables.data.cellmap.ngff import Level, plain_array, read_box, read_levels
+from trainables.data.cellmap.ngff import Level, missing_chunks, plain_array, read_box, read_levels
 from trainables.errors import DataError
 
 SHAPE, CHUNKS = (19, 10, 13), (8, 4, 5)
@@ -140,3 +140,34 @@ def test_metadata_that_are_no_json_object(tmp_path, name, content):
     (tmp_path / "em" / name).write_bytes(content)
     with pytest.raises(DataError, match=rf"em/{name}.*Download it again"):
         read_levels(tmp_path / "em")
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("leading", [(), (1, 1)])
+def test_missing_chunks_are_told_in_every_layout(tmp_path: Path, zarr_format: int, leading: tuple[int, ...]) -> None:
+    """0.4 and 0.5, with and without axes before z."""
+    names = [*"tc"[: len(leading)], "z", "y", "x"]
+    scale = [{"type": "scale", "scale": [1.0 for _ in leading] + [4.0, 4.0, 4.0]}]
+    axes = [{"name": name, "unit": "nanometer"} if name in "zyx" else {"name": name} for name in names]
+    image = {"multiscales": [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}]}
+    group = zarr.create_group(tmp_path / "image", zarr_format=zarr_format)
+    group.attrs.update({"ome": image} if zarr_format == 3 else image)
+    array = group.create_array("0", shape=(*leading, 4, 6, 8), chunks=(*leading, 2, 3, 4), dtype="uint8")
+    values = np.arange(1, 193, dtype=np.uint8).reshape(4, 6, 8)
+    array[...] = values.reshape(array.shape)
+    [level] = read_levels(tmp_path / "image")
+    np.testing.assert_array_equal(read_box(level, (1, 2, 3), (4, 6, 8)), values[1:, 2:, 3:])
+    assert not missing_chunks(level, (0, 0, 0), level.shape)[1].any()
+    level.chunk_file((1, 0, 1)).unlink()
+    assert np.argwhere(missing_chunks(level, (0, 0, 0), level.shape)[1]).tolist() == [[1, 0, 1]]
+    assert not read_box(level, (2, 0, 4), (4, 3, 8)).any()
+
+
+def test_an_axis_before_z_has_one_element(tmp_path: Path) -> None:
+    axes = [{"name": name} for name in "czyx"]
+    scale = [{"type": "scale", "scale": [1.0, 8.0, 8.0, 8.0]}]
+    group = zarr.create_group(tmp_path / "image", zarr_format=2)
+    group.attrs["multiscales"] = [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}]
+    group.create_array("0", shape=(2, 4, 6, 8), dtype="uint8")
+    with pytest.raises(DataError, match="axis c has 2 elements; one is needed of every axis but z, y, x"):
+        read_levels(tmp_path / "image")
