@@ -35,6 +35,7 @@ NAMES = (
     "scale",
     "memory",
     "workers",
+    "prediction",
 )
 """In the order of the table. `gpu_step` is run by hand where there is a GPU."""
 

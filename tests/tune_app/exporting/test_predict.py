@@ -132,6 +132,35 @@ def test_dice_is_that_of_the_evaluator(
     assert done.shape == (6, size, size)
 
 
+def test_on_the_phantom_dice_is_that_of_the_evaluator_but_for_borders(tmp_path: Path, shared_cache: Path) -> None:
+    """A crop that fits into a patch: equal. A larger one: near what patches at the same windows count one by one, where
+    a patch sees nothing beyond itself and voxels in two of them count twice."""
+    patch = [1, 64, 64]
+    best = exported(tmp_path / "best", NETWORKS[2], patch, data="phantom")
+    settings = DataSettings(name="phantom", cache_dir=str(shared_cache), classes=list(CLASSES), patch=patch)
+    dataset = open_packed(settings)
+    cuts = torch.tensor(CUT).view(1, -1, 1, 1, 1)
+    bounds = {"phantom_a/crop1": 1e-4, "phantom_c/crop29": 0.05}
+    for member, crop in enumerate(dataset.crops):
+        if crop.name not in bounds:
+            continue
+        depth, *plane = crop.labels.shape[1:]
+        rows, columns = (sorted({*range(0, n - 64, 32), n - 64}) for n in plane)
+        starts = np.array(list(itertools.product(range(depth), rows, columns)))
+        batch = cut(dataset, np.full(len(starts), member), starts, np.array(patch), {})
+        with torch.no_grad():
+            logits = NETWORKS[2](batch.em[:, :, 0])[:, :, None] - cuts
+        alone = torch.zeros(len(starts), dtype=torch.int64)
+        counts = metrics.accumulate(logits, expand_labels(batch.labels, 2), alone, 1)
+        wanted = metrics.dice(counts.tp[0], counts.fp[0], counts.fn[0]).tolist()
+        place = DataFolder(cache_dir=str(shared_cache))
+        out = str(tmp_path / crop.name.replace("/", "_"))
+        done = predict(PredictSettings(checkpoint=str(best), crop=crop.name, out=out, data=place))
+        found = [done.dice.get(name, math.nan) for name in CLASSES]
+        assert found == pytest.approx(wanted, abs=bounds.pop(crop.name), nan_ok=True)
+    assert not bounds
+
+
 @pytest.mark.parametrize(
     ("dims", "overlap", "shape", "block", "num_blocks"),
     [
