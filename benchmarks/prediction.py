@@ -29,9 +29,9 @@ from benchmarks.harness import Result, interleaved, main, ratios
 
 CLASSES = ("nuc", "mito_mem", "er_mem", "pm", "golgi_mem")
 PATCH = {2: (1, 128, 128), 3: (16, 64, 64)}
-COMPARED = {2: (2, 1152, 1152), 3: (128, 96, 96)}
+COMPARED = {2: (2, 1152, 1152), 3: (128, 160, 160)}
 """Voxels. Blocks are 1024 wide in 2D, and 64 deep in 3D."""
-DEEP, TIMES = {2: (16, 256, 384), 3: (64, 64, 128)}, 3
+DEEP, TIMES = {2: (32, 128, 256), 3: (192, 64, 128)}, 3
 TIME_TARGET, MEMORY_TARGET, GROWTH_TARGET = 1.25, 1.0, 1.1
 MIB = 2**20
 
