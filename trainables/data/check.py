@@ -74,6 +74,9 @@ def _crop(source: Source[Any], item: Item) -> Iterator[Finding]:
         return
     if crop.masked:
         yield Finding("warning", item.name, f"no EM for {100 * crop.masked:.1f} % of the crop; masked there")
+    if crop.padded:
+        told = f"the EM of {100 * crop.padded:.1f} % of the crop is zero padding; unknown there"
+        yield Finding("warning", item.name, told)
     count = len(source.settings.classes)
     if not any(np.any(class_masks(crop.labels, index, count)[1]) for index in range(count)):
         yield Finding("warning", item.name, "no voxel is known for any of the classes")

@@ -85,6 +85,8 @@ def _pack_crop(source: Source[Any], item: Item, folder: Path, number: int) -> di
         )
     if crop.masked:
         log.warning("%s: no EM for %.1f %% of the crop, masked there.", item.name, 100 * crop.masked)
+    if crop.padded:
+        log.warning("%s: the EM of %.1f %% of the crop is zero padding, unknown there.", item.name, 100 * crop.padded)
     num_classes = len(source.settings.classes)
     positive, known, positions = _statistics(crop.labels, num_classes, np.random.default_rng(number))
     stem = f"{number:04d}"

@@ -6,7 +6,8 @@
 Shapes: P packed bytes, D H W the crop in target voxels, D' H' W' the EM box round it. Positions are nanometres; the
 target grid begins at the crop's lower corner, so target voxel k is centred at corner + (k + 1/2) · voxel.
 A label voxel is unknown where the class is not annotated, where it holds the encoding's `unknown`, where its class's
-array does not reach, where the EM volume does not reach, and where an EM chunk was never downloaded.
+array does not reach, where the EM volume does not reach, where an EM chunk was never downloaded, and where EM is zero
+padding.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ Box = tuple[tuple[int, int, int], tuple[int, int, int]]
 TapsZYX = tuple[Taps, Taps, Taps]
 MOST_VOXELS = 1 << 36
 """Of a crop: a thousand times the largest published one. Beyond it a size or a scale is wrong."""
+PADDING = 32
+"""Side in target voxels of the least square of zeros that is padding: 256 nm at 8 nm."""
 PART_BYTES = 1 << 28
 """Read at once per crop: several crops are decoded at the same time."""
 
@@ -224,6 +227,40 @@ def mask_missing_em(planes: NDArray[np.uint8], box: Box, level: Level, taps: Tap
     masked[tuple(inside)] = _missing_em(level, [Taps(t.index[s], t.weight[s]) for t, s in zip(taps, in_box)])
     planes[:, masked] = 0
     return float(masked.mean())
+
+
+def mask_padding(planes: NDArray[np.uint8], box: Box, em: NDArray[np.uint8]) -> float:
+    """Make labels (P, D, H, W) unknown in place where EM (D', H', W') is zero padding, as alignment leaves it.
+
+    Padding are the squares of PADDING × PADDING voxels in a slice of which every one is exactly 0: real structures, as
+    dark as they may be, are neither as large nor free of noise. box: that of `em`, as `read_em` returned it. Returns the
+    share of the crop's voxels that are padding, in [0, 1].
+    """
+    padding = np.zeros(em.shape, dtype=bool)
+    for z in np.flatnonzero((em == 0).sum(axis=(1, 2)) >= PADDING**2):
+        padding[z] = _opened(em[z] == 0)
+    shape = planes.shape[1:]
+    inside = [slice(max(a, 0), min(b, n)) for a, b, n in zip(*box, shape)]
+    padded = np.zeros(shape, dtype=bool)
+    padded[tuple(inside)] = padding[tuple(slice(s.start - a, s.stop - a) for s, a in zip(inside, box[0]))]
+    known = planes.any(axis=0)  # what was never downloaded is unknown already, and no padding
+    planes[:, padded] = 0
+    return float((padded & known).mean())
+
+
+def _opened(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What of a mask (H, W) is covered by squares of PADDING voxels that lie in it."""
+    height, width = (n - PADDING + 1 for n in mask.shape)
+    if min(height, width) < 1:
+        return np.zeros_like(mask)
+    fits, covered = (np.zeros((n, m), np.int64) for n, m in ((mask.shape[0] + 1, mask.shape[1] + 1),) * 2)
+    fits[1:, 1:] = mask.cumsum(0).cumsum(1)
+    whole = (
+        fits[PADDING:, PADDING:] - fits[:-PADDING, PADDING:] - fits[PADDING:, :-PADDING] + fits[:-PADDING, :-PADDING]
+    )
+    for y, x, sign in ((0, 0, 1), (PADDING, 0, -1), (0, PADDING, -1), (PADDING, PADDING, 1)):
+        covered[y : y + height, x : x + width] += sign * (whole == PADDING**2)
+    return covered[:-1, :-1].cumsum(0).cumsum(1) > 0
 
 
 def _missing_em(level: Level, taps: Sequence[Taps]) -> NDArray[np.bool_]:

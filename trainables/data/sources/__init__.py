@@ -53,6 +53,8 @@ class Decoded:
     """Crop coordinates of the first voxel of `em`; not positive where the surroundings begin before the crop."""
     masked: float = 0.0
     """Share of the crop, in [0, 1], that is unknown because there is no image of it."""
+    padded: float = 0.0
+    """Share of the crop, in [0, 1], that is unknown because its image is zero padding."""
 
 
 @dataclass(frozen=True)

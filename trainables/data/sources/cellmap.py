@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from trainables.data.cellmap.reader import (
     discover_crops,
     holds_class,
     mask_missing_em,
+    mask_padding,
     read_em,
     read_labels,
 )
@@ -49,6 +50,8 @@ class CellMap(Source[CropSource]):
     """Crops of the split file, of data.root's, or of one that is drawn."""
 
     vocabulary = VOCABULARY
+    decoding: ClassVar[tuple[str, ...]] = ("zero padding is unknown",)
+    """What `decode` has learnt since there are caches that may lack it."""
 
     @cached_property
     def folder(self) -> Path:
@@ -81,7 +84,8 @@ class CellMap(Source[CropSource]):
         return sorted(annotated_names(read_split(path, self.folder) if path else discover_crops(self.folder)))
 
     def stamp(self, item: CropSource) -> str:
-        """Sizes and times of all files that are read."""
+        """Sizes and times of all files that are read, and what `decode` has learnt: the cache is built anew, and keeps
+        its fingerprint where there is nothing of that."""
         settings = self.settings
         wanted = [name for name in settings.classes if name in item.classes]
         grid, files = crop_grid(item, wanted, settings.voxel_nm), list[Path]()
@@ -92,7 +96,7 @@ class CellMap(Source[CropSource]):
             files += _chunk_files(level, (0, 0, 0), level.shape)
         files += self._em_files(item, grid)
         where = [item.name, item.side, str(item.em), str(item.labels), wanted]
-        return json.dumps([where, [_stat(path) for path in files]])
+        return json.dumps([where, [_stat(path) for path in files], *self.decoding])
 
     def _em_files(self, item: CropSource, grid: Grid) -> list[Path]:
         """Metadata and chunks of the EM round a crop; chunks that exist or not both count."""
@@ -110,7 +114,8 @@ class CellMap(Source[CropSource]):
         em, box, level, taps = read_em(item, grid, em_margin(settings.patch, grid.shape))
         labels = read_labels(item, settings.classes, grid, settings.label_resampling)
         masked = mask_missing_em(labels, box, level, taps)
-        return Decoded(em=em, labels=labels, offset=box[0], masked=masked)
+        padded = mask_padding(labels, box, em)
+        return Decoded(em=em, labels=labels, offset=box[0], masked=masked, padded=padded)
 
     def holds(self, item: CropSource, name: str) -> bool:
         try:

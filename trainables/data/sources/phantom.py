@@ -27,6 +27,8 @@ class Phantom(CellMap):
     """The generated data of this cache folder, or those below data.root."""
 
     Options = Options
+    decoding = ()
+    """What is generated has no padding, so caches of earlier versions hold."""
 
     @cached_property
     def folder(self) -> Path:
