@@ -12,6 +12,7 @@ from trainables.data import PackedBatch
 from trainables.data.expand import class_masks, pack_class, packed_bytes
 from trainables.prediction import PREDICTION, choose, gather
 from trainables.tasks import get_task
+from trainables.tasks.multilabel import GAP
 from trainables.trial import SegmentationTrial
 
 BEST_IS_FIRST = {"lr": 0.5}
@@ -140,7 +141,7 @@ def test_rare_classes_are_shown_first_and_then_the_richest_patches():
     assert choose([first, second], crops, 9) == [(1, 0), (1, 1), (0, 2), (0, 1), (1, 2), (0, 0)]
 
 
-def test_patches_are_gathered_to_a_full_batch_and_counted_in_the_middle_slice():
+def test_patches_are_gathered_to_a_full_batch_and_counted():
     labels = torch.zeros((2, packed_bytes(3), 3, 4, 4), dtype=torch.uint8)
     planes = labels[1].numpy()
     present = np.zeros((3, 4, 4), bool)
@@ -149,7 +150,30 @@ def test_patches_are_gathered_to_a_full_batch_and_counted_in_the_middle_slice():
     batch = PackedBatch(
         torch.arange(2, dtype=torch.uint8).view(2, 1, 1, 1, 1).expand(2, 1, 3, 4, 4), labels, torch.tensor([5, 6])
     )
-    assert get_task("multilabel").shown(batch, CLASSES).tolist() == [[0, 0, 0], [0, 0, 4]]
+    assert get_task("multilabel").shown(batch, CLASSES).tolist() == [[0, 0, 0], [0, 0, 4 + 16]]
     full = gather([batch, batch], [(1, 1), (0, 0)], 4)
     assert full.crop.tolist() == [6, 5, 5, 5]
     assert class_masks(full.labels[0].numpy(), 2, 3)[0].sum() == present.sum()
+
+
+def test_a_3d_patch_is_shown_as_three_planes_through_most_to_see():
+    shape = (4, 6, 8)
+    rng = np.random.default_rng(0)
+    em = rng.integers(1, 255, (2, 1, *shape), dtype=np.uint8)
+    present = np.zeros((3, *shape), bool)
+    present[0, 3, 2:4, 1] = present[1, :, 3, 5] = present[2, 3, :, 5] = True
+    labels = np.zeros((2, packed_bytes(3), *shape), np.uint8)
+    for c in range(3):
+        pack_class(labels[0], c, 3, present[c], np.ones(shape, bool))
+    logits = torch.from_numpy(rng.normal(size=(2, 3, *shape)).astype(np.float32))
+    batch = PackedBatch(torch.from_numpy(em), torch.from_numpy(labels), torch.tensor([0, 1]))
+    shown = get_task("multilabel").picture(batch, logits, CLASSES)
+    predicted = np.packbits(logits.numpy() > 0, axis=1, bitorder="little")
+    for n, (z, y, x) in enumerate([(3, 3, 5), (2, 3, 4)]):  # the second has nothing positive: its middle
+        for key, volume in (("em", em[n, 0]), ("labels", labels[n]), ("predicted", predicted[n])):
+            plane = shown[key][n]
+            assert plane.shape[-2:] == (6 + GAP + 4, 8 + GAP + 4)
+            np.testing.assert_array_equal(plane[..., :6, :8], volume[..., z, :, :])
+            np.testing.assert_array_equal(plane[..., 6 + GAP :, :8], volume[..., y, :])
+            np.testing.assert_array_equal(plane[..., :6, 8 + GAP :], volume[..., x].swapaxes(-1, -2))
+            assert not plane[..., 6:, 8:].any()

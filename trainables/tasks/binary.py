@@ -88,10 +88,11 @@ class Binary(Multilabel):
 
     def picture(self, batch: PackedBatch, logits: Tensor, classes: Sequence[str]) -> dict[str, np.ndarray]:
         """As multilabel's; what is ignored is shown as unknown."""
-        target = self.target(batch.labels, classes)[:, 0, batch.labels.shape[2] // 2].numpy()
+        target = self.target(batch.labels, classes)[:, 0].numpy()
         labels = np.zeros((1, *target.shape), np.uint8)
         pack_class(labels, 0, 1, target == 1, ~np.isnan(target))
-        return super().picture(batch, logits, classes) | {"labels": labels.swapaxes(0, 1)}
+        seen = PackedBatch(batch.em, torch.from_numpy(labels.swapaxes(0, 1)), batch.crop)
+        return super().picture(seen, logits, self.outputs(classes))
 
 
 TASK = Binary

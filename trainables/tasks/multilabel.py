@@ -23,6 +23,8 @@ from trainables.data.expand import class_masks
 from trainables.metrics import LOGIT_EDGES, ValidationCounts
 from trainables.tasks import Counts, Result, Task, short
 
+GAP = 2
+"""Voxels between the planes of a 3D patch in a picture."""
 SIGMOID = ("min", "max", "mean", "sd", "above_half")
 
 
@@ -93,27 +95,57 @@ class Multilabel(Task):
         return f"mean Dice {short(row['mean_dice'])} ({dice})"
 
     def shown(self, batch: PackedBatch, classes: Sequence[str]) -> np.ndarray:
-        """Positive voxels per patch and class in the middle slice, (N, C)."""
-        planes = batch.labels[:, :, batch.labels.shape[2] // 2].numpy().swapaxes(0, 1)
+        """Positive voxels per patch and class, (N, C)."""
+        planes = batch.labels.numpy().swapaxes(0, 1)
         masks = [class_masks(planes, c, len(classes))[0] for c in range(len(classes))]
-        return np.stack([np.count_nonzero(mask, axis=(1, 2)) for mask in masks], axis=1)
+        return np.stack([np.count_nonzero(mask, axis=(1, 2, 3)) for mask in masks], axis=1)
 
     def picture(self, batch: PackedBatch, logits: Tensor, classes: Sequence[str]) -> dict[str, np.ndarray]:
-        """The middle slice of each patch: em (N, H, W), labels (N, P, H, W) packed, predicted (N, Q, H, W), uint8.
+        """Each patch as one plane: em (N, H, W), labels (N, P, H, W) packed, predicted (N, Q, H, W), uint8.
 
-        em is the first input channel. Class c is predicted where bit c % 8 of byte c // 8 is set.
+        em is the first input channel. Class c is predicted where bit c % 8 of byte c // 8 is set. Of a 3D patch three
+        planes side by side, see `three_planes`, through the voxel with most to see around it.
         """
-        flat = logits if logits.dim() == 4 else logits[:, :, logits.shape[2] // 2]
-        middle = batch.em.shape[2] // 2
+        em, labels = batch.em[:, 0].numpy(), batch.labels.numpy()
+        predicted = np.packbits(logits.numpy() > 0, axis=1, bitorder="little")
+        if logits.dim() == 4:
+            return {"em": em[:, 0], "labels": labels[:, :, 0], "predicted": predicted}
+        at = most_to_see(labels, len(classes))
         return {
-            "em": batch.em[:, 0, middle].numpy(),
-            "labels": batch.labels[:, :, middle].numpy(),
-            "predicted": np.packbits(flat.numpy() > 0, axis=1, bitorder="little"),
+            "em": three_planes(em, at),
+            "labels": three_planes(labels, at),
+            "predicted": three_planes(predicted, at),
         }
 
     def kept_of(self, loss: nn.Module) -> dict[str, Any]:
         shift: Any = loss.inference_shift
         return {"inference_shift": shift.tolist()}
+
+
+def most_to_see(labels: np.ndarray, num_classes: int) -> list[tuple[int, ...]]:
+    """(z, y, x) of the planes that hold most positive voxels of packed labels (N, P, D, H, W); all classes of a patch
+    count alike, however many voxels they have. The middle where there is none."""
+    found = []
+    for patch in labels:
+        weight = np.zeros(patch.shape[1:])
+        for c in range(num_classes):
+            present = class_masks(patch, c, num_classes)[0]
+            weight += present / max(np.count_nonzero(present), 1)
+        sums = [weight.sum(axis=axes) for axes in ((1, 2), (0, 2), (0, 1))]
+        found.append(tuple(int(s.argmax()) if s.any() else len(s) // 2 for s in sums))
+    return found
+
+
+def three_planes(volumes: np.ndarray, at: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """volumes (N, …, D, H, W) through (z, y, x) each, as one plane (N, …, H + GAP + D, W + GAP + D): H W on the left,
+    below it D W, to the right of it H D; 0 between them and in the corner."""
+    depth, height, width = volumes.shape[-3:]
+    out = np.zeros((*volumes.shape[:-3], height + GAP + depth, width + GAP + depth), volumes.dtype)
+    for plane, volume, (z, y, x) in zip(out, volumes, at):
+        plane[..., :height, :width] = volume[..., z, :, :]
+        plane[..., height + GAP :, :width] = volume[..., :, y, :]
+        plane[..., :height, width + GAP :] = volume[..., :, :, x].swapaxes(-1, -2)
+    return out
 
 
 def sigmoid_statistics(logits: Tensor) -> Tensor:

@@ -121,7 +121,9 @@ class EventFile:
             shown = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=image)
             named = places(drawn_classes(patches)).items()
             colors = ", ".join(f"{TOL_NAMES[place]} {patches.classes[c]}" for c, place in named)
-            about = SummaryMetadata(summary_description=f"Rows: EM, truth, prediction. Outlines: {colors}")
+            about = SummaryMetadata(
+                summary_description=f"Rows: EM, truth, prediction; 3D in three planes. Outlines: {colors}"
+            )
             value = Summary.Value(tag=PICTURE, image=shown, metadata=about)
             self.write(Summary(value=[value]), patches.best_epoch)
 

@@ -112,7 +112,8 @@ def overview(best: Shown, others: Sequence[Shown]) -> Gallery:
         ]
     )
     alt = (
-        f"{counted(len(best.em), 'validation patch', 'validation patches')}, the middle slice of each: EM, truth, and "
+        f"{counted(len(best.em), 'validation patch', 'validation patches')}, in 3D three planes of "
+        "each, z and x below and z and y beside: EM, truth, and "
         f"the prediction of {names} with its best weights. Classes are outlined; where nothing is annotated the truth "
         "is dark." + (f" Not drawn: {', '.join(left_out)}." if left_out else "")
     )

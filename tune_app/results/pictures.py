@@ -33,8 +33,8 @@ GREY_LEVELS = 16
 """Grey values of the EM under colours; with more, the images would take twice the space."""
 
 
-MAX_SIDE = 256
-"""Voxels of a patch that are shown along each side."""
+MAX_SIDE = 320
+"""Voxels of a patch that are shown along each side: 256 and, in 3D, the planes beside it."""
 
 
 DRAWN_SIDE, LINE = 192, 2

@@ -233,8 +233,8 @@ def mask_padding(planes: NDArray[np.uint8], box: Box, em: NDArray[np.uint8]) -> 
     """Make labels (P, D, H, W) unknown in place where EM (D', H', W') is zero padding, as alignment leaves it.
 
     Padding are the squares of PADDING × PADDING voxels in a slice of which every one is exactly 0: real structures, as
-    dark as they may be, are neither as large nor free of noise. box: that of `em`, as `read_em` returned it. Returns the
-    share of the crop's voxels that are padding, in [0, 1].
+    dark as they may be, are neither as large nor free of noise. box: that of `em`, as `read_em` returned it.
+    Returns the share of the crop's voxels that are padding, in [0, 1].
     """
     padding = np.zeros(em.shape, dtype=bool)
     for z in np.flatnonzero((em == 0).sum(axis=(1, 2)) >= PADDING**2):
