@@ -172,8 +172,8 @@ def test_a_3d_patch_is_shown_as_three_planes_through_most_to_see():
     for n, (z, y, x) in enumerate([(3, 3, 5), (2, 3, 4)]):  # the second has nothing positive: its middle
         for key, volume in (("em", em[n, 0]), ("labels", labels[n]), ("predicted", predicted[n])):
             plane = shown[key][n]
-            assert plane.shape[-2:] == (6 + GAP + 4, 8 + GAP + 4)
+            assert plane.shape[-2:] == (6 + 4 + 2 * GAP, 8 + 4 + 2 * GAP)
             np.testing.assert_array_equal(plane[..., :6, :8], volume[..., z, :, :])
-            np.testing.assert_array_equal(plane[..., 6 + GAP :, :8], volume[..., y, :])
-            np.testing.assert_array_equal(plane[..., :6, 8 + GAP :], volume[..., x].swapaxes(-1, -2))
+            np.testing.assert_array_equal(plane[..., 6 + GAP : -GAP, :8], volume[..., y, :])
+            np.testing.assert_array_equal(plane[..., :6, 8 + GAP : -GAP], volume[..., x].swapaxes(-1, -2))
             assert not plane[..., 6:, 8:].any()

@@ -130,21 +130,21 @@ def most_to_see(labels: np.ndarray, num_classes: int) -> list[tuple[int, ...]]:
         weight = np.zeros(patch.shape[1:])
         for c in range(num_classes):
             present = class_masks(patch, c, num_classes)[0]
-            weight += present / max(np.count_nonzero(present), 1)
+            weight += present / max(int(np.count_nonzero(present)), 1)
         sums = [weight.sum(axis=axes) for axes in ((1, 2), (0, 2), (0, 1))]
         found.append(tuple(int(s.argmax()) if s.any() else len(s) // 2 for s in sums))
     return found
 
 
 def three_planes(volumes: np.ndarray, at: Sequence[tuple[int, ...]]) -> np.ndarray:
-    """volumes (N, …, D, H, W) through (z, y, x) each, as one plane (N, …, H + GAP + D, W + GAP + D): H W on the left,
-    below it D W, to the right of it H D; 0 between them and in the corner."""
+    """volumes (N, …, D, H, W) through (z, y, x) each, as one plane (N, …, H + D + 2 GAP, W + D + 2 GAP): H W on the
+    left, below it D W, to the right of it H D; 0 between them, in the corner, and towards the next picture."""
     depth, height, width = volumes.shape[-3:]
-    out = np.zeros((*volumes.shape[:-3], height + GAP + depth, width + GAP + depth), volumes.dtype)
+    out = np.zeros((*volumes.shape[:-3], height + depth + 2 * GAP, width + depth + 2 * GAP), volumes.dtype)
     for plane, volume, (z, y, x) in zip(out, volumes, at):
         plane[..., :height, :width] = volume[..., z, :, :]
-        plane[..., height + GAP :, :width] = volume[..., :, y, :]
-        plane[..., :height, width + GAP :] = volume[..., :, :, x].swapaxes(-1, -2)
+        plane[..., height + GAP : -GAP, :width] = volume[..., :, y, :]
+        plane[..., :height, width + GAP : -GAP] = volume[..., :, :, x].swapaxes(-1, -2)
     return out
 
 
