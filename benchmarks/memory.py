@@ -12,6 +12,10 @@ of training would, and the kernel may take back what lies idle.
 
 **Labels.** The same crop of 14 classes mapped from the cache, all of it read, ÷ expanded to float32, as a pipeline that
 keeps float targets would hold it; PSS of both.
+
+**Crops.** What a trial takes for itself (anonymous pages, RssAnon of /proc/PID/status: pages of the cache, which
+trials share, are not counted) with 4 times as many crops of 14 classes ÷ with one time; and the highest RssAnon that
+packing them adds. The crops are those of data=phantom14, under further names.
 """
 
 from __future__ import annotations
@@ -20,9 +24,11 @@ import argparse
 import ctypes
 import gc
 import mmap
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +44,14 @@ PATCH, BATCH, ITERATIONS, VALIDATION_BATCHES = [1, 256, 256], 24, 100, 20
 LABELS_SHAPE = (16, 512, 512)
 """Voxels of the crop whose labels are expanded: 16 MiB packed."""
 NUM_CLASSES = 14
-TRIALS_TARGET, LABELS_TARGET = 1.1, 0.1
+CROPS = 4
+TRIALS_TARGET, LABELS_TARGET, CROPS_TARGET = 1.1, 0.1, 1.5
 MIB = 2**20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", default="", help="folder of the volumes; the enlarged phantom where it is left out")
-    parser.add_argument("--child", choices=("trial", "packed", "expanded"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("trial", "packed", "expanded", "many", "pack"), help=argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> Iterator[Result]:
@@ -52,6 +59,7 @@ def run(arguments: argparse.Namespace) -> Iterator[Result]:
     yield trials(root, arguments.repetitions)
     with tempfile.TemporaryDirectory(prefix="memory") as folder:
         yield labels(Path(folder), arguments.repetitions)
+        yield from crops(Path(folder), arguments.repetitions)
 
 
 def enlarged_phantom() -> Path:
@@ -112,6 +120,43 @@ def labels(folder: Path, repetitions: int) -> Result:
         note=f"{pairs[-1][0] / MIB:.0f} MiB and {pairs[-1][1] / MIB:.0f} MiB",
         details={"bytes": pairs},
     )
+
+
+def crops(folder: Path, repetitions: int) -> Iterator[Result]:
+    """folder: an empty one, for the volumes and their caches."""
+    from trainables.data.phantom import generate
+
+    volumes = generate.ensure(folder, "fourteen")
+    few, many = (copied(volumes, folder / f"times{times}", times) for times in (1, CROPS))
+    packing = [(packing_peak(many), packing_peak(few)) for _ in range(repetitions)]
+    held = [tuple(held_together("many", 1, str(root))[0].private for root in (many, few)) for _ in range(repetitions)]
+    for what, pairs in (("memory of a trial's own", held), ("memory of packing", packing)):
+        yield Result(
+            claim=f"{what}: {CROPS} × the crops ÷ 1 ×",
+            values=tuple(more / less for more, less in pairs),
+            target=CROPS_TARGET,
+            at_least=False,
+            unit="",
+            note=f"{pairs[-1][0] / MIB:.1f} MiB and {pairs[-1][1] / MIB:.1f} MiB",
+            details={"bytes": pairs},
+        )
+
+
+def copied(volumes: Path, root: Path, times: int) -> Path:
+    """A root in which the data sets of another appear `times` times, under names of their own."""
+    for number in range(times):
+        for container in sorted(volumes.glob("*/*.zarr")):
+            name = f"{container.stem}_{number}"
+            (root / name).mkdir(parents=True)
+            (root / name / f"{name}.zarr").symlink_to(container)
+    return root
+
+
+def packing_peak(root: Path) -> int:
+    """Bytes that packing adds at most to the RssAnon of a process of its own."""
+    shutil.rmtree(f"{root}.cache", ignore_errors=True)
+    command = [sys.executable, "-m", "benchmarks.memory", "--child", "pack", "--root", str(root)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
 def held_together(kind: str, number: int, folder: str) -> list[Held]:
@@ -178,8 +223,11 @@ def mappings(smaps: str) -> Iterator[tuple[str, dict[str, int]]]:
 
 
 def settings_of(root: str) -> Any:
-    from trainables.settings import DataSettings
+    from trainables.settings import FOURTEEN_CLASSES, DataSettings
 
+    if Path(root).name.startswith("times"):
+        classes = list(FOURTEEN_CLASSES)
+        return DataSettings(name="cellmap", root=root, patch=PATCH, classes=classes, cache_dir=f"{root}.cache")
     return DataSettings(name="cellmap", root=root, patch=PATCH)
 
 
@@ -198,7 +246,7 @@ def child(kind: str, folder: str) -> None:
     from trainables import engine  # noqa: F401
 
     torch.set_num_threads(1)
-    actions = {"trial": hold_trial, "packed": hold_packed, "expanded": hold_expanded}
+    actions = {"trial": hold_trial, "packed": hold_packed, "expanded": hold_expanded, "many": hold_trial}
     release()
     before = anonymous(Path("/proc/self/smaps").read_text())
     cache, mapped, kept = actions[kind](folder)
@@ -210,6 +258,29 @@ def child(kind: str, folder: str) -> None:
     print("touched", flush=True)
     sys.stdin.read()
     del kept
+
+
+def pack(root: str) -> None:
+    """Pack the crops and say how many bytes RssAnon has grown by at most."""
+    from trainables.data import open_packed
+
+    settings, seen, done = settings_of(root), [rss_anon()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            seen.append(rss_anon())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    open_packed(settings)
+    done.set()
+    watcher.join()
+    print(max(seen) - seen[0])
+
+
+def rss_anon() -> int:
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
 
 
 def release() -> None:
@@ -275,6 +346,6 @@ def hold_expanded(folder: str) -> tuple[str, list[np.ndarray], Any]:
 if __name__ == "__main__":
     if "--child" in sys.argv:
         _, _, kind, _, folder = sys.argv[-5:]
-        child(kind, folder)
+        pack(folder) if kind == "pack" else child(kind, folder)
     else:
         main(__doc__, run, add_arguments)
