@@ -176,16 +176,20 @@ class ModelSettings:
     """The network."""
 
     name: str = "unet"
-    """A file of trainables/models. unet: 2D where the patch is one slice thick, else 3D (unet2d: in 2D only)."""
+    """A file of trainables/models: unet, resnet, swin or vit. 2D where the patch is one slice thick, else 3D (unet2d:
+    in 2D only)."""
     width: int = 64
-    """Channels of the first level; 64 gives the published 31 036 741 parameters at five classes."""
+    """Channels of the first level; 64 gives the published UNet of 31 036 741 parameters at five classes."""
     depth: int = 4
-    """Number of poolings by 2; unet takes patches whose sides are divisible by 2**depth."""
+    """Number of halvings; unet and resnet take patches whose sides are divisible by 2**depth. swin: 5, vit: 4."""
     output_bias: str = "drawn"
     """Bias of the last layer at the start: drawn, as the architecture draws it, or prior, the log odds of each class in
     the training patches: a rare class begins at its share and not at ½. A loss that shifts logits does that, too."""
     options: dict[str, Any] = field(default_factory=dict)
-    """What only this architecture takes, for example model.options.norm=instance. unet: norm, batch or instance."""
+    """What only this architecture takes, for example model.options.norm=instance: see docs/models.md."""
+    checkpointing: bool = False
+    """Forget what the blocks of the network have put out and compute it again in the backward pass: less memory, more
+    time, the same training."""
 
     def __post_init__(self) -> None:
         require_choice("model.output_bias", self.output_bias, ("drawn", "prior"))

@@ -41,8 +41,8 @@ PICTURE_EVERY = 5
 IDENTITY = ("data", "model", "trainer", "task", "objective")
 """Sections that a checkpoint must share with the trial that takes it up, besides seed, loss and the data's fingerprint.
 """
-FREE_SETTINGS = ("root", "split_file", "cache_dir", "compile", "checkpoint_every")
-"""Data and trainer settings that may change between the two: they do not change what is trained."""
+FREE_SETTINGS = ("root", "split_file", "cache_dir", "compile", "checkpoint_every", "checkpointing")
+"""Data, model and trainer settings that may change between the two: they do not change what is trained."""
 
 RESOURCES = {"cpus_per_trial": 1, "gpus_per_trial": 0, "workers_per_trial": 0}
 """Of a trial that says nothing of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import re
 from pathlib import Path
@@ -154,11 +155,14 @@ def test_weights_written_and_read_by_the_exported_program_give_the_same_logits(
 
 
 @EVERY
-def test_training_is_one_graph(name: str, dims: int) -> None:
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training_is_one_graph(name: str, dims: int, checkpointing: bool) -> None:
     from torch._dynamo.testing import CompileCounterWithBackend
 
+    if checkpointing and not hasattr(importlib.import_module(f"trainables.models.{name}"), "blocks"):
+        return
     torch.compiler.reset()
-    network = built(name, dims)
+    network = built(name, dims, checkpointing=checkpointing)
     graphs = CompileCounterWithBackend("eager")
     compiled = torch.compile(network, backend=graphs, fullgraph=True, dynamic=False)
     image = images(network, name)
@@ -188,6 +192,56 @@ def test_the_compiled_network_gives_the_same_logits_and_gradients(
     torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-3, atol=1e-3)
     scale = float(found[0][1].abs().max())
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-2, atol=1e-3 * scale)
+
+
+def kept_bytes(network: nn.Module, image: Tensor) -> int:
+    """Of the tensors that autograd keeps after a forward pass, weights not counted."""
+    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    kept: dict[int, int] = {}
+    tensors = []  # alive, so that no two of them have had one address
+
+    def keep(tensor: Tensor) -> Tensor:
+        tensors.append(tensor)
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(image)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "dims"), [case for case in CASES if case.values[0] in ("resnet", "swin", "unet", "vit")]
+)
+def test_checkpointing_is_the_same_training_in_less_memory(name: str, dims: int) -> None:
+    """Dropout and running statistics included, for the same random numbers."""
+    options = {"options": {"dropout": 0.2}} if name == "unet" else {}
+    networks = [built(name, dims, checkpointing=checkpointing, **options) for checkpointing in (False, True)]
+    image, found = images(networks[0], name), []
+    for network in networks:
+        torch.manual_seed(2)
+        network(image).square().mean().backward()
+        found.append([p.grad for p in network.parameters() if p.requires_grad])
+    scale = max(float(gradient.abs().max()) for gradient in found[0])
+    for gradient, again in zip(*found):
+        torch.testing.assert_close(again, gradient, rtol=1e-3, atol=1e-5 * scale)
+    assert list(networks[0].state_dict()) == list(networks[1].state_dict())
+    for (key, buffer), (_, again) in zip(networks[0].named_buffers(), networks[1].named_buffers()):
+        torch.testing.assert_close(again, buffer, msg=key)
+    assert kept_bytes(networks[1], image) < 0.8 * kept_bytes(networks[0], image)
+
+
+def test_checkpointing_is_no_other_training_and_needs_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainables.models import resnet
+    from trainables.trial import identity
+
+    config = trial_config()
+    assert identity(config) == identity(config | {"model": config["model"] | {"checkpointing": True}})
+    monkeypatch.delattr(resnet, "blocks")
+    with pytest.raises(SettingsError, match=r"model\.checkpointing=True: model\.name=resnet has no blocks"):
+        built("resnet", 2, checkpointing=True)
 
 
 def without_dropout(name: str, dims: int) -> dict[str, Any]:

@@ -21,10 +21,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from trainables.errors import SettingsError
 from trainables.settings import ModelSettings, require, require_choice
@@ -48,7 +52,41 @@ def build(settings: ModelSettings, *, in_channels: int, num_classes: int, patch:
     require_choice("model.name", name, model_names())
     module = importlib.import_module(f"{__name__}.{name}")
     network: nn.Module = module.build(settings, in_channels=in_channels, num_classes=num_classes, patch=patch)
+    if settings.checkpointing:
+        require(
+            hasattr(module, "blocks"),
+            "model.checkpointing",
+            settings.checkpointing,
+            f"model.name={name} has no blocks that could be computed again",
+            "Leave it out",
+        )
+        for block in module.blocks(network):
+            block.forward = partial(_recomputed, block.forward, block)
     return network
+
+
+def _recomputed(forward: Callable[..., Tensor], block: nn.Module, *inputs: Tensor) -> Tensor:
+    """What `forward` puts out, of which autograd keeps the inputs alone. Randomness is the same the second time."""
+    if not torch.is_grad_enabled():
+        return forward(*inputs)
+    if torch.compiler.is_compiling():  # a graph updates running statistics once, at its end
+        out: Tensor = checkpoint(forward, *inputs, use_reentrant=False)
+    else:
+        out = checkpoint(forward, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _settled(block)))
+    return out
+
+
+@contextmanager
+def _settled(block: nn.Module) -> Iterator[None]:
+    """Within it batch norm in training leaves its running statistics alone: they have seen this batch already."""
+    held = [(norm, dict(norm._buffers)) for norm in block.modules() if isinstance(norm, _BatchNorm)]
+    for norm, buffers in held:  # copies, not None: autograd counts on as many tensors as the first time
+        norm._buffers.update({name: value if value is None else value.clone() for name, value in buffers.items()})
+    try:
+        yield
+    finally:
+        for norm, buffers in held:
+            norm._buffers.update(buffers)
 
 
 LEAST_SHARE = 1e-4

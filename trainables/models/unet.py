@@ -7,7 +7,7 @@ w width (channels of the first level); level l has w·2^l channels and sides of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -132,3 +132,9 @@ def build(settings: ModelSettings, *, in_channels: int, num_classes: int, patch:
         depth=settings.depth,
         options=options,
     )
+
+
+def blocks(network: nn.Module) -> Iterator[nn.Module]:
+    """The pairs of convolutions of every level, on the way up with what joins them."""
+    assert isinstance(network, UNet)
+    yield from (network.first, *network.down, *network.up)
