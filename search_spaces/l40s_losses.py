@@ -1,7 +1,7 @@
 """l40s_losses: strength of the logit adjustment and share of cross-entropy, for the network of `model=`.
 
-The published loss of the comparison on L40S (τ = 1, Tversky 0.6/0.4) lost to plain cross-entropy when its authors ran it
-on more classes: mean Dice .2385 against .4755. So the two ends and the original's sum of both are tried first.
+The published loss of the comparison on L40S (τ = 1, Tversky 0.6/0.4) lost to plain cross-entropy when its authors ran
+it on more classes: mean Dice .2385 against .4755. So both ends and the original's sum of Dice and BCE are tried first.
 """
 
 from __future__ import annotations

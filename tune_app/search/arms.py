@@ -159,9 +159,13 @@ def with_baseline(
 
 
 def baseline_arm(settings: Settings, space: Space) -> Arm:
-    """The untuned baseline of the family, with its place in the searched space where it has one."""
+    """The untuned baseline of the family, with its place in the searched space where it has one. An axis that is fixed
+    for every trial and that its preset leaves open, it shares: with space.scale=small it is small."""
     preset, joint = untuned(settings.family), settings.family == "all"
     within = joint or (settings.family == preset.family and bool(space))
+    if within and not joint:
+        fixed = {name: parameter.grid(1)[0] for name, parameter in space.items() if parameter.fixed}
+        preset = preset._replace(point=fixed | preset.point)
     return _preset_arm(preset, settings.seed, _searched_point(preset, space, joint=joint) if within else {})
 
 

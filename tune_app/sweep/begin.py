@@ -48,7 +48,9 @@ def planned(composed: Composed[Settings]) -> Settings:
     """The settings of a sweep that begins. Raises InputError."""
     if composed.settings.final:
         return located(of_final(composed))
-    return located(with_exported(composed) if composed.settings.trial else with_choices(checked_preset(composed), composed))
+    if composed.settings.trial:
+        return located(with_exported(composed))
+    return located(with_choices(checked_preset(composed), composed))
 
 
 def with_choices(settings: Settings, composed: Composed[Settings]) -> Settings:
