@@ -187,7 +187,12 @@ class Trial:
 
 def devices_of(trial: Trial) -> float:
     """GPUs of a trial, or its CPUs where it has none."""
-    resources = trial.config.get("resources", {})
+    return devices_in(trial.config)
+
+
+def devices_in(config: Mapping[str, Any]) -> float:
+    """The same, from the config of a trial; 1 where it says nothing."""
+    resources = config.get("resources", {})
     cpus = (resources.get("cpus_per_trial") or 1) * (resources.get("workers_per_trial") or 1)
     return float(resources.get("gpus_per_trial") or cpus)
 

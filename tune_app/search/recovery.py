@@ -149,16 +149,19 @@ def read_reported(path: Path) -> list[Mapping[str, Any]]:
     return rows
 
 
-def recorded_curves(study: optuna.Study, folder: Path, objective: Objective) -> dict[str, Sequence[Mapping[str, Any]]]:
+def recorded_curves(
+    study: optuna.Study, folder: Path, objective: Objective, *, whole: bool = False
+) -> dict[str, Sequence[Mapping[str, Any]]]:
     """{trial name: its rows as far as the objective reads them}; the curve of a trial that became NaN ends with a NaN.
 
-    The study knows the metric alone: what bounds are on is read from the rows in the folder of the sweep.
+    The study knows the metric alone: what bounds are on, and all else where the rows are wanted whole, is read from the
+    rows in the folder of the sweep.
     """
     curves: dict[str, Sequence[Mapping[str, Any]]] = {}
     for trial in study.get_trials(deepcopy=False):
         if (name := trial.user_attrs.get("name")) is None:
             continue
-        if objective.bounds:
+        if objective.bounds or whole:
             curves[name] = read_reported(folder / "trials" / name / "result.json")
         else:
             ending = [(trial.user_attrs[NAN_EPOCH], math.nan)] if NAN_EPOCH in trial.user_attrs else []

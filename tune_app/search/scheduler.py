@@ -3,22 +3,28 @@
 Ray's own scheduler identifies a trial by an id drawn anew in every process, loses its rungs when a sweep is restarted
 (ray issue 30838), and never stops a trial whose metric is NaN (`nan < cutoff` is false). Here a trial is its name in
 the sweep folder, and rungs follow from the recorded curves alone.
+
+Where models differ in what an epoch costs, trials of one model are compared at epochs as always, and trials of
+different models at device-seconds (docs/cost.md).
 """
 
 from __future__ import annotations
 
 import math
-from bisect import insort
+from bisect import bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from trainables.objective import Objective, Row
+from trainables.objective import OUT_OF_PATIENCE, Objective, Row, number
 from tune_app.planning.epochs import quantile, quantile_without
+from tune_app.results.trial import devices_in
 from tune_app.search.early_failure import Watch
+from tune_app.settings.schema import model_of
 
 Rank = tuple[float, float]
 """(−violation of the bounds, score where more is better): what is compared at a rung."""
@@ -63,6 +69,43 @@ def unless_hopeless(watch: Watch | None, trial: Any, result: Mapping[str, Any], 
     return decision
 
 
+class Cost(NamedTuple):
+    """What a trial's epochs cost: those of one `model` take about as long, on so many devices (GPUs, or else CPUs)."""
+
+    model: str
+    devices: float
+
+
+@dataclass
+class Spending:
+    """What a trial had reached by what it had spent, epoch by epoch."""
+
+    cost: Cost
+    epoch: int = 0
+    device_seconds: list[float] = field(default_factory=list)
+    """Spent by the end of each epoch, ascending; NaN from an epoch on that does not say how long it took."""
+    best: list[Rank] = field(default_factory=list)
+    """The best of the epochs so far."""
+    whole: bool = False
+    """Whether it has trained to the last epoch, or waited for a better one in vain: nothing better is to come."""
+
+    def add(self, row: Row, value: Rank, *, last: int) -> None:
+        """Compiling is left out: it happens once for all trials of a model, and says nothing of a longer sweep."""
+        seconds = number(row, "seconds_epoch") - (number(row, "seconds_compile") if "seconds_compile" in row else 0.0)
+        self.epoch = row["epoch"]
+        self.whole = row["epoch"] >= last or row.get("stopped") == OUT_OF_PATIENCE
+        self.device_seconds.append((self.device_seconds or [0.0])[-1] + seconds * self.cost.devices)
+        self.best.append(max(value, self.best[-1]) if self.best else value)
+
+    def reached(self, device_seconds: float) -> Rank | None:
+        """The best by then; None where no epoch had ended by then, and where it has not spent as much, unless it is
+        whole."""
+        done = bisect_right(self.device_seconds, device_seconds)
+        known = math.isfinite(self.device_seconds[-1]) and math.isfinite(device_seconds)
+        as_far = self.whole or self.device_seconds[-1] >= device_seconds
+        return self.best[done - 1] if known and as_far and done else None
+
+
 class ResumableAsha(AsyncHyperBandScheduler):
     """Asynchronous successive halving (Li et al. 2018, arXiv:1810.05934), stop type, one bracket.
 
@@ -72,6 +115,9 @@ class ResumableAsha(AsyncHyperBandScheduler):
     curves: recorded rows by trial name, of a sweep that goes on; they fill the rungs as they were.
     baseline: label of trials that run to the end and that no other is judged by; empty for none.
     watch: says which trials are hopeless; they are stopped whatever their rank.
+    costs: given where trials of different models are compared at what they have spent, with the cost of each trial in
+        `curves`; then at a rung a trial is held against those of its own model alone, and with recheck against those of
+        all models besides, see `_is_behind`. The rows must say how long they took.
     """
 
     def __init__(
@@ -85,11 +131,15 @@ class ResumableAsha(AsyncHyperBandScheduler):
         curves: Mapping[str, Iterable[Row]] | None = None,
         baseline: str = "",
         watch: Watch | None = None,
+        costs: Mapping[str, Cost] | None = None,
     ) -> None:
-        self._watch, self._objective = watch, objective
+        self._watch, self._objective, self._max_epochs = watch, objective, max_epochs
         self._recheck, self._baseline = recheck, baseline
         self._share = (1 - 1 / reduction_factor) * 100 / 100  # as Ray gives it to np.nanpercentile
-        self._ascending: dict[float, list[Rank]] = defaultdict(list)  # of each rung
+        self._ascending: dict[tuple[float, str], list[Rank]] = defaultdict(list)  # of each rung and model
+        self._by_cost = costs is not None
+        self._spending: dict[str, Spending] = {}
+        self._arrived: dict[float, dict[str, tuple[float, Rank]]] = defaultdict(dict)  # with device-seconds and best
         super().__init__(
             time_attr="epoch",
             metric=objective.metric,
@@ -100,7 +150,7 @@ class ResumableAsha(AsyncHyperBandScheduler):
         )
         for name, rows in (curves or {}).items():
             for row in rows:
-                self._record(name, row)
+                self._record(name, row, costs[name] if costs is not None else None)
 
     def rungs(self) -> dict[int, dict[str, Rank]]:
         """{epoch: {trial name: rank recorded there}}, ascending."""
@@ -113,17 +163,18 @@ class ResumableAsha(AsyncHyperBandScheduler):
         """Nothing to do: there is one bracket, and trials are known by name."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        decision = self._record(trial_name(trial), result)
+        name = trial_name(trial)
+        decision = self._record(name, result, self._cost(trial))
         if has_no_score(result, self._metric):
             return TrialScheduler.STOP
-        overtaken = self._recheck and self._is_overtaken(trial_name(trial))
+        overtaken = self._recheck and (self._is_overtaken(name) or self._is_behind(name))
         return unless_hopeless(self._watch, trial, result, TrialScheduler.STOP if overtaken else decision)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         if self._watch:
             self._watch.forget(trial_name(trial))
         if "epoch" in result and not has_no_score(result, self._metric):
-            self._record(trial_name(trial), result)
+            self._record(trial_name(trial), result, self._cost(trial))
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Its recorded values stay: other trials were judged by them."""
@@ -132,20 +183,49 @@ class ResumableAsha(AsyncHyperBandScheduler):
         """Whether the trial would be stopped if it came to its last rung now, after all others there."""
         for epoch, values in self._brackets[0]._rungs:
             if name in values:
-                return values[name] < quantile_without(self._ascending[epoch], values[name], self._share)
+                return values[name] < quantile_without(
+                    self._ascending[epoch, self._model(name)], values[name], self._share
+                )
         return False
 
-    def _record(self, name: str, row: Row) -> str:
+    def _is_behind(self, name: str) -> bool:
+        """Whether the trial, by what it had spent at its last rung, was worse than the best 1/η of all models there: of
+        the others of its model at that rung, and of trials of other models by as many device-seconds."""
+        rung = next((arrived for _, arrived in sorted(self._arrived.items(), reverse=True) if name in arrived), {})
+        if not rung:
+            return False
+        spent, best = rung[name]
+        model = self._model(name)
+        reached = (one.reached(spent) for one in self._spending.values() if one.cost.model != model)
+        others = [one for one in reached if one is not None]
+        peers = [theirs for other, (_, theirs) in rung.items() if other != name and self._model(other) == model]
+        return bool(others) and best < quantile(sorted(others + peers), self._share)
+
+    def _model(self, name: str) -> str:
+        """Of which model a trial is; all are of one where trials are compared at epochs."""
+        return self._spending[name].cost.model if self._by_cost else ""
+
+    def _cost(self, trial: Any) -> Cost | None:
+        return Cost(model_of(trial.config), devices_in(trial.config)) if self._by_cost else None
+
+    def _record(self, name: str, row: Row, cost: Cost | None) -> str:
         """Ray's decision at the highest rung that the trial has come to, from values that are kept in order: Ray's own
-        goes through the whole rung."""
+        goes through the whole rung. cost: where it is compared by that, too."""
         if self._baseline and name.partition("_")[2] == self._baseline:
             return TrialScheduler.CONTINUE
         value = rank(self._objective, row)
+        if cost is not None:
+            own = self._spending.setdefault(name, Spending(cost))
+            own.cost = cost  # A resumed trial may have got other devices.
+            if row["epoch"] > own.epoch:  # Ray hands over the last row of a trial twice.
+                own.add(row, value, last=self._max_epochs)
         for milestone, values in self._brackets[0]._rungs:
             if row["epoch"] >= milestone and name not in values:
-                ascending = self._ascending[milestone]
+                ascending = self._ascending[milestone, self._model(name)]
                 is_poor = bool(ascending) and value < quantile(ascending, self._share)
                 values[name] = value
+                if cost is not None:
+                    self._arrived[milestone][name] = own.device_seconds[-1], own.best[-1]
                 insort(ascending, value)
                 return TrialScheduler.STOP if is_poor else TrialScheduler.CONTINUE
         return TrialScheduler.CONTINUE

@@ -7,7 +7,9 @@ experiment=). Sources, weakest first: dataclass defaults, conf/, the user's sett
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -69,9 +71,13 @@ class SchedulerSettings:
     """Epochs before a trial may be stopped; 0: until the learning rate has risen (trainer.pct_start), at least 1."""
     reduction_factor: float = 4.0
     """η: at each rung the best 1/η go on."""
+    compare: str = "auto"
+    """What trials of different models are compared at: epochs, or device_seconds (docs/cost.md). auto: device_seconds
+    where the trials of the sweep differ in what an epoch costs, else epochs. Within a model it is always epochs."""
 
     def __post_init__(self) -> None:
         require_choice("scheduler.name", self.name, ("auto", "asha", "none"))
+        require_choice("scheduler.compare", self.compare, ("auto", "epochs", "device_seconds"))
         require_in(self, "scheduler.", grace_period="[0, inf]", reduction_factor="(1, inf]")
 
 
@@ -320,6 +326,29 @@ VARIED: dict[str, tuple[str, ...]] = {
 }
 """What may differ between the trials of one sweep. The budget, the classes and the crops may not: scores and curves
 would not be comparable. Patches of different sizes see the same voxels where data.validation_patch says which."""
+SAME_COST = {
+    "trainer": (
+        *("optimizer", "lr", "weight_decay", "betas", "momentum", "nesterov", "clip_grad_norm"),
+        *("schedule", "pct_start", "restarts", "plateau_factor", "plateau_patience", "warmup_steps"),
+        *("checkpoint_every", "count_update_every", "count_window", "patience", "min_delta"),
+    ),
+    "data": ("sampling", "mirror", "mirror_z", "transpose", "rotate_degrees"),
+}
+"""Of it, what leaves an epoch as long as it was, or nearly so."""
+
+
+def model_of(config: Mapping[str, Any]) -> str:
+    """What decides how long an epoch takes, as text: equal for trials that are compared at equal epochs, whatever they
+    are compared at otherwise. config: of a trial, or the settings of one as plain values.
+
+    Resources are not part of it: the same training on other devices learns as much in an epoch. What a config of an
+    earlier version does not name has its default.
+    """
+    told: dict[str, Any] = {}
+    for section, kind in (("model", ModelSettings), ("trainer", TrainerSettings), ("data", DataSettings)):
+        own = {**asdict(kind()), **(config.get(section) or {})}
+        told[section] = {key: own[key] for key in VARIED[section] if key not in SAME_COST.get(section, ())}
+    return json.dumps(told, sort_keys=True, default=str)
 
 
 def laid_over(settings: Settings, trial: Sections) -> Settings:
@@ -349,6 +378,15 @@ def laid_over(settings: Settings, trial: Sections) -> Settings:
         return settings
     own = {name: asdict(getattr(settings, name)) | values for name, values in sections.items()}
     return replace(settings, **{name: from_mapping(type(getattr(settings, name)), own[name], name) for name in own})
+
+
+def compares_device_seconds(settings: Settings, sizes: Iterable[Settings]) -> bool:
+    """Whether early stopping compares trials of different models at what they have spent, and not at epochs.
+
+    sizes: the settings of the trials of the sweep, or of some that stand for them.
+    """
+    compare = settings.scheduler.compare if settings.early_stopping else "epochs"
+    return compare == "device_seconds" or (compare == "auto" and len({model_of(asdict(own)) for own in sizes}) > 1)
 
 
 POPULATIONS = ("sampled", "data")

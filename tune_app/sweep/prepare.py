@@ -15,7 +15,7 @@ from trainables.data.sources import open_source
 from trainables.models import build as build_model
 from tune_app.ray_adapters.session import RaySession, TrialResources
 from tune_app.search.arms import Arm, baseline_arm, num_trials, planned_arms, searched_space, sizes, with_baseline
-from tune_app.settings.schema import Settings
+from tune_app.settings.schema import Settings, compares_device_seconds
 from tune_app.settings.stored import FREQUENCIES
 from tune_app.sweep.counts import class_counts, count_window_voxels
 
@@ -60,6 +60,11 @@ class Prepared:
         """The settings of the planned trials, and of points at the ends of the searched axes. SettingsError where a
         point gives what does not fit."""
         return sizes(self.settings, self.arms, self.space, self.counts)
+
+    @property
+    def compares_device_seconds(self) -> bool:
+        """Whether trials of different models are compared at what they have spent, and not at epochs."""
+        return compares_device_seconds(self.settings, self.sizes())
 
     @property
     def num_trials(self) -> int:

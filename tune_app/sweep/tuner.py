@@ -19,11 +19,12 @@ from tune_app.ray_adapters.gauges import SweepGauges, hours_in
 from tune_app.ray_adapters.loggers import ForgetEnded, NoProgress, in_place_loggers
 from tune_app.ray_adapters.session import TrialResources
 from tune_app.results.folders import is_confirmation
+from tune_app.results.trial import devices_in, read_config
 from tune_app.search.early_failure import Watch
 from tune_app.search.recovery import recorded_curves
-from tune_app.search.scheduler import ResumableAsha, RunToTheEnd, trial_name
+from tune_app.search.scheduler import Cost, ResumableAsha, RunToTheEnd, trial_name
 from tune_app.search.searcher import Budget, StudySearcher
-from tune_app.settings.schema import Settings, laid_over
+from tune_app.settings.schema import Settings, laid_over, model_of
 from tune_app.sweep.prepare import Prepared
 from tune_app.sweep.progress import Display
 from tune_app.sweep.standstill import Standstill, Waiting
@@ -108,6 +109,7 @@ def build_searcher(prepared: Prepared, resources: TrialResources, study: optuna.
 
 def build_scheduler(prepared: Prepared, study: optuna.Study, watch: Watch | None = None) -> TrialScheduler:
     """ASHA with the rungs of the sweep so far, or none."""
+    costs = recorded_costs(prepared, study) if prepared.compares_device_seconds else None
     settings = prepared.settings
     if not settings.early_stopping:
         return RunToTheEnd(metric=settings.order.metric, watch=watch)
@@ -116,10 +118,22 @@ def build_scheduler(prepared: Prepared, study: optuna.Study, watch: Watch | None
         max_epochs=settings.trainer.epochs,
         grace_period=settings.grace_period,
         reduction_factor=settings.scheduler.reduction_factor,
-        curves=recorded_curves(study, prepared.folder, settings.order),
+        curves=recorded_curves(study, prepared.folder, settings.order, whole=costs is not None),
+        costs=costs,
         baseline=prepared.baseline,
         watch=watch,
     )
+
+
+def recorded_costs(prepared: Prepared, study: optuna.Study) -> dict[str, Cost]:
+    """{trial name: its model and devices}, of the trials in the study; devices are those that it last ran on."""
+    costs = {}
+    for trial in study.get_trials(deepcopy=False):
+        if (name := trial.user_attrs.get("name")) is not None:
+            config, _ = read_config(prepared.folder / "trials" / name)
+            own = laid_over(prepared.settings, trial.user_attrs.get("sections", {}))
+            costs[name] = Cost(model_of(asdict(own)), devices_in(config))
+    return costs
 
 
 def _callbacks(prepared: Prepared, resources: TrialResources, study: optuna.Study, display: Display) -> list[Callback]:
