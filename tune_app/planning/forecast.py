@@ -22,7 +22,7 @@ from tune_app.planning.space import (
 )
 from tune_app.ray_adapters.session import TrialResources
 from tune_app.results.trial import read_json
-from tune_app.settings.schema import Settings
+from tune_app.settings.schema import Settings, compares_device_seconds
 
 PLAN = "plan.json"
 UNKNOWN = "no earlier sweep of this shape, and nothing measured"
@@ -48,6 +48,9 @@ class Plan:
     memory_gb: Range
     gpu_memory_gb: float
     basis: str
+    compares_device_seconds: bool = False
+    """Whether early stopping compares different models at what they have spent: then which of them are stopped is not
+    known beforehand, and hours and epochs are those of a sweep in which all are stopped alike."""
 
     @property
     def device(self) -> str:
@@ -82,6 +85,11 @@ class Plan:
             rows["clock"] = f"about {duration(self.wall_hours)}"
         else:
             rows["time"] = f"unknown: {self.basis}. Measure a few steps: measure=true"
+        if self.compares_device_seconds:
+            rows["stopping"] = (
+                "models differ in what an epoch costs, and are compared at equal device-seconds; which of them will be "
+                "stopped is not known, so epochs and hours are those of all models stopped alike (docs/cost.md)"
+            )
         packed = f", packed data {size(self.cache_gb)}" if math.isfinite(self.cache_gb) else ", and the packed data"
         rows["disk"] = f"about {size(self.disk_gb.expected)} in the sweep's folder{packed} in the cache"
         rows["memory"] = f"about {size(self.memory_gb.expected)} ({span(self.memory_gb, '.2g')} GB) of main memory"
@@ -140,6 +148,7 @@ def make_plan(
         memory_gb=memory_gb(most, min(resources.slots, trials), gpu=bool(resources.gpus), measured=known),
         gpu_memory_gb=pace.gpu_memory_gb if pace else math.nan,
         basis=pace.source if pace else UNKNOWN,
+        compares_device_seconds=compares_device_seconds(settings, own),
     )
 
 

@@ -10,11 +10,13 @@ import plotly.graph_objects as go
 
 from trainables.calibration import CALIBRATED
 from tune_app.evidence.critical import t_critical
+from tune_app.reporting.cost import fronts
 from tune_app.reporting.findings import Findings, counted
 from tune_app.reporting.page import Plot as Picture
 from tune_app.reporting.page import Section, Table, short
 from tune_app.reporting.plots import BEST, OUTLINE, figure, hatching, listed_upwards, with_intervals
 from tune_app.results.baseline import verdicts
+from tune_app.results.cost import COSTS, about_fronts, for_the_eye
 from tune_app.results.folders import spoken
 from tune_app.results.summary import cautions
 from tune_app.results.trial import Trial
@@ -24,7 +26,19 @@ SHOWN = 20
 BARS = 6
 """Configurations in the bars per class, the baseline besides."""
 DROPPABLE = ("minutes", "best_epoch", "family")
-COLUMNS = ("rank", "name", "family", "{metric}", CALIBRATED, "{classes}", "best_epoch", "epochs", "minutes", "status")
+COLUMNS = (
+    "rank",
+    "name",
+    "family",
+    "{metric}",
+    CALIBRATED,
+    "{classes}",
+    "best_epoch",
+    "epochs",
+    "minutes",
+    *COSTS,
+    "status",
+)
 
 
 def leaderboard(findings: Findings) -> Section:
@@ -55,8 +69,13 @@ def leaderboard(findings: Findings) -> Section:
                 droppable=DROPPABLE,
             )
         )
+    parts += fronts(findings)
     elsewhere = verdicts(findings.sweep)  # said where the thresholds are shown
-    said = [verdict(findings), *(c for c in cautions(findings.sweep, findings.board) if c not in elsewhere)]
+    said = [
+        verdict(findings),
+        *about_fronts(findings.sweep.trials, findings.sweep.device),
+        *(c for c in cautions(findings.sweep, findings.board) if c not in elsewhere),
+    ]
     return Section(key="leaderboard", title=title, text=said, parts=parts)
 
 
@@ -70,7 +89,7 @@ def shown(findings: Findings) -> pd.DataFrame:
         wanted += [column for column in filled if column in board and column not in wanted]
     frame = board[wanted]
     constant = [c for c in ("family", CALIBRATED) if c in frame and frame[c].nunique(dropna=False) == 1]
-    return frame.drop(columns=constant)
+    return for_the_eye(frame.drop(columns=constant), sweep.trials, sweep.device)
 
 
 def verdict(findings: Findings) -> str:

@@ -15,6 +15,7 @@ from trainables.calibration import CALIBRATED, GAP
 from trainables.settings import PATH, require, require_choice
 from tune_app.errors import InputError
 from tune_app.results.baseline import NOT_RUN, add_command, baseline_trials, gains, verdicts, with_baseline_row
+from tune_app.results.cost import HOURS, MEMORY, about_fronts, for_the_eye, front
 from tune_app.results.finding import DROPPABLE, confirmed_table, read_confirmation, what_is_confirmed
 from tune_app.results.folders import is_confirmation, resume_command, spoken
 from tune_app.results.reference import NOT_COMPARABLE, PUBLISHED_CAUTION, read_reference
@@ -130,6 +131,7 @@ def build_report(settings: SummarySettings) -> Report:
         diagnoses=sweep.diagnoses(),
         confirmation=found,
         cautions=[
+            *about_fronts(sweep.trials, sweep.device),
             *confirmed,
             *cautions(sweep, board, confirmed=bool(found)),
             *[PUBLISHED_CAUTION] * (settings.reference == "published"),
@@ -192,7 +194,7 @@ def _board(report: Report) -> pd.DataFrame:
     shown = _shown(report.leaderboard)
     if report.rank_by not in shown and report.rank_by in report.leaderboard:
         shown.insert(list(shown).index(report.sweep.metric), report.rank_by, report.leaderboard[report.rank_by])
-    return shown
+    return for_the_eye(shown, report.sweep.trials, report.sweep.device)
 
 
 def as_table(report: Report, width: int | None, color: bool) -> str:
@@ -243,6 +245,7 @@ def as_json(report: Report) -> str:
         "notices": report.notices,
         "leaderboard": records(report.leaderboard),
         "reference": [{**row, "note": NOT_COMPARABLE} for row in records(report.reference)],
+        "pareto": {cost: [trial.name for trial in front(sweep.trials, cost)] for cost in (HOURS, MEMORY)},
         "best_per_class": records(report.best_per_class),
         "baseline": {
             "trials": [trial.name for trial in baseline_trials(sweep)],

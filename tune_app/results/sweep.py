@@ -33,6 +33,7 @@ from trainables.objective import Objective
 from trainables.settings import TaskSettings
 from trainables.tasks import get_task
 from tune_app.errors import InputError
+from tune_app.results.cost import COSTS, costs
 from tune_app.results.folders import JOURNAL, LOCK, find_sweep, lock_is_held, recorded_status
 from tune_app.results.manifest import KINDS, MANIFEST, of_kind, read_known
 from tune_app.results.repeats import Noise, arm_labels, arms_frame, pooled_noise
@@ -137,8 +138,9 @@ class Sweep:
 
     def leaderboard(self, by: str = "") -> pd.DataFrame:
         """One row per trial, best first: rank, number, name, family, preset, the metric, the calibrated mean,
-        threshold_gap and dice/<class> at the best epoch, best_epoch, epochs, minutes, status, reason, diagnoses, seed,
-        arm, arm_trials, baseline, calibrated/<class>, threshold/<class>, calibration, and param/<name> of the search.
+        threshold_gap and dice/<class> at the best epoch, best_epoch, epochs, minutes, device_hours, score_per_hour,
+        gpu_memory_gb (see `tune_app.results.cost`), status, reason, diagnoses, seed, arm, arm_trials, baseline,
+        calibrated/<class>, threshold/<class>, calibration, and param/<name> of the search.
 
         The best epoch is that of the sweep's metric whatever `by` says. `by`: the metric (default), mean_iou,
         dice/<class>, iou/<class>, a class's name, the calibrated mean or calibrated/<class>. Failed trials and those
@@ -277,6 +279,7 @@ _LAST = (
     "best_epoch",
     "epochs",
     "minutes",
+    *COSTS,
     "status",
     "reason",
     "diagnoses",
@@ -297,7 +300,9 @@ def _leaderboard_row(
         **{key: getattr(trial, key) for key in _FIRST[1:]},
         **{key: trial.score(key) for key in shown},
         "best_epoch": trial.best.get("epoch"),
-        **{key: getattr(trial, key) for key in ("epochs", "minutes", "status", "reason")},
+        **{key: getattr(trial, key) for key in ("epochs", "minutes")},
+        **costs(trial),
+        **{key: getattr(trial, key) for key in ("status", "reason")},
         "diagnoses": ", ".join(one.code for one in trial.diagnoses),
         "seed": trial.seed,
         "arm": arm,

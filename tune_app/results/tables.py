@@ -36,7 +36,14 @@ LEAST_NAME, LEAST_SENTENCE = 16, 24
 """Characters that a column of names, or of sentences, is left."""
 GAP, PAPER_GAP = 2, 3
 COMMAND = re.compile(r"python -m \S+(?: [\w.+]+=\S+)*")
-FORMATS = {"minutes": ".1f", "threshold_gap": "+.4f", "gap": "+.4f", "violation": ".4g"}
+FORMATS = {
+    **dict.fromkeys(("GPU-hours", "CPU-hours", "score per GPU-hour", "score per CPU-hour", "device_hours"), ".4g"),
+    "memory GB": ".1f",
+    "minutes": ".1f",
+    "threshold_gap": "+.4f",
+    "gap": "+.4f",
+    "violation": ".4g",
+}
 
 
 def cell(column: str, value: Any) -> str:

@@ -73,7 +73,7 @@ def model_of(config: dict) -> str:
 
 
 def board(sweep: Path) -> pd.DataFrame:
-    return Sweep(sweep).leaderboard().drop(columns="minutes")
+    return Sweep(sweep).leaderboard().drop(columns=["minutes", "device_hours", "score_per_hour"])
 
 
 def intervals(sweep: Path, *, cpus: int) -> list[tuple[float, float]]:
