@@ -326,29 +326,18 @@ VARIED: dict[str, tuple[str, ...]] = {
 }
 """What may differ between the trials of one sweep. The budget, the classes and the crops may not: scores and curves
 would not be comparable. Patches of different sizes see the same voxels where data.validation_patch says which."""
-SAME_COST = {
-    "trainer": (
-        *("optimizer", "lr", "weight_decay", "betas", "momentum", "nesterov", "clip_grad_norm"),
-        *("schedule", "pct_start", "restarts", "plateau_factor", "plateau_patience", "warmup_steps"),
-        *("checkpoint_every", "count_update_every", "count_window", "patience", "min_delta"),
-    ),
-    "data": ("sampling", "mirror", "mirror_z", "transpose", "rotate_degrees"),
-}
-"""Of it, what leaves an epoch as long as it was, or nearly so."""
 
 
 def model_of(config: Mapping[str, Any]) -> str:
-    """What decides how long an epoch takes, as text: equal for trials that are compared at equal epochs, whatever they
-    are compared at otherwise. config: of a trial, or the settings of one as plain values.
+    """Network and patch, as text: equal for trials that are compared at equal epochs, whatever they are compared at
+    otherwise. config: of a trial, or the settings of one as plain values.
 
-    Resources are not part of it: the same training on other devices learns as much in an epoch. What a config of an
-    earlier version does not name has its default.
+    The rest is no part of it: epochs of other batches or on other devices are still epochs of the same network. What a
+    config of an earlier version does not name has its default.
     """
-    told: dict[str, Any] = {}
-    for section, kind in (("model", ModelSettings), ("trainer", TrainerSettings), ("data", DataSettings)):
-        own = {**asdict(kind()), **(config.get(section) or {})}
-        told[section] = {key: own[key] for key in VARIED[section] if key not in SAME_COST.get(section, ())}
-    return json.dumps(told, sort_keys=True, default=str)
+    network = asdict(ModelSettings()) | (config.get("model") or {})
+    patch = (config.get("data") or {}).get("patch") or DataSettings().patch
+    return json.dumps([network, [int(side) for side in patch]], sort_keys=True)
 
 
 def laid_over(settings: Settings, trial: Sections) -> Settings:

@@ -301,27 +301,23 @@ def test_nan_and_unknown_seconds_spoil_no_comparison() -> None:
     assert judged(scheduler, "poor", "large2", row(1, 0.3, 15.0)) == STOP
 
 
-def test_models_are_told_apart_by_what_an_epoch_costs() -> None:
-    config = {"model": {"name": "unet", "width": 8}, "trainer": {"lr": 0.1, "batch_size": 4}, "data": {"mirror": True}}
-    same = {
-        **config,
-        "trainer": {"lr": 0.2, "batch_size": 4},
-        "data": {"mirror": False},
-        "resources": {"cpus_per_trial": 2},
-    }
+def test_models_are_told_apart_by_network_and_patch() -> None:
+    config = {"model": {"name": "unet", "width": 8}, "trainer": {"batch_size": 4}, "data": {"patch": [1, 64, 64]}}
+    same = {**config, "trainer": {"batch_size": 8}, "resources": {"cpus_per_trial": 2}}
     assert model_of(config) == model_of(same)
     assert model_of(config) != model_of({**config, "model": {"name": "unet", "width": 16}})
-    assert model_of(config) != model_of({**config, "trainer": {"lr": 0.1, "batch_size": 8}})
+    assert model_of(config) != model_of({**config, "data": {"patch": [16, 64, 64]}})
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         ("family=seesaw", False),
-        ("family=optimiser", True),
-        ("family=optimiser space.batch_size=16 search.presets_first=false search.baseline=false", False),
-        ("family=optimiser scheduler.compare=epochs", False),
-        ("family=optimiser scheduler.name=none", False),
+        ("family=optimiser", False),
+        ("family=networks", True),
+        ("family=networks space.network=unet_3d search.presets_first=false search.baseline=false", False),
+        ("family=networks scheduler.compare=epochs", False),
+        ("family=networks scheduler.name=none", False),
         ("family=seesaw scheduler.compare=device_seconds", True),
     ],
 )
