@@ -464,8 +464,9 @@ def test_a_network_in_3d_trains_on_the_phantom(monkeypatch, start, tmp_path):
     assert trained.model.down[0][0].weight.is_contiguous(memory_format=torch.channels_last_3d)
     with np.load(tmp_path / "whole" / PREDICTION) as picture:
         em, predicted = picture["em"], picture["predicted"]
-    assert em.shape == (2, 24, 16)
-    assert predicted.shape == (2, 1, 24, 16)
+    planes = (24 + 4 + 8, 16 + 4 + 8)  # in z, y and x, with a gap of 4
+    assert em.shape == (2, *planes)
+    assert predicted.shape == (2, 1, *planes)
     weights = {name: value.contiguous() for name, value in best["model"].items()}
     model = inference(trained.settings, weights, best["inference_shift"])
     save_program(model, tmp_path / "model.pt2")

@@ -57,7 +57,7 @@ class Host:
         return len(self.workers.own._parked)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def _ray() -> Iterator[None]:
     temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2]), *sys.path])
@@ -93,6 +93,7 @@ def gone(pid: int) -> bool:
 
 @pytest.mark.ray
 @pytest.mark.timeout(900)
+@pytest.mark.usefixtures("_ray")
 def test_two_workers_give_the_rows_of_one_trial_after_trial() -> None:
     """Equal batches; the second trial in the same processes, the third with another network, the fourth resumed."""
     hosts = [host(ONE), host(TWO)]
@@ -120,6 +121,7 @@ def test_two_workers_give_the_rows_of_one_trial_after_trial() -> None:
 
 @pytest.mark.ray
 @pytest.mark.timeout(900)
+@pytest.mark.usefixtures("_ray")
 def test_a_lost_worker_ends_the_epoch_and_a_lost_trial_its_workers() -> None:
     endless = {"trainer": {"iterations_per_epoch": 1_000_000}}
     one = host(TWO)
@@ -143,6 +145,7 @@ def test_a_lost_worker_ends_the_epoch_and_a_lost_trial_its_workers() -> None:
 
 @pytest.mark.ray
 @pytest.mark.timeout(900)
+@pytest.mark.usefixtures("_ray")
 def test_what_one_worker_cannot_do_ends_all_of_them() -> None:
     one = host(TWO)
     (pid,) = get(one.pids.remote())

@@ -83,7 +83,7 @@ BAD = {
     "space of a preset": (["preset=seesaw_default", "space.p=1"], ["preset= has no space"]),
     "unknown group choice": (["search=bogus"], ["search=bogus", "grid, optuna, random"]),
     "unknown searcher": (["search.name=bogus"], ["search.name=bogus", "optuna, random, grid"]),
-    "unknown data": (["data=bogus"], ["data=bogus", "cellmap, phantom"]),
+    "unknown data": (["data=bogus"], ["data=bogus", "cellmap, cellmap14, phantom, phantom14"]),
     "unknown experiment": (["experiment=bogus"], ["experiment=bogus", "class_weighting"]),
     "unknown model": (["model.name=bogus"], ["model.name=bogus", "unet"]),
     "unknown option of a model": (["model.options.bogus=1"], ["model.options.bogus=1", "Choices: norm"]),
@@ -381,7 +381,13 @@ def test_published_counts_without_a_class(type_run, monkeypatch):
 def test_help_names_the_groups_and_the_families(type_run):
     code, out, err, left = type_run("--help")
     assert (code, err, left) == (0, "", [])
-    for word in ("seesaw", "compare", "experiment: class_weighting, none", "epochs: 9", "resume=latest"):
+    for word in (
+        "seesaw",
+        "compare",
+        "experiment: class_weighting, l40s_comparison, none",
+        "epochs: 9",
+        "resume=latest",
+    ):
         assert word in out
 
 
