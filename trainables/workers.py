@@ -29,7 +29,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import Tensor
 
 from trainables.engine import Engine, Row
-from trainables.errors import WorkerError
+from trainables.errors import TrainablesError, WorkerError
 from trainables.settings import TrialSettings
 from trainables.steps import no_reduction
 
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 """Between two looks at the other ranks."""
+DEATH_S = 10
+"""Within which Ray has heard of a worker's death."""
 STUCK_S = 60
 """After which a rank 0 that still waits for a lost one ends its process, so that Ray starts it again."""
 MOST_PARKED = 1 << 30
@@ -175,10 +177,13 @@ class Workers:
             result = mine()
             ray.get(calls)
         except BaseException as error:
+            if isinstance(error, RuntimeError):  # a connection that closed is heard of before the death behind it
+                ray.wait(calls, num_returns=1, timeout=DEATH_S)
             lost = watch.finish()
             self.stop()
-            if lost is None and not isinstance(error, ray.exceptions.RayError):
-                raise  # our own: the others wait for us in vain, and have been ended
+            own = lost is None and not isinstance(error, ray.exceptions.RayError)
+            if own or isinstance(error, TrainablesError):
+                raise  # the others wait for us in vain, and have been ended
             cause = lost or error
             raise WorkerError(f"A worker of the trial was lost ({type(cause).__name__}: {cause})") from error
         watch.finish()
