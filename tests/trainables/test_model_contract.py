@@ -177,6 +177,7 @@ def test_training_is_one_graph(name: str, dims: int, checkpointing: bool) -> Non
 @EVERY
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 def test_the_compiled_network_gives_the_same_logits_and_gradients(
     name: str, dims: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
