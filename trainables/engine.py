@@ -361,9 +361,11 @@ class Engine:
         torch.manual_seed(int(np.random.SeedSequence([self.seed, number, self.rank]).generate_state(1)[0]))
 
     def _agree(self) -> None:
-        """Give all ranks the mean of their running statistics (batch norm), and of weights that rounding has parted."""
+        """Give all ranks the mean of their running statistics (batch norm), and of weights that rounding has parted.
+        What each has counted is gathered at rank 0: its state is then all that a resumed trial needs."""
         floats = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
         sum_as_one(floats, self.reduce, 1 / self.world)
+        self.loss.gather_window(self.reduce, self.rank)
 
     def _weights_are_finite(self) -> bool:
         """One sync: whether every weight and running statistic is finite."""
@@ -430,6 +432,8 @@ class Engine:
         self.model.load_state_dict(state["model"])
         self.optim.load_state_dict(state)
         self.loss.load_state_dict(state["loss"])
+        if self.rank > 0:
+            self.loss.gather_window(no_reduction, self.rank)
         self.record.load_state_dict(state["record"])
         self.epoch, self.seed, self.diagnosis = state["epoch"], state["seed"], state["diagnosis"]
         torch.set_rng_state(state["random"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from test_engine import weights_of
-from tiny_trial import CLASSES, loss_of, tiny_dataset, tiny_settings
+from tiny_trial import CLASSES, loss_of, steady, tiny_dataset, tiny_settings
 from torch import Tensor
 
 from trainables.data import PatchSampler
@@ -85,6 +86,37 @@ def test_two_ranks_are_one_process_with_their_batch(family: str, trainer: dict) 
             assert found[name] == pytest.approx(row[name], rel=1e-3)
         assert [found[f"support/{c}"] for c in CLASSES] == [row[f"support/{c}"] for c in CLASSES]
         assert len(engine.validator.batches) == 3, "of an odd number one rank has one more"
+
+
+def test_ranks_go_on_from_the_state_of_the_first() -> None:
+    """After an odd number of steps, so that a window of counts is open, whose halves lie on the two ranks."""
+    (row, whole), _ = both("seesaw", norm="batch")
+    state, ranks = whole_after_one("seesaw"), Ranks()
+
+    def resume(rank: int) -> tuple[dict, Engine]:
+        engines[rank].load_state_dict(copy.deepcopy(state))  # as another process would have it
+        return engines[rank].run_epoch(), engines[rank]
+
+    engines = [
+        make("seesaw", norm="batch", rank=r, world=2, reduce=lambda t, r=r: ranks.reduce(r, t)) for r in range(2)
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        for found, engine in pool.map(resume, range(2)):
+            assert steady(found) == steady(row)
+            assert torch.equal(weights_of(engine), weights_of(whole))
+
+
+def whole_after_one(family: str) -> dict:
+    """The state of rank 0 of two after their first epoch."""
+    ranks = Ranks()
+
+    def train(rank: int) -> dict:
+        engines[rank].run_epoch()
+        return copy.deepcopy(engines[rank].state_dict())
+
+    engines = [make(family, norm="batch", rank=r, world=2, reduce=lambda t, r=r: ranks.reduce(r, t)) for r in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        return next(pool.map(train, range(2)))
 
 
 def test_ranks_keep_the_same_running_statistics() -> None:

@@ -168,6 +168,15 @@ class WeightedTversky(nn.Module):
         self.window_positive.zero_()
         self.window_known.zero_()
 
+    @torch.no_grad()
+    def gather_window(self, sum_over_workers: Callable[[Tensor], object], rank: int) -> None:
+        """Move the counts of the open window to rank 0, whose state is that of all workers."""
+        window = torch.stack([self.window_positive, self.window_known])
+        sum_over_workers(window)
+        window *= rank == 0
+        self.window_positive.copy_(window[0])
+        self.window_known.copy_(window[1])
+
     def _counts(self) -> Counts:
         """The counts the rule uses: per window (as many batches as `count_window`), or the total since the start."""
         if self._rule.windowed and self.count_window != "all":
