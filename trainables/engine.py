@@ -53,6 +53,8 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 FIXED_TRAINER_SETTINGS = ("batch_size", "validation_batches", "compile")
 """What an engine is built for: shapes of the compiled graphs and the validation patches."""
+UPDATED = ("class_frequency", "logit_adjustment", "class_weight")
+"""Figures of each class at an update of the class counts, see `WeightedTversky.take_updates`."""
 
 
 class Moment(NamedTuple):
@@ -184,7 +186,7 @@ class Engine:
             world=self.world,
         )
         self.record.reset()
-        self.diagnosis = ""
+        self.diagnosis, self.count_updates = "", list[dict[str, Any]]()
         self._step_patches = list[tuple[Tensor, Tensor]]()
 
     def park(self) -> None:
@@ -218,12 +220,18 @@ class Engine:
 
         What else may have gone wrong is for the reader of the rows to say: skipped_share is that of steps whose
         gradient was not finite, grad_scale is 0 where gradients are not scaled, weight_growth is the norm of all
-        weights ÷ that before the first step.
+        weights ÷ that before the first step. count_updates are then those of the epoch: {"epoch", "step" (optimiser
+        steps since the start), and of UPDATED each {class: figure}}.
         """
         started = self._now()
         seconds_load = self._train_epoch(on_step)
         # The host waits here, for the first time.
         training, finite = self.sums.read(self.reduce), self._weights_are_finite()
+        self.count_updates = [
+            {"epoch": self.epoch + 1, "step": step}
+            | {name: dict(zip(self.classes, values)) for name, values in zip(UPDATED, figures)}
+            for step, figures in self.loss.take_updates()
+        ]
         if (swa_from := self.settings.trainer.swa_from) and self.epoch + 1 >= swa_from:
             seen = prepare_ahead(self._batches(), self._patches, self.hardware.device)
             self.optim.put_average(LogitsOf(self.forward), ((patches,) for patches in seen))

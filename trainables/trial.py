@@ -160,6 +160,7 @@ class SegmentationTrial(tune.Trainable):
         trainer = engine.settings.trainer
         if trainer.patience and waited([*folder.history, row], engine.objective, trainer.min_delta) >= trainer.patience:
             row["stopped"] = OUT_OF_PATIENCE
+        folder.append_count_updates(engine.count_updates)
         folder.append(row)
         folder.write_validation(engine.validation)
         if row["epoch"] == engine.kept_epoch:

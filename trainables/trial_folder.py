@@ -2,6 +2,7 @@
 
 config.json      the trial's config
 history.jsonl    one flat row per epoch, see `json_line`
+count_updates.jsonl    a line per update of the class counts: step, and share, logit adjustment and weight per class
 validation.npz   TP/FP/FN per epoch, validation crop and class, and the logit histograms of the best epoch
 prediction.npz   a few validation patches, their truth, and what the best epoch so far predicts
 step.json        {"step", "steps"}: how far the first epoch is, while it lasts
@@ -29,6 +30,7 @@ from trainables import checkpoint
 from trainables.files import replacing, write_text
 
 HISTORY, VALIDATION, CONFIG, LOG, RESULT = "history.jsonl", "validation.npz", "config.json", "trial.log", "result.json"
+COUNT_UPDATES = "count_updates.jsonl"
 STEP, NOTE_EVERY_S = "step.json", 2.0
 BEFORE_RESTART = "history-before-restart.jsonl"
 
@@ -53,6 +55,11 @@ class TrialFolder:
             os.replace(self.path / HISTORY, self.path / BEFORE_RESTART)
         text = "".join(json_line(row) for row in self.history)
         write_text(self.path / HISTORY, text)
+        if (self.path / COUNT_UPDATES).is_file():  # those of later epochs come again
+            last = self.history[-1]["epoch"] if self.history else 0
+            lines = (self.path / COUNT_UPDATES).read_text(errors="replace").splitlines()
+            kept = [f"{line}\n" for line in lines if is_intact(line) and _epoch(line) <= last]
+            write_text(self.path / COUNT_UPDATES, "".join(kept))
         if validation is None:
             (self.path / VALIDATION).unlink(missing_ok=True)
         else:
@@ -71,6 +78,11 @@ class TrialFolder:
         (self.path / STEP).unlink(missing_ok=True)
         with (self.path / HISTORY).open("a") as file:
             file.write(json_line(row))
+
+    def append_count_updates(self, updates: Iterable[Mapping[str, Any]]) -> None:
+        """Add those of an epoch, as `Engine.count_updates` has them; before its row, so that this finds them there."""
+        with (self.path / COUNT_UPDATES).open("a") as file:
+            file.writelines(json_line({name: _short(value) for name, value in one.items()}) for one in updates)
 
     def write_validation(self, validation: Mapping[str, np.ndarray]) -> None:
         """Write the arrays of `Engine.validation` to validation.npz."""
@@ -125,6 +137,25 @@ def first_epoch_share(folder: str | Path) -> float:
         noted = json.loads((Path(folder) / STEP).read_text())
         return min(1.0, max(0.0, float(noted["step"] / noted["steps"])))
     return 0.0
+
+
+def read_count_updates(folder: Path, epoch: int) -> list[dict[str, Any]]:
+    """Those of one epoch; none where the file is missing, and no line that is damaged."""
+    try:
+        lines = (folder / COUNT_UPDATES).read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    begin = f'{{"epoch": {epoch}, '  # most lines are of other epochs, and need not be parsed
+    return [json.loads(line) for line in lines if line.startswith(begin) and is_intact(line)]
+
+
+def _short(value: Any) -> Any:
+    """Six digits of every float; None for NaN, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {key: _short(inner) for key, inner in value.items()}
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
 
 
 def _epoch(line: str) -> int:

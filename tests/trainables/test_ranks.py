@@ -79,6 +79,8 @@ def test_two_ranks_are_one_process_with_their_batch(family: str, trainer: dict) 
         for name in ("positive_count", "known_count", "shift", "weight"):
             assert torch.equal(getattr(engine.loss, name), getattr(alone.loss, name))
         assert float(alone.loss.positive_count.sum()) > 0
+        assert engine.count_updates == alone.count_updates
+        assert len(alone.count_updates) == 2
         for name in ("known", "epochs"):
             np.testing.assert_array_equal(engine.validation[name], alone.validation[name])
         assert found.keys() == row.keys()

@@ -25,7 +25,7 @@ from trainables.inference import inference, load_program, save_program
 from trainables.prediction import PREDICTION
 from trainables.settings import trial_settings
 from trainables.trial import SegmentationTrial, identity
-from trainables.trial_folder import CHECKSUM, TrialFolder, first_epoch_share, is_intact
+from trainables.trial_folder import CHECKSUM, TrialFolder, first_epoch_share, is_intact, read_count_updates
 
 NAN = float("nan")
 
@@ -96,7 +96,7 @@ def test_a_trial_writes_its_folder(start, tmp_path):
     assert [row["training_iteration"] for row in rows] == [1, 2, 3, 4]
     assert [row["done"] for row in rows] == [False, False, False, True]
     files = "config.json history.jsonl validation.npz prediction.npz last.pt previous.pt best.pt trial.log"
-    assert {p.name for p in folder.iterdir()} == set(files.split())
+    assert {p.name for p in folder.iterdir()} == {*files.split(), "count_updates.jsonl"}
     assert same(
         history(folder), [{k: v for k, v in r.items() if k not in ("done", "training_iteration")} for r in rows]
     )
@@ -108,6 +108,34 @@ def test_a_trial_writes_its_folder(start, tmp_path):
     assert "loss seesaw" in log
     assert "with 1 threads, not compiled" in log
     assert [f"epoch {e}/4: mean Dice {rows[e - 1]['mean_dice']:.4f}" in log for e in (1, 2, 3, 4)] == [True] * 4
+
+
+def test_every_update_of_the_class_counts_is_recorded_once(start, tmp_path):
+    """Three steps per epoch, an update after every second: of a checkpoint after epoch 2 epoch 3 is trained again."""
+    expected = [(1, 2), (2, 4), (2, 6), (3, 8), (4, 10), (4, 12)]
+    first = start(loss=loss_of("balanced_softmax"), trainer={"checkpoint_every": 2})
+    run(first, epochs=3)
+    first.cleanup()
+    with (tmp_path / "t" / "count_updates.jsonl").open("a") as file:
+        file.write('{"epoch": 4, "step": 10, "class_f')  # killed
+    report(tmp_path / "t", [{"epoch": epoch} for epoch in (1, 2, 3)])
+    trial = start(loss=loss_of("balanced_softmax"), trainer={"checkpoint_every": 2})
+    run(trial)
+    updates = [one for epoch in range(1, 5) for one in read_count_updates(tmp_path / "t", epoch)]
+    assert [(one["epoch"], one["step"]) for one in updates] == expected
+    assert len((tmp_path / "t" / "count_updates.jsonl").read_text().splitlines()) == len(expected)
+
+    loss, last = trial._engine.loss, updates[-1]
+    shares = (loss.positive_count / loss.known_count).tolist()
+    assert list(last["class_frequency"].values()) == pytest.approx(shares, rel=1e-5)
+    assert list(last["logit_adjustment"].values()) == pytest.approx(loss.shift.tolist(), rel=1e-5)
+    assert list(last["class_weight"].values()) == pytest.approx(loss.weight.tolist(), rel=1e-5)
+    assert list(last["class_weight"]) == list(CLASSES)
+    assert abs(loss.shift).max() > 0
+
+    trial.reset_config(trial_config(tmp_path / "u", trainer={"count_update_every": 100}))
+    run(trial)
+    assert read_count_updates(tmp_path / "u", 1) == [], "nothing of the trial before, and none where none is due"
 
 
 def test_the_first_epoch_notes_its_steps_while_it_lasts(start, tmp_path, monkeypatch):

@@ -86,6 +86,7 @@ class WeightedTversky(nn.Module):
         ):
             self.register_buffer(name, torch.zeros(num_classes, dtype=torch.float64))
         self.register_buffer("num_batches", torch.zeros((), dtype=torch.int64))
+        self._updates = list[tuple[int, Tensor]]()
 
     def forward(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """(loss, per_class): loss 0-d float32; per_class (C,) float32 detached, 1 − Tversky before any weight.
@@ -151,6 +152,19 @@ class WeightedTversky(nn.Module):
             self._close_window(sum_over_workers)
             if self._rule.online:
                 self._set_factors(self._rule.factors(self._counts()))
+            counts = self._counts()
+            noted = (counts.positive / counts.known, self.shift + self.inference_shift, self.weight)
+            self._updates.append((self._batches, torch.stack([values.double() for values in noted])))
+
+    def take_updates(self) -> list[tuple[int, list[list[float]]]]:
+        """(batch, 3 × C figures) of every update since the last call, read from the device in one go.
+
+        The figures: positive share of the annotated voxels in the counts that the rule uses, NaN where none is
+        annotated; what is added to the logits in the loss (apply_at=inference: at validation); weight.
+        """
+        taken, self._updates = self._updates, []
+        values = torch.stack([noted for _, noted in taken]).tolist() if taken else []
+        return [(batch, figures) for (batch, _), figures in zip(taken, values)]
 
     @torch.no_grad()
     def _close_window(self, sum_over_workers: Callable[[Tensor], object] | None) -> None:
@@ -214,7 +228,7 @@ class WeightedTversky(nn.Module):
         self.count_window = count_window or self.count_window
         for buffer in self.buffers():
             buffer.zero_()
-        self._batches = 0
+        self._batches, self._updates = 0, []
         for field in SCALARS:
             getattr(self, field).fill_(getattr(rule, field))
         self._set_factors(rule.factors(Counts(self.positive_count, self.known_count)))
@@ -238,5 +252,5 @@ class WeightedTversky(nn.Module):
         """As nn.Module's, in place; also restores the family, its parameters and the position in the window."""
         earlier = {"cross_entropy": torch.zeros(())}  # not in the states of earlier versions
         result = super().load_state_dict(earlier | dict(state_dict), strict=strict, assign=assign)
-        self._batches = int(self.num_batches)
+        self._batches, self._updates = int(self.num_batches), []
         return result

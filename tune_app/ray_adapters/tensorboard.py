@@ -28,6 +28,7 @@ from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboardX.summary import hparams
 
 from trainables.prediction import PREDICTION
+from trainables.trial_folder import read_count_updates
 from tune_app.results.pictures import TOL_NAMES, drawn_classes, places, read_patches, sheet
 from tune_app.search.study import trial_of
 
@@ -76,6 +77,7 @@ class TensorBoardLogger(LoggerCallback):
         file, step = self._files[trial], result["training_iteration"]
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(result).items()]
         file.write(Summary(value=values), step)
+        file.write_count_updates(step)
         file.write_picture()
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
@@ -99,7 +101,7 @@ class EventFile:
     """The event file of one trial, to which a driver that goes on adds another."""
 
     def __init__(self, folder: Path) -> None:
-        self._picture, self._shown = folder / PREDICTION, 0
+        self._folder, self._picture, self._shown = folder, folder / PREDICTION, 0
         folder.mkdir(parents=True, exist_ok=True)
         self._file = EventsWriter(os.path.join(folder, "events"))
 
@@ -107,6 +109,13 @@ class EventFile:
         """Add one event, readable at once."""
         self._file.write_event(Event(wall_time=time.time(), step=step, summary=summary))
         self._file.flush()
+
+    def write_count_updates(self, epoch: int) -> None:
+        """class_frequency/nuc and so on at each update of an epoch, as the trial has left them: at optimiser steps."""
+        for update in read_count_updates(self._folder, epoch):
+            figures = [(tag, value) for tag, value in flatten_dict(update, delimiter="/").items() if "/" in tag]
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in figures if is_number(value)]
+            self.write(Summary(value=values), update["step"])
 
     def write_picture(self) -> None:
         """What the best epoch so far predicts, where the trial has left it since the last call."""

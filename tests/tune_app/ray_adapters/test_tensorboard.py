@@ -18,6 +18,7 @@ from report_sweep import write_prediction
 from tensorboard import program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from trainables.trial_folder import TrialFolder
 from tune_app.ray_adapters.loggers import InSweepFolder
 from tune_app.ray_adapters.tensorboard import TensorBoardLogger, scalars
 
@@ -80,6 +81,34 @@ def test_a_row_can_be_read_before_the_next(tmp_path):
     assert [event.step for event in events.Scalars("dice/mean")] == [1]
     assert any("session_start" in tag for tag in events.summary_metadata), "HPARAMS knows it, too"
     logger.log_trial_end(trial)
+
+
+def test_updates_of_class_counts_are_shown_at_their_steps_and_each_of_them_once(tmp_path):
+    """Also where another driver goes on, which reads the same file."""
+    trial = ray_trial(tmp_path)
+    folder = TrialFolder(trial.config["run"]["dir"])
+    for epoch in (1, 2, 3):
+        steps = (epoch * 100 - 50, epoch * 100)
+        shares = [{"nuc": step / 1000, "pm": math.nan} for step in steps]
+        folder.append_count_updates(
+            {"epoch": epoch, "step": step, "class_frequency": share, "logit_adjustment": {"nuc": -0.5, "pm": 0.5}}
+            for step, share in zip(steps, shares)
+        )
+    found = []
+    for epochs in ((1, 2), (3,)):
+        logger = InSweepFolder(TensorBoardLogger(study_of_one()))
+        for epoch in epochs:
+            logger.log_trial_result(0, trial, row(epoch))
+        logger.log_trial_end(trial)
+        events = EventAccumulator(str(folder.path)).Reload()
+        found += [(event.step, event.value) for event in events.Scalars("class_frequency/nuc")]
+        for path in folder.path.glob("events.*"):  # named by the second, so that the next would be the same file
+            path.unlink()
+    assert found == [(step, pytest.approx(step / 1000)) for step in (50, 100, 150, 200, 250, 300)]
+    assert [event.value for event in events.Scalars("logit_adjustment/pm")] == [0.5] * 2
+    tags = set(events.Tags()["scalars"]) - set(scalars(row(3)))
+    assert tags == {"class_frequency/nuc", "logit_adjustment/nuc", "logit_adjustment/pm"}, "pm was not annotated"
+    assert [event.step for event in events.Scalars("dice/mean")] == [3], "of epochs, as ever"
 
 
 def test_pictures_come_while_the_trial_runs_and_each_of_them_once(tmp_path):
