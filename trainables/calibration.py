@@ -245,7 +245,7 @@ def _problem(arrays: Mapping[str, Any], epoch: int | None) -> str:
         return MISSING
     found = int(arrays["best_epoch"])
     if epoch is not None and found != epoch:
-        return f"validation.npz holds the histograms of epoch {found}, and the best epoch is {epoch}"
+        return f"validation.npz holds the histograms of epoch {found}, not those of epoch {epoch}"
     return ""
 
 

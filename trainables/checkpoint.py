@@ -1,7 +1,8 @@
 """Checkpoints on disk: written atomically, the one before kept, read without running code from the file.
 
 `last.pt` is the newest state, `previous.pt` the one before it. A crash leaves either both or, between two renames,
-`previous.pt` alone; never half a file under either name.
+`previous.pt` alone; never half a file under either name. `best.pt` holds the weights of the best epoch alone, and
+`epoch_0020.pt` those of epoch 20, where trainer.keep_checkpoint_every says so.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from trainables.errors import CheckpointError
 from trainables.files import replacing
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+KEPT = "epoch_{:04d}.pt"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -252,6 +252,9 @@ class TrainerSettings:
     """By how much a figure must be better to count for that."""
     checkpoint_every: int = 1
     """Epochs between checkpoints; a restart repeats at most this many."""
+    keep_checkpoint_every: int = 0
+    """Epochs between weights that are kept for good, beside the best and the last; 0: none. They lie outside
+    checkpoints.max_number and max_gb, and `export epoch=` takes them."""
     count_update_every: int = 50
     """Optimiser steps between two updates of the count-based class weights; 50 is published."""
     count_window: str = "50"
@@ -269,6 +272,7 @@ class TrainerSettings:
             validation_batches=counted,
             checkpoint_every=counted,
             count_update_every=counted,
+            keep_checkpoint_every=f"[0, {MOST_STEPS}]",
             plateau_patience=f"[0, {MOST_STEPS}]",
             patience=f"[0, {MOST_STEPS}]",
             min_delta="[0, inf]",

@@ -41,7 +41,15 @@ PICTURE_EVERY = 5
 IDENTITY = ("data", "model", "trainer", "task", "objective")
 """Sections that a checkpoint must share with the trial that takes it up, besides seed, loss and the data's fingerprint.
 """
-FREE_SETTINGS = ("root", "split_file", "cache_dir", "compile", "checkpoint_every", "checkpointing")
+FREE_SETTINGS = (
+    "root",
+    "split_file",
+    "cache_dir",
+    "compile",
+    "checkpointing",
+    "checkpoint_every",
+    "keep_checkpoint_every",
+)
 """Data, model and trainer settings that may change between the two: they do not change what is trained."""
 
 RESOURCES = {"cpus_per_trial": 1, "gpus_per_trial": 0, "workers_per_trial": 0}
@@ -163,19 +171,24 @@ class SegmentationTrial(tune.Trainable):
         folder.append_count_updates(engine.count_updates)
         folder.append(row)
         folder.write_validation(engine.validation)
-        if row["epoch"] == engine.kept_epoch:
-            folder.save_best(
+        every, best = trainer.keep_checkpoint_every, row["epoch"] == engine.kept_epoch
+        kept = [checkpoint.BEST] if best else []
+        if every and row["epoch"] % every == 0 and row["diagnosis"] != "nan":
+            kept.append(checkpoint.KEPT.format(row["epoch"]))
+        for name in kept:
+            folder.save_weights(
+                name,
                 {
                     "model": engine.model.state_dict(),
                     "epoch": row["epoch"],
                     engine.objective.metric: row[engine.objective.metric],
                     "classes": list(engine.classes),
                     **engine.task.kept_of(engine.loss),
-                }
+                },
             )
-            if row["epoch"] >= self._pictured + PICTURE_EVERY and not self._ends(row):
-                self._leave_prediction()
-                self._pictured = row["epoch"]
+        if best and row["epoch"] >= self._pictured + PICTURE_EVERY and not self._ends(row):
+            self._leave_prediction()
+            self._pictured = row["epoch"]
         if self._own and (self._ends(row) or row["epoch"] % engine.settings.trainer.checkpoint_every == 0):
             folder.save(self._state())
         ending = f", diagnosis {row['diagnosis']}" if row["diagnosis"] else ""

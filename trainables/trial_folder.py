@@ -7,6 +7,7 @@ validation.npz   TP/FP/FN per epoch, validation crop and class, and the logit hi
 prediction.npz   a few validation patches, their truth, and what the best epoch so far predicts
 step.json        {"step", "steps"}: how far the first epoch is, while it lasts
 last.pt previous.pt best.pt      checkpoints; last.pt also holds history and validation, so it alone is enough
+epoch_0020.pt …  as best.pt, of every k-th epoch, where trainer.keep_checkpoint_every says so
 trial.log        one line per epoch, setup, resume and fallback messages
 result.json      not ours: Ray's log of the reported rows, read to report every row exactly once
 """
@@ -101,9 +102,9 @@ class TrialFolder:
         """Write last.pt with the history in it; what was last.pt becomes previous.pt."""
         checkpoint.rotate(self.path, {**state, "history": self.history})
 
-    def save_best(self, state: Mapping[str, Any]) -> None:
-        """Write best.pt: weights and epoch."""
-        checkpoint.write(self.path / checkpoint.BEST, state)
+    def save_weights(self, name: str, state: Mapping[str, Any]) -> None:
+        """Write best.pt or that of an epoch that is kept: weights and epoch."""
+        checkpoint.write(self.path / name, state)
 
     def last_reported(self) -> int:
         """The last epoch in Ray's result.json; 0 without one. A line cut short by a crash does not count."""

@@ -138,6 +138,20 @@ def test_every_update_of_the_class_counts_is_recorded_once(start, tmp_path):
     assert read_count_updates(tmp_path / "u", 1) == [], "nothing of the trial before, and none where none is due"
 
 
+def test_weights_of_every_second_epoch_stay_and_what_is_kept_may_change(start, tmp_path):
+    first = start(trainer={"keep_checkpoint_every": 2})
+    run(first, epochs=3)
+    first.cleanup()
+    kept = checkpoint.read(tmp_path / "t" / "epoch_0002.pt")
+    assert (kept["epoch"], kept["classes"]) == (2, list(CLASSES))
+    trial = start(trainer={"keep_checkpoint_every": 4})
+    run(trial)
+    assert sorted(p.name for p in (tmp_path / "t").glob("epoch_*")) == ["epoch_0002.pt", "epoch_0004.pt"]
+    last, fourth = (checkpoint.read(tmp_path / "t" / name) for name in ("last.pt", "epoch_0004.pt"))
+    assert all(torch.equal(fourth["model"][name], value) for name, value in last["engine"]["model"].items())
+    assert not torch.equal(*(next(iter(state["model"].values())) for state in (kept, fourth)))
+
+
 def test_the_first_epoch_notes_its_steps_while_it_lasts(start, tmp_path, monkeypatch):
     monkeypatch.setattr("trainables.trial_folder.NOTE_EVERY_S", 0.0)
     shares = []

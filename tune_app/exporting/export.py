@@ -3,7 +3,7 @@
 out/1/config.yaml          complete; python -m tune_app.run trial=out/1/config.yaml trains it again. Under `thresholds`:
                            where to cut the output of the model, and what that is worth
 out/1/metrics.json         every epoch
-out/1/model.safetensors    the weights of the best epoch, with the thresholds in its metadata
+out/1/model.safetensors    the weights of the best epoch, or of epoch=20; thresholds in its metadata
 out/1/model.pt2            the same as a program: raw grey values in, logits out; PyTorch alone runs it
 out/1/model.json           what that program takes, its classes and where to cut its logits
 out/1/README.md            what this is, and how to use it
@@ -21,7 +21,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import pandas as pd
 import yaml
 
 from trainables.calibration import CALIBRATED
+from trainables.checkpoint import KEPT
 from trainables.settings import PATH, require, require_in
 from tune_app.confirmation.runs import is_sound
 from tune_app.errors import InputError, written
@@ -95,13 +96,15 @@ class ExportSettings:
     """Folder of the sweeps; empty: $TUNE_APP_RESULTS, the user's setting, or results."""
     top: int = 3
     """How many of the leaderboard's first rows to export."""
+    epoch: int = 0
+    """Weights and scores of this epoch instead of the best one; a multiple of trainer.keep_checkpoint_every."""
     out: str = field(default="best", metadata=PATH)
     """Folder to write 1/, 2/, … into. An earlier export there is replaced; anything else is left alone."""
     overwrite: bool = False
     """Replace an earlier export even where its files were changed or files were added to it."""
 
     def __post_init__(self) -> None:
-        require_in(self, "", top="[1, inf]")
+        require_in(self, "", top="[1, inf]", epoch="[0, inf]")
         require(bool(self.out), "out", self.out, "a folder is needed", "Use out=best")
 
 
@@ -117,6 +120,8 @@ def export(settings: ExportSettings, *, tell: Tell = to_stderr) -> list[Path]:
     """
     sweep = Sweep(settings.sweep, settings.results_dir)
     chosen = _choose(sweep, settings.top, tell)
+    if settings.epoch:
+        chosen = [(rank, _as_of(trial, settings.epoch)) for rank, trial in chosen]
     out = Path(settings.out).expanduser()
     _clear_up(out)
     for rank, _ in chosen:
@@ -155,6 +160,19 @@ def _choose(sweep: Sweep, top: int, tell: Tell) -> list[tuple[int, Trial]]:
     return chosen
 
 
+def _as_of(trial: Trial, epoch: int) -> Trial:
+    """The trial with the scores of an epoch whose weights it has kept. InputError where it has not."""
+    found = replace(trial, as_of=epoch)
+    kept = sorted(trial.folder.glob(KEPT.replace("{:04d}", "*")))
+    if trial.folder / KEPT.format(epoch) not in kept or not found.best:
+        names = ", ".join(str(int(path.stem.removeprefix("epoch_"))) for path in kept) or "none"
+        raise InputError(
+            f"epoch={epoch}: {trial.name} has kept no weights of it, but of {names}. trainer.keep_checkpoint_every=10, "
+            "given to run, keeps every tenth; leave epoch= out for the best one."
+        )
+    return found
+
+
 def _tell_repeats(ranked: pd.DataFrame, tell: Tell) -> None:
     for arm, rows in ranked.assign(position=range(1, len(ranked) + 1)).groupby("arm", sort=False):
         if len(rows) > 1:
@@ -191,7 +209,7 @@ def _tell_about(sweep: Sweep, out: Path, chosen: list[tuple[int, Trial]], tell: 
     if sweep.nearest:
         tell(sweep.nearest)
     unfinished = [trial.name for _, trial in chosen if trial.status in ("running", "interrupted", "waiting")]
-    if unfinished:
+    if unfinished and not chosen[0][1].as_of:
         tell(f"not trained to the end: {', '.join(unfinished)}; exported as of the best epoch so far")
     written = {str(rank) for rank, _ in chosen}
     stale = [p for p in out.glob("*") if p.name not in written and read_manifest(p).get("kind") == KIND]

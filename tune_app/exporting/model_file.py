@@ -15,11 +15,11 @@ WEIGHTS, PROGRAM, ABOUT = "model.safetensors", "model.pt2", "model.json"
 
 
 def best_state(trial: Trial) -> tuple[dict[str, Any], str]:
-    """The trial's best.pt and "", or {} and why it cannot be had."""
+    """The weights that the trial has kept of its best epoch or of `as_of`, and ""; or {} and why there are none."""
     from trainables import checkpoint
     from trainables.errors import CheckpointError
 
-    path = trial.folder / checkpoint.BEST
+    path = trial.folder / (checkpoint.KEPT.format(trial.as_of) if trial.as_of else checkpoint.BEST)
     if not path.is_file():
         return {}, "its checkpoint is gone (checkpoints.max_number and checkpoints.max_gb cap what a sweep keeps)"
     try:

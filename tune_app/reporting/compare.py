@@ -33,7 +33,8 @@ from tune_app.settings.terminal import columns, drawing, plain
 
 FORMATS = ("table", "json")
 COMPARED = ("data.", "model.", "trainer.", "frequencies")
-FREE = ("data.root", "data.cache_dir", "data.split_file", "trainer.compile", "trainer.checkpoint_every")
+FREE = tuple(f"data.{name}" for name in ("root", "cache_dir", "split_file"))
+FREE += tuple(f"trainer.{name}" for name in ("compile", "checkpoint_every", "keep_checkpoint_every"))
 """Settings that change no score."""
 PATCHES = ("data.split_seed", "trainer.batch_size", "trainer.validation_batches")
 """Settings that choose the validation patches."""

@@ -99,6 +99,8 @@ class Trial:
     """The text of its last error; a trial that went on after it has one too."""
     error_epoch: int = 0
     """Epochs finished before it."""
+    as_of: int = 0
+    """An epoch whose scores are taken instead of the best one's."""
     damage: tuple[str, ...] = ()
     """What its files have lost, in a sentence each."""
 
@@ -143,8 +145,8 @@ class Trial:
 
     @cached_property
     def best(self) -> Mapping[str, Any]:
-        """The row of the best epoch, the first of equals; {} while there is no finite score."""
-        scored = [row for row in self.history if is_finite(row.get(self.metric))]
+        """The row of the best epoch, the first of equals, or of `as_of`; {} while there is no finite score."""
+        scored = [row for row in self.history if is_finite(row.get(self.metric)) and self.as_of in (0, row["epoch"])]
         return max(scored, key=self.objective.key, default={})
 
     @property

@@ -167,7 +167,8 @@ class ClusterSettings:
 
 @dataclass(kw_only=True)
 class CheckpointSettings:
-    """What a sweep may keep on disk. A running trial keeps its last two epochs besides; that is not counted."""
+    """What a sweep may keep on disk. Not counted are the last two epochs of a running trial, and what
+    trainer.keep_checkpoint_every keeps."""
 
     max_number: int = 20
     """Best checkpoints kept of finished trials, by score."""

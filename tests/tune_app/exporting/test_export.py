@@ -118,6 +118,34 @@ def test_the_weights_are_those_of_the_checkpoint(sweep: Path, tmp_path: Path) ->
     assert (metadata["epoch"], float(metadata["mean_dice"])) == ("2", pytest.approx(0.7))
 
 
+def test_weights_of_another_epoch_come_with_its_scores_and_without_thresholds(sweep: Path, tmp_path: Path) -> None:
+    trial = sweep / "trials" / "0001_seesaw_p0.8"
+    state = torch.load(trial / "best.pt", weights_only=True)
+    state["model"] = {name: value + 1 for name, value in state["model"].items()}
+    torch.save(state | {"epoch": 3}, trial / "epoch_0003.pt")
+    (folder,), notices = run(sweep, tmp_path / "third", top=1, epoch=3)
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert all(torch.equal(file.get_tensor(name), value) for name, value in state["model"].items())
+        about = file.metadata()
+    assert (about["epoch"], float(about["mean_dice"])) == ("3", pytest.approx(0.6))
+    assert set(json.loads(about["logit_thresholds"]).values()) == {0.0}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["best_epoch"], manifest["mean_dice"]) == (3, pytest.approx(0.6))
+    assert any("thresholds kept at 0.5" in notice for notice in notices)
+
+
+def test_an_epoch_that_was_not_kept_is_refused_and_those_that_were_are_named(sweep: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"epoch=3: 0001_seesaw_p0\.8 has kept no weights of it, but of none"):
+        run(sweep, tmp_path / "best", top=1, epoch=3)
+    for epoch in (1, 2):
+        (sweep / "trials" / "0001_seesaw_p0.8" / f"epoch_{epoch:04d}.pt").write_bytes(b"")
+    with pytest.raises(InputError, match="but of 1, 2"):
+        run(sweep, tmp_path / "best", top=1, epoch=3)
+    with pytest.raises(SettingsError, match="epoch=-1"):
+        run(sweep, tmp_path / "best", top=1, epoch=-1)
+    assert not (tmp_path / "best").exists()
+
+
 def exported(sweep: Path, out: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The section `thresholds` of the first configuration, and the metadata of its weights."""
     folders, _ = run(sweep, out, top=1)

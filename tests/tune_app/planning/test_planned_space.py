@@ -71,6 +71,11 @@ def test_disk_counts_kept_weights_within_their_cap_and_running_checkpoints(setti
         epochs = Range(9.0 * trials, 9.0 * trials, 9.0 * trials)
         expected = (kept + 2 * 2 * 3) * weights + trials * own + 9 * trials * log_bytes(settings)
         assert disk_gb(settings, trials, epochs, slots=2, crops=20).expected == pytest.approx(expected / 1e9)
+    for every, kept in ((3, 3), (1000, 0)):
+        keeping = dataclasses.replace(settings.trainer, keep_checkpoint_every=every)
+        more = dataclasses.replace(settings, trainer=keeping)
+        both = [disk_gb(s, 1, Range(9, 9, 9), slots=1, crops=20).expected for s in (settings, more)]
+        assert both[1] - both[0] == pytest.approx(kept * weights / 1e9), "as many as there are in nine epochs"
     capped = dataclasses.replace(settings, checkpoints=dataclasses.replace(settings.checkpoints, max_gb=1e-9))
     less, more = (disk_gb(s, 3, Range(27, 27, 27), slots=2, crops=20).expected for s in (capped, settings))
     assert more - less == pytest.approx(2 * weights / 1e9), "the best one is always kept"

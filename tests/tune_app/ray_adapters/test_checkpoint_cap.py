@@ -39,6 +39,15 @@ def test_an_ended_trial_keeps_its_best_epoch_only(tmp_path):
     assert len(list((tmp_path / "running").iterdir())) == 4
 
 
+def test_weights_that_were_to_be_kept_stay_beyond_the_cap(tmp_path):
+    keeper = CheckpointKeeper(1, 1e-9, DICE)
+    for name, score in (("good", 0.5), ("poor", 0.1)):
+        (trained(tmp_path, name) / "epoch_0002.pt").write_bytes(b"x" * 9000)
+        end(keeper, tmp_path, name, score)
+    assert kept(tmp_path) == ["good"]
+    assert len(list(tmp_path.glob("*/epoch_0002.pt"))) == 2
+
+
 def test_the_best_in_number(tmp_path):
     keeper = CheckpointKeeper(2, 1, DICE)
     for name, score in (("a", 0.5), ("b", 0.9), ("c", 0.1), ("d", 0.7)):

@@ -318,7 +318,7 @@ def test_crops_where_the_class_is_not_annotated_change_nothing() -> None:
         ({"hist_negative": np.ones((4, 1, 64))}, "damaged"),
         ({"edges": np.arange(129) + 0.5}, "damaged"),
         ({"classes": np.array(["a", "b"])}, "damaged"),
-        ({"best_epoch": np.array(2)}, "of epoch 2, and the best epoch is 3"),
+        ({"best_epoch": np.array(2)}, "of epoch 2, not those of epoch 3"),
     ],
 )
 def test_arrays_that_do_not_fit_are_no_calibration(damage: dict[str, np.ndarray], problem: str) -> None:
