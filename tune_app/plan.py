@@ -16,7 +16,7 @@ from trainables.settings import require, require_in
 from tune_app.planning.forecast import Plan, make_plan
 from tune_app.planning.measure import measured_pace
 from tune_app.planning.pace import Pace, earlier_pace, remember
-from tune_app.ray_adapters.session import gpu_names, trial_resources, usable_cpus
+from tune_app.ray_adapters.session import this_machine, trial_resources
 from tune_app.results.tables import counted, sentences
 from tune_app.search.arms import num_trials, planned_arms, searched_space, sizes, with_baseline
 from tune_app.settings.command_line import Composed, run_composed
@@ -52,7 +52,7 @@ def plan(composed: Composed[PlanSettings]) -> Plan:
     settings = dataclasses.replace(settings, data=named_classes(settings.data))
     space = searched_space(settings)
     trials, exempt, own = count_trials(settings, space)
-    resources = trial_resources(settings, nodes=[planned_node(settings, asked.gpus)], trials=trials)
+    resources = trial_resources(settings, nodes=[this_machine(settings, asked.gpus)], trials=trials)
     pace: Pace | None
     if asked.measure:
         pace = measured_pace(settings, resources)
@@ -77,19 +77,11 @@ def count_trials(settings: Settings, space: Space) -> tuple[int, int, list[Setti
 
     Class counts are made up: only where an arm is uniform weights by chance of the data does `run` count otherwise.
     """
-    names = settings.outputs
-    counts = ClassCounts(names, tuple(10**7 // (c + 2) for c in range(len(names))), (10**8,) * len(names), "made up")
+    counts = ClassCounts.made_up(settings.outputs)
     arms, baseline = with_baseline(settings, planned_arms(settings, space), space, counts, window_voxels=1e6)
     exempt = int(bool(baseline) and settings.early_stopping)
     own = sizes(settings, arms, space, counts)
     return num_trials(settings, arms, space, counts, window_voxels=1e6), exempt, own
-
-
-def planned_node(settings: Settings, gpus: int) -> dict[str, float]:
-    """The machine that is planned for, as Ray would describe it."""
-    asked = settings.resources
-    cards = next((n for n in (gpus, asked.num_gpus) if n >= 0), None)
-    return {"CPU": float(asked.num_cpus or usable_cpus()), "GPU": float(len(gpu_names()) if cards is None else cards)}
 
 
 def plan_and_print(composed: Composed[PlanSettings]) -> int:

@@ -5,11 +5,15 @@ See python -m tune_app.run --help, docs/settings.md and the README.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import sys
+from collections.abc import Iterator
 
 from trainables.data import named_classes
+from trainables.errors import DataError
+from tune_app.errors import InputError
 from tune_app.exporting.export import ExportSettings, export_and_print
 from tune_app.ray_adapters.remote import found, plain, run_there
 from tune_app.results.folders import spoken
@@ -19,7 +23,7 @@ from tune_app.settings.command_line import Composed, run_composed
 from tune_app.settings.schema import Settings
 from tune_app.settings.stored import stored_settings
 from tune_app.sweep.announce import INTERRUPTED, announce, best_line, next_steps
-from tune_app.sweep.begin import planned, refuse_elsewhere, require_wandb, wanted_cluster
+from tune_app.sweep.begin import planned, refuse_elsewhere, refuse_on_this_machine, require_wandb, wanted_cluster
 from tune_app.sweep.folder import new_folder
 from tune_app.sweep.prepare import prepare
 from tune_app.sweep.resume import take_up
@@ -41,9 +45,24 @@ def run(composed: Composed[Settings]) -> int:
         prepared = take_up(composed)
     else:
         settings = planned(composed)
-        settings = dataclasses.replace(settings, data=named_classes(settings.data))
-        prepared = prepare(settings, new_folder(settings))
+        with suggested(settings):
+            settings = dataclasses.replace(settings, data=named_classes(settings.data))
+            if not settings.cluster.remote:
+                refuse_on_this_machine(settings)
+            prepared = prepare(settings, new_folder(settings))
     return finish(run_sweep(prepared, functools.partial(announce, given=composed.given_keys)))
+
+
+@contextlib.contextmanager
+def suggested(settings: Settings) -> Iterator[None]:
+    """Where data are missing, say also what needs none."""
+    try:
+        yield
+    except DataError as error:
+        if settings.data.root and not settings.try_out:
+            raise
+        instead = settings.try_out or "data=phantom"
+        raise InputError(f"{error} Or try it out on generated data: {instead}.") from error
 
 
 def finish(outcome: Outcome) -> int:

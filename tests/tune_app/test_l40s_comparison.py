@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from planned import settings_of
 from sweeps import Place, states
@@ -9,7 +11,9 @@ from sweeps import Place, states
 from search_spaces import ClassCounts, get_family
 from search_spaces.networks import NETWORKS
 from trainables.settings import FOURTEEN_CLASSES
+from tune_app.errors import InputError
 from tune_app.results.sweep import Sweep
+from tune_app.run import run
 from tune_app.search.arms import planned_arms, searched_space, sizes, with_baseline
 from tune_app.settings.command_line import compose
 from tune_app.settings.schema import Settings
@@ -60,6 +64,26 @@ def test_a_network_brings_along_what_stands_in_its_file() -> None:
 def test_family_all_does_not_search_the_losses_of_the_comparison() -> None:
     options = searched_space(settings_of("family=all"))["family"].options
     assert "l40s_losses" not in options
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["resources.num_gpus=0"], r"has 0 GPUs, \d+ CPUs\. scale=smoke tries the experiment out"),
+        (["resources.num_gpus=2", "resources.num_cpus=32"], r"=4 .*Ask for less: space\.gpus_per_trial=1; scale=smoke"),
+        (["resources.num_gpus=4", "resources.num_cpus=32"], r"data\.root is empty.*generated data: scale=smoke"),
+    ],
+)
+def test_a_machine_that_is_too_small_is_told_before_the_data_are_touched(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNE_APP_SETTINGS", "/dev/null")
+    given = ["experiment=l40s_comparison", "data.root=", f"data.cache_dir={tmp_path}/cache", *words]
+    composed = compose("run", Settings, [*given, f"results_dir={tmp_path}/results"])
+    assert composed is not None
+    with pytest.raises(InputError, match=said):
+        run(composed)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.ray

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tune_app import plan as plan_module
-from tune_app.plan import PlanSettings, count_trials, plan, plan_and_print, planned_node
+from tune_app.plan import PlanSettings, count_trials, plan, plan_and_print
+from tune_app.ray_adapters.session import this_machine
 from tune_app.search.arms import searched_space
 from tune_app.settings.command_line import Composed, compose
 
@@ -56,8 +57,8 @@ def test_trials_are_counted_as_run_would(words: list[str], trials: int, exempt: 
 
 def test_the_machine_that_is_planned_for() -> None:
     settings = composed_of("resources.num_cpus=7", "resources.num_gpus=3").settings
-    assert planned_node(settings, -1) == {"CPU": 7.0, "GPU": 3.0}
-    assert planned_node(settings, 0) == {"CPU": 7.0, "GPU": 0.0}
+    assert this_machine(settings, -1) == {"CPU": 7.0, "GPU": 3.0}
+    assert this_machine(settings, 0) == {"CPU": 7.0, "GPU": 0.0}
 
 
 def test_it_prints_a_plan_and_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -55,7 +55,8 @@ def cache_key(source: Source[Any], items: Sequence[Item]) -> str:
 def write_cache(source: Source[Any], items: Sequence[Item], folder: Path) -> None:
     """Decode all crops into `folder`; index.json is written last. Raises DataError for a broken source."""
     settings = source.settings
-    log.info("Packing %d crops into %s (once per data set and settings).", len(items), folder.parent)
+    patch = " × ".join(map(str, settings.patch))
+    log.info("Packing %d crops for patches of %s into %s (once).", len(items), patch, folder.parent)
     threads = max(1, min(MAX_THREADS, len(os.sched_getaffinity(0)), len(items)))
     with ThreadPoolExecutor(threads) as pool:
         jobs = [pool.submit(_pack_crop, source, item, folder, n) for n, item in enumerate(items)]

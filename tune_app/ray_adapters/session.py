@@ -19,6 +19,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from cluster.ray_node import fits_sockets, private_folder, ray_folder
+from search_spaces import get_family
 from trainables.settings import require
 from tune_app.errors import InputError, RunFailed
 from tune_app.ray_adapters.patches import patient_start, require_tried_ray
@@ -270,7 +271,7 @@ def trial_resources(
     require(batch % workers == 0, "trainer.batch_size", batch, each, f"Use a multiple of {workers}")
     slots = max(sum(_fitting(node, cpus * workers, gpus) for node in some) for some in (nodes, promised))
     if slots == 0:
-        raise InputError(_does_not_fit(cpus, gpus, workers, nodes + promised))
+        raise InputError(_does_not_fit(settings, cpus, gpus, workers, nodes + promised))
     if settings.hardware.device == "cuda" and not gpus:
         raise InputError(
             f"hardware.device=cuda resources.gpus_per_trial=0: the cluster has {cards:g} GPUs and a trial takes none. "
@@ -279,6 +280,14 @@ def trial_resources(
     slots = min(filter(None, (slots, asked.max_concurrent)))
     told = asked.workers_per_trial
     return TrialResources(cpus=cpus, gpus=gpus, slots=slots, promised=bool(promised), workers=told)
+
+
+def this_machine(settings: Settings, gpus: int = -1) -> dict[str, float]:
+    """As Ray would describe it. gpus: to reckon with; -1: resources.num_gpus, and where that says nothing those there
+    are."""
+    asked = settings.resources
+    cards = next((n for n in (gpus, asked.num_gpus) if n >= 0), None)
+    return {"CPU": float(asked.num_cpus or usable_cpus()), "GPU": float(len(gpu_names()) if cards is None else cards)}
 
 
 def spread(gpus: float, trials: int, cards: float) -> float:
@@ -325,14 +334,21 @@ def _fitting(node: dict[str, float], cpus: float, gpus: float) -> int:
     return min(by_cpu, by_gpu)
 
 
-def _does_not_fit(cpus: float, gpus: float, workers: int, nodes: list[dict[str, float]]) -> str:
+def _does_not_fit(settings: Settings, cpus: float, gpus: float, workers: int, nodes: list[dict[str, float]]) -> str:
     largest_gpu = max((node.get("GPU", 0) for node in nodes), default=0)
     largest_cpu = max((node.get("CPU", 0) for node in nodes), default=0)
     several = f" ({workers} workers, all on one node)" if workers > 1 else ""
+    fewer = "gpus_per_trial" in get_family(settings.family).optional  # of each trial, by its network
+    fixes = ["Ask for less" + (": space.gpus_per_trial=1" if fewer and gpus > 1 and largest_gpu else "")]
+    if settings.try_out and not largest_gpu:
+        fixes = []
+    if settings.try_out:
+        fixes.append(f"{settings.try_out} tries the experiment out on generated data and two CPU cores")
+    elif settings.hardware.device != "cuda":
+        fixes.append("resources.gpus_per_trial=0 uses the CPU")
     return (
         f"resources.gpus_per_trial={gpus:g} resources.cpus_per_trial={cpus:g}{several}: no node can hold such a trial; "
-        f"the largest has {largest_gpu:g} GPUs, {largest_cpu:g} CPUs. Ask for less; resources.gpus_per_trial=0 uses "
-        "the CPU"
+        f"the largest has {largest_gpu:g} GPUs, {largest_cpu:g} CPUs. {'; '.join(fixes)}"
     )
 
 

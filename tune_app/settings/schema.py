@@ -239,6 +239,8 @@ class Settings:
     """Add search.num_samples trials to this finished sweep: latest, a name, or a folder."""
     experiment_name: str = ""
     """Set by experiment=; recorded in the manifest."""
+    try_out: str = ""
+    """Set by experiment=: what tries it out on generated data and any machine, where there is something."""
     space: dict[str, Any] = field(default_factory=dict)
     """Narrow the family's space: space.p=0.8 fixes, space.p=[0.5,1.2] narrows."""
     frequencies: str = field(default="sampled", metadata=PATH)

@@ -12,11 +12,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from search_spaces import get_family, get_preset
+from search_spaces import ClassCounts, get_family, get_preset
 from tune_app.errors import InputError
 from tune_app.ray_adapters.remote import refuse_in_memory
+from tune_app.ray_adapters.session import this_machine, trial_resources
 from tune_app.results.manifest import read_manifest
-from tune_app.search.arms import planned_arms, read_exported, searched_space
+from tune_app.search.arms import planned_arms, read_exported, searched_space, sizes
 from tune_app.settings.command_line import Composed
 from tune_app.settings.schema import ClusterSettings, Settings
 from tune_app.settings.stored import located, merged, stored_settings
@@ -34,6 +35,15 @@ def refuse_elsewhere(composed: Composed[Settings]) -> None:
     settings = planned(composed)
     planned_arms(settings, searched_space(settings))
     refuse_in_memory(new_folder(settings))
+
+
+def refuse_on_this_machine(settings: Settings) -> None:
+    """Raise, before the data are packed, what Ray would be started for in vain: a trial that this machine cannot
+    hold."""
+    space = searched_space(settings)
+    counts = ClassCounts.made_up(settings.outputs)
+    for own in [settings, *sizes(settings, planned_arms(settings, space), space, counts)]:
+        trial_resources(own, nodes=[this_machine(settings)])
 
 
 def wanted_cluster(composed: Composed[Settings]) -> ClusterSettings:

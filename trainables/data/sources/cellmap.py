@@ -60,7 +60,7 @@ class CellMap(Source[CropSource]):
         if not given:
             raise DataError(
                 f"data.root is empty: data={self.settings.name} needs the folder that holds DATASET/DATASET.zarr. "
-                "Give data.root=PATH, or use data=phantom to try things out."
+                "Give data.root=PATH."
             )
         root = Path(given).expanduser().absolute()
         if not root.is_dir():
