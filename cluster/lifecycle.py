@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import json
 import math
 import re
 import shutil
@@ -26,6 +25,7 @@ from cluster.job_scripts import head_options, script, worker_options
 from cluster.ray_node import versions
 from cluster.state import (
     REFUSED,
+    WAITING,
     State,
     cluster_folder,
     gpu_hours,
@@ -33,6 +33,7 @@ from cluster.state import (
     make_token,
     read_state,
     running_state,
+    told_by_slurm,
     when,
     write_state,
 )
@@ -173,7 +174,8 @@ def _submit_head(name: str, folder: Path, config: dict) -> str:
     provider = config["provider"]
     (folder / "logs").mkdir(exist_ok=True, mode=0o700)
     shutil.rmtree(folder / "usage", ignore_errors=True)
-    (folder / REFUSED).unlink(missing_ok=True)
+    for old in (REFUSED, WAITING):
+        (folder / old).unlink(missing_ok=True)
     make_token(folder)
     (folder / "autoscaling.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     text = script(folder, "head", provider.get("setup") or ())
@@ -213,6 +215,7 @@ def _await_head(settings: UpSettings, folder: Path, job: str) -> int:
         heads = _live(job_names(settings.name)[:1])
         if heads and NEVER.search(heads[0].reason):
             slurm_client.cancel([job])
+            _forget(folder)
             raise ClusterError(
                 f"the head (Slurm job {job}) would wait for ever ({heads[0].reason}), so it was cancelled. Ask for "
                 "less: hours=, partition=, qos=; `sinfo -o '%P %l'` shows the limits"
@@ -222,7 +225,7 @@ def _await_head(settings: UpSettings, folder: Path, job: str) -> int:
             last = log.read_text().strip().splitlines()[-1:] if log.is_file() else []
             raise ClusterError(f"the head (Slurm job {job}) ended before it answered: {''.join(last)} See {log}")
     waiting = _live(job_names(settings.name)[:1])
-    why = f"{waiting[0].state.lower()}, {waiting[0].reason}" if waiting else "gone"
+    why = f"{waiting[0].state.lower()}, {waiting[0].waits_for}" if waiting else "gone"
     named = "" if settings.name == "longleaf" else f" name={settings.name}"
     print(f"not up yet after {settings.wait_s:.0f} s ({why}); it goes on by itself: python -m cluster status{named}")
     return 0
@@ -244,13 +247,12 @@ def status(settings: NameSettings) -> int:
         kind, times = job.tags().get("type", ""), f"{_duration(job.elapsed_s)}, {left}"
         rows.append((role, f"job {job.id}", job.state.lower(), job.node, kind, times))
         if not job.node:
-            facts.append(("waiting", f"job {job.id}: {job.reason}"))
+            facts.append(("waiting", f"job {job.id}: {job.waits_for}"))
     if state:
         facts += [("address", state.address or "not yet"), ("until", when(state.ends))]
         facts.append(("cost", f"{gpu_hours(folder):.2f} GPU-hours so far, idle ones included"))
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # none, or damaged
-        last = json.loads((folder / REFUSED).read_text())
-        facts.append(("refused", f"{when(last['time'])}: {last['message']}"))
+    if last := told_by_slurm(folder, REFUSED):
+        facts.append(("refused", last))
 
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
@@ -289,14 +291,19 @@ def down(settings: DownSettings) -> int:
             )
         time.sleep(ASK_EVERY_S)
     folder = cluster_folder(settings.name)
-    (folder / "token").unlink(missing_ok=True)
-    (folder / "state.json").unlink(missing_ok=True)
+    _forget(folder)
     spent = gpu_hours(folder)
     if not cancelled:
         print(f"no cluster {settings.name} was running")
         return 0
     print(f"cluster {settings.name} is down; {spent:.2f} GPU-hours. Its logs stay in {folder / 'logs'}")
     return 0
+
+
+def _forget(folder: Path) -> None:
+    """Where a cluster was and what it was asked for is worth nothing after its end."""
+    for name in ("token", "state.json", WAITING):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _running_there(name: str) -> list[str]:

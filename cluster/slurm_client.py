@@ -35,6 +35,10 @@ REFUSALS = {
     "qos=NAME",
     r"time limit is invalid|exceed.*time limit": "the time asked for exceeds the partition's limit. `sinfo -o '%P %l'` "
     "shows it; hours=N",
+    r"MaxWall": "your account or QOS allows no job so long. `sacctmgr show qos format=name,maxwall` and `sacctmgr show "
+    "assoc user=$USER format=account,maxwall` show what it allows; hours=N",
+    r"Submit": "you have as many jobs, waiting ones included, as your account or QOS allows at once. `squeue --me` "
+    "lists them; nodes=MIN..MAX with a smaller MAX, or wait until one has ended",
     r"violates accounting/qos policy": "a limit of your account or QOS is reached (jobs, GPUs or time). `squeue --me` "
     "shows what you hold; ask for less, or wait",
     r"node configuration is not available|requested node.*invalid": "no node of the partition has these GPUs, CPUs "
@@ -42,6 +46,16 @@ REFUSALS = {
     r"more processors requested|memory specification": "no node of the partition has these CPUs and memory. "
     "`sinfo -o '%P %G %c %m'` shows what there is; correct the node type in the cluster YAML",
 }
+
+REASONS = {
+    r"Resources|Priority": "the nodes are taken, or others are first",
+    r"PartitionTimeLimit|MaxWall": "it asks for more time than is allowed: hours=N",
+    r"(Assoc|QOS)Grp": "all jobs of your account or QOS together hold what they may: it starts when one of them ends",
+    r"Per(Job|Node)|Partition(NodeLimit|Config)": "one job may not ask for so much, so it would wait for ever",
+    r"(Assoc|QOS)Max": "you hold as much as your account or QOS gives one person: it starts when a job of yours ends",
+    r"ReqNodeNotAvail|Reservation|NodeDown|PartitionDown": "the site keeps these nodes back for the time being",
+}
+"""What a job waits for: patterns of Slurm's reasons, the first one that is found counts."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,12 @@ class Job:
     @property
     def waiting(self) -> bool:
         return self.state in WAITING
+
+    @property
+    def waits_for(self) -> str:
+        """Slurm's reason, and what it means where that is known."""
+        meaning = next((said for pattern, said in REASONS.items() if re.search(pattern, self.reason)), "")
+        return f"{self.reason} ({meaning})" if meaning else self.reason
 
     def tags(self) -> dict[str, str]:
         """What `comment_of` wrote into the comment."""

@@ -32,7 +32,7 @@ from ray.autoscaler.tags import (
 from cluster import slurm_client
 from cluster.errors import ClusterError, SlurmRefused
 from cluster.job_scripts import script, worker_options
-from cluster.state import REFUSED, job_names, read_state, write_json
+from cluster.state import REFUSED, WAITING, job_names, read_state, write_json
 
 HEAD_TYPE = "head"
 STILL_WORTH_S = 120.0
@@ -53,10 +53,12 @@ class SlurmNodeProvider(NodeProvider):
         self._max_workers = int(provider_config["max_workers"])
         self._launching = threading.Lock()
         self._known: dict[str, slurm_client.Job] = {}
+        self._noted = ""
 
     def non_terminated_nodes(self, tag_filters: dict[str, str]) -> list[str]:
         """Ids of the head's job and of all workers' jobs that wait or run."""
         self._known = {job.id: job for job in slurm_client.jobs(job_names(self.cluster_name)) if not job.gone}
+        self._note_waiting()
         wanted = tag_filters.items()
         return [id_ for id_, job in self._known.items() if wanted <= self._tags(job).items()]
 
@@ -109,6 +111,15 @@ class SlurmNodeProvider(NodeProvider):
         """Cancel jobs. Ray has drained those that ran trials before."""
         slurm_client.cancel(node_ids)
 
+    def _note_waiting(self) -> None:
+        """Keep what workers wait for where their sweep reads it: nobody asks Slurm's controller twice."""
+        waiting = [job for job in self._known.values() if job.waiting and not self._is_head(job)]
+        reasons = {job.waits_for: job for job in waiting if job.reason != "None"}  # not looked at yet
+        message = "; ".join(f"job {job.id}: {reason}" for reason, job in sorted(reasons.items()))
+        if message != self._noted:
+            write_json(self._folder / WAITING, {"time": time.time(), "message": message})
+            self._noted = message
+
     def _submit(self, node_config: dict[str, Any], tags: dict[str, str], resources: dict[str, float]) -> None:
         workers = [job for job in slurm_client.jobs(job_names(self.cluster_name)[1:]) if not job.gone]
         if len(workers) >= self._max_workers:
@@ -137,9 +148,12 @@ class SlurmNodeProvider(NodeProvider):
         job = slurm_client.submit(text, options)
         logger.info("submitted job %s for a node of type %s", job, kind)
 
+    def _is_head(self, job: slurm_client.Job) -> bool:
+        return job.name == job_names(self.cluster_name)[0]
+
     def _tags(self, job: slurm_client.Job) -> dict[str, str]:
         """Ray's tags of a job."""
-        is_head = job.name == job_names(self.cluster_name)[0]
+        is_head = self._is_head(job)
         noted = job.tags()
         tags = {
             TAG_RAY_NODE_KIND: NODE_KIND_HEAD if is_head else NODE_KIND_WORKER,

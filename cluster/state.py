@@ -3,6 +3,8 @@
     state.json        where the head is, who started it, until when; written whole or not at all
     token             what Ray asks every client for; mode 0600
     autoscaling.yaml  the cluster YAML as this cluster uses it
+    refused.json      when and why Slurm last refused a worker
+    waiting.json      why it lets submitted ones wait
     usage/            one file per job: when it ran, on how many cards
     logs/             what the jobs print
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import secrets
@@ -27,8 +30,7 @@ from cluster.errors import ClusterInputError
 
 FOLDER_VARIABLE = "TUNE_APP_CLUSTERS"
 TIMES = ("started", "ends")
-REFUSED = "refused.json"
-"""In a cluster's folder: when and why Slurm last refused a worker."""
+REFUSED, WAITING = "refused.json", "waiting.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +141,15 @@ def gpu_hours(folder: Path) -> float:
             use = json.loads(path.read_text())
             total += use["gpus"] * max(0.0, use["seen"] - use["began"]) / 3600
     return total
+
+
+def told_by_slurm(folder: Path, name: str, within_s: float = math.inf) -> str:
+    """What one of the files REFUSED and WAITING tells, with its time; "" for nothing, or nothing within `within_s`."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # none, or damaged
+        told = json.loads((folder / name).read_text())
+        if told["message"] and time.time() - told["time"] < within_s:
+            return f"{when(told['time'])}: {told['message']}"
+    return ""
 
 
 def running_state(name: str) -> State:

@@ -22,7 +22,8 @@ from cluster import ray_yaml
 ROOT = Path(__file__).parents[2]
 BED = Path(__file__).with_name("slurm_testbed.sh")
 PATIENCE_S = 240.0
-PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter", "unshare")
+PACKAGES = "slurm-wlm slurmdbd mariadb-server munge iproute2"
+PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "sbatch", "mariadbd", "munged", "ip", "nsenter", "unshare")
 CPU_TRIALS = (
     "trainer.compile=false",
     "model.width=4",
@@ -44,7 +45,7 @@ def what_is_missing() -> str:
     """What a testbed needs and this machine lacks; empty where it has all."""
     missing = [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
     if missing:
-        return f"needs {', '.join(missing)}: apt-get install --no-install-recommends slurm-wlm munge iproute2"
+        return f"needs {', '.join(missing)}: apt-get install --no-install-recommends {PACKAGES}"
     return "" if os.geteuid() == 0 else "needs root, for network namespaces"
 
 
@@ -121,6 +122,19 @@ class Site:
         )
         assert code is None or done.returncode == code, f"{command}\n{done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
+
+    def commands(self) -> Path:
+        """A folder for PATH: Slurm's commands, run on the login node."""
+        folder = self.root / "bin"
+        folder.mkdir(exist_ok=True)
+        for name in ("sbatch", "squeue", "scancel", "scontrol"):
+            (folder / name).write_text(f'#!/bin/sh\nexec {self.root}/login {shutil.which(name)} "$@"\n')
+            (folder / name).chmod(0o755)
+        return folder
+
+    def accounts(self, *words: str) -> None:
+        """Change them: words of sacctmgr."""
+        self.login("sacctmgr", "-i", *words)
 
     def python(self, module: str, *words: str, code: int | None = 0, timeout_s: float = PATIENCE_S) -> str:
         """Run `python -m MODULE WORDS` on the login node."""

@@ -1,10 +1,10 @@
 #!/bin/bash
-# A Slurm of several "machines" on one, for tests; needs root, slurm-wlm, munge and iproute2.
+# A Slurm of several "machines" on one, for tests; needs root, slurm-wlm, slurmdbd, mariadb-server, munge and iproute2.
 #
 #   slurm_testbed.sh up FOLDER PREFIX [NODES]     slurm_testbed.sh down FOLDER PREFIX
 #   FOLDER/login COMMAND…                         runs COMMAND on the login node
 #
-# The login node (10.98.0.10) runs the controller; n1, n2, … (10.98.0.11, …) run slurmd. Each is a namespace of its own:
+# The login node (10.98.0.10) runs the controller and the accounting; n1, n2, … (10.98.0.11, …) run slurmd. Each is a namespace of its own:
 # network, host name, mounts, and for the nodes processes. They are joined by a bridge inside the login node's network,
 # so nothing reaches the outside. Cards are the null device. PREFIX names the network namespaces: several beds can stand
 # side by side. The folder is the shared file system; /tmp is shared, too, /tmp/nodelocal is a node's own.
@@ -66,7 +66,11 @@ SlurmdLogFile=$root/log/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=10.98.0.10
+AccountingStoragePass=$root/munge/socket
+AccountingStorageEnforce=associations,limits,qos
+AccountingStorageTRES=gres/gpu
 MpiDefault=none
 SwitchType=switch/none
 SelectType=select/cons_tres
@@ -84,6 +88,49 @@ EOF
     for i in $(seq "$nodes"); do
         echo "NodeName=n$i NodeAddr=10.98.0.1$i CPUs=8 RealMemory=8000 Gres=gpu:l40s:2 State=UNKNOWN" >> "$root/slurm.conf"
     done
+}
+
+within_30_s() {
+    for _ in $(seq 150); do "$@" > /dev/null 2>&1 && return || sleep 0.2; done
+    echo "not within 30 s: $*; see $root/log" >&2
+    return 1
+}
+
+# Accounts as Slurm keeps them: slurmdbd, and a MariaDB that listens on a socket only. There is one account, without limits.
+accounting() {
+    cat > "$root/mariadb.cnf" << EOF
+[mariadbd]
+user=root
+datadir=$root/db
+socket=$root/run/mariadb
+skip-networking
+innodb-buffer-pool-size=64M
+innodb-log-file-size=8M
+innodb-flush-log-at-trx-commit=0
+EOF
+    (umask 077; cat > "$root/slurmdbd.conf" << EOF
+AuthType=auth/munge
+AuthInfo=socket=$root/munge/socket
+DbdHost=login
+DbdAddr=10.98.0.10
+SlurmUser=root
+LogFile=$root/log/slurmdbd.log
+PidFile=$root/run/slurmdbd.own
+StorageType=accounting_storage/mysql
+StorageUser=root
+EOF
+    )
+    mariadb-install-db --defaults-file="$root/mariadb.cnf" --auth-root-authentication-method=normal --skip-test-db \
+        > "$root/log/mariadb.out" 2>&1
+    mariadbd --defaults-file="$root/mariadb.cnf" >> "$root/log/mariadb.out" 2>&1 < /dev/null &
+    echo $! > "$root/run/mariadbd.pid"
+    within_30_s test -S "$root/run/mariadb"
+    MYSQL_UNIX_PORT=$root/run/mariadb SLURMDBD_CONF=$root/slurmdbd.conf "$root/login" slurmdbd -D \
+        > "$root/log/slurmdbd.out" 2>&1 < /dev/null &
+    echo $! > "$root/run/slurmdbd.pid"
+    within_30_s "$root/login" sacctmgr -i add cluster testbed
+    "$root/login" sacctmgr -i add account lab >> "$root/log/sacctmgr.out"
+    "$root/login" sacctmgr -i add user root account=lab defaultaccount=lab >> "$root/log/sacctmgr.out"
 }
 
 start_node() {    # nsenter, as `ip netns exec` mounts /sys anew and slurmd then finds no cgroups
@@ -109,6 +156,7 @@ exec nsenter --net=/run/netns/${prefix}0 unshare --uts --mount bash -c \
     'hostname login; mount --bind $root/hosts /etc/hosts; exec "\$@"' login "\$@"
 EOF
     chmod +x "$root/login"
+    accounting
     "$root/login" slurmctld -D > "$root/log/controller.out" 2>&1 < /dev/null &
     for i in $(seq "$nodes"); do start_node "$i"; done
 }

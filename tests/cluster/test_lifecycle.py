@@ -16,7 +16,7 @@ import yaml
 from fake_slurm import FakeSlurm
 
 from cluster.__main__ import act
-from cluster.errors import ClusterError, ClusterInputError, SlurmRefused
+from cluster.errors import ClusterError, ClusterInputError
 from cluster.slurm_client import submit
 from cluster.state import cluster_folder, read_state, record_usage, write_state
 
@@ -56,32 +56,12 @@ def test_two_heads_of_one_name(fake_slurm: FakeSlurm, clusters: Path) -> None:
     act([*UP])
 
 
-def test_what_slurm_would_refuse_a_worker_is_refused_at_once(fake_slurm: FakeSlurm, clusters: Path) -> None:
-    fake_slurm.refuse("sbatch", "sbatch: error: invalid partition specified: l50\nsbatch: error: …\n")
-    with pytest.raises(SlurmRefused, match="--partition=l50"):
-        act([*UP, "partition=l50"])
-    assert [call for call in fake_slurm.calls("sbatch") if "--test-only" not in call] == []
-    assert not (cluster_folder("a") / "token").exists()
-
-
 def test_a_head_that_ends_at_once_is_an_error(
     fake_slurm: FakeSlurm, clusters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cluster.slurm_client.release", lambda job: fake_slurm.set_state(job, "FAILED"))
     with pytest.raises(ClusterError, match=r"head \(Slurm job 101\) ended before it answered"):
         act(["up", "name=a", "wait_s=30"])
-
-
-def test_a_head_that_would_wait_for_ever_is_cancelled(
-    fake_slurm: FakeSlurm, clusters: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def held_up(job: str) -> None:
-        fake_slurm.set_state(job, "PENDING", reason="PartitionTimeLimit")
-
-    monkeypatch.setattr("cluster.slurm_client.release", held_up)
-    with pytest.raises(ClusterError, match=r"wait for ever \(PartitionTimeLimit\).*hours="):
-        act(["up", "name=a", "wait_s=30", "hours=1000000"])
-    assert fake_slurm.calls("scancel") == [["101"]]
 
 
 @pytest.mark.parametrize(

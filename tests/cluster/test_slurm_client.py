@@ -1,4 +1,4 @@
-"""What Slurm prints is read, and what it refuses is one sentence. Slurm is a fake here."""
+"""What Slurm prints is read. Slurm is a fake here; what a real one refuses is in test_refusals_of_slurm.py."""
 
 from __future__ import annotations
 
@@ -65,40 +65,16 @@ def test_a_tag_that_could_not_be_read_back_is_refused(tags: dict[str, str]) -> N
 
 
 @pytest.mark.parametrize(
-    ("said", "fragments"),
+    ("said", "fragment"),
     [
-        (
-            "sbatch: error: invalid partition specified: l50-gpu\n"
-            "sbatch: error: Batch job submission failed: Invalid partition name specified\n",
-            ["--partition=l50-gpu", "invalid partition specified: l50-gpu", "sinfo -s"],
-        ),
-        (
-            "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified\n",
-            ["account=NAME", "sacctmgr"],
-        ),
-        ("sbatch: error: Batch job submission failed: Invalid qos specification\n", ["qos=NAME"]),
-        (
-            "sbatch: error: QOSMaxGRESPerUser\nsbatch: error: Batch job submission failed: Job violates accounting/QOS "
-            "policy (job submit limit, user's size and/or time limits)\n",
-            ["QOSMaxGRESPerUser", "limit of your account or QOS"],
-        ),
-        (
-            "sbatch: error: Batch job submission failed: Requested node configuration is not available\n",
-            ["no node of the partition has these GPUs"],
-        ),
-        (
-            "sbatch: error: Batch job submission failed: Requested time limit is invalid (missing or exceeds limit)",
-            ["hours=N"],
-        ),
-        ("sbatch: error: something new", ["something new"]),
+        ("sbatch: error: Batch job submission failed: Requested time limit is invalid (exceeds limit)", "hours=N"),
+        ("sbatch: error: something new", "something new"),
     ],
 )
-def test_refusals_say_what_was_given_and_what_to_do(fake_slurm: FakeSlurm, said: str, fragments: list[str]) -> None:
+def test_what_the_slurm_of_the_tests_does_not_refuse(fake_slurm: FakeSlurm, said: str, fragment: str) -> None:
     fake_slurm.refuse("sbatch", said)
-    with pytest.raises(SlurmRefused) as caught:
+    with pytest.raises(SlurmRefused, match=fragment):
         slurm_client.submit("#!/bin/bash\n", ["--partition=l50-gpu", "--job-name=x"])
-    assert [fragment for fragment in fragments if fragment not in str(caught.value)] == []
-    assert "\n" not in str(caught.value)
 
 
 def test_a_silent_controller_is_an_error_not_an_empty_list(fake_slurm: FakeSlurm) -> None:

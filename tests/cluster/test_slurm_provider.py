@@ -1,8 +1,7 @@
-"""What Ray's autoscaler asks of the node provider, with a fake Slurm. test_cluster_on_slurm.py has a real one."""
+"""What Ray's autoscaler asks of the node provider, with a fake Slurm. test_refusals_of_slurm.py has a real one."""
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -118,13 +117,6 @@ def test_no_worker_for_the_last_two_minutes(provider: SlurmNodeProvider, fake_sl
     with pytest.raises(ClusterError, match="allocation ends in"):
         launch(provider, 1)
     assert fake_slurm.calls("sbatch") == []
-
-
-def test_a_refusal_is_kept_for_status(provider: SlurmNodeProvider, fake_slurm: FakeSlurm) -> None:
-    fake_slurm.refuse("sbatch", "sbatch: error: Batch job submission failed: Invalid qos specification\n")
-    with pytest.raises(SlurmRefused):
-        launch(provider, 1)
-    assert "QOS does not exist" in json.loads((cluster_folder("a") / "refused.json").read_text())["message"]
 
 
 def test_a_silent_controller_is_no_empty_cluster(provider: SlurmNodeProvider, fake_slurm: FakeSlurm) -> None:

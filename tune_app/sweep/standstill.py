@@ -24,6 +24,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from cluster.ray_node import answers
+from cluster.state import REFUSED, WAITING, told_by_slurm
 from tune_app.errors import RunFailed
 from tune_app.results.folders import resume_command
 from tune_app.settings.terminal import plain
@@ -32,6 +33,8 @@ from tune_app.sweep.progress import Progress
 LOOK_EVERY_S = 5.0
 HEAD_GONE_S = 10.0
 """A head that nobody could reach for so long does not come back; Ray gives it 60 s, then ends this process."""
+REFUSED_S = 300.0
+"""A refusal of Slurm's is told for so long: the autoscaler asks again meanwhile, and is refused again."""
 LOG_LINES = 8
 DASHBOARD = "/ray/dashboard/"
 """In the command line of Ray's own drivers."""
@@ -70,15 +73,19 @@ def why_nothing_runs(since: float) -> str:
 class Waiting(Callback):
     """Tune callback: where no trial runs, the progress says what they wait for. For a cluster that others may use."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress, cluster: Path | None = None) -> None:
+        """cluster: the folder of one whose nodes Slurm gives."""
+        self._progress, self._cluster = progress, cluster
         self._looked = time.time()
 
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
         if any(trial.status == Trial.RUNNING for trial in reversed(trials)):
             self._progress.waits, self._looked = "", time.time()
         elif time.time() - self._looked > LOOK_EVERY_S:
-            self._progress.waits, self._looked = what_they_wait_for(trials), time.time()
+            waits = what_they_wait_for(trials)
+            if waits and self._cluster and (held := what_slurm_says(self._cluster)):
+                waits = f"{waits}; {held}"
+            self._progress.waits, self._looked = waits, time.time()
 
 
 def what_they_wait_for(trials: list) -> str:
@@ -97,6 +104,12 @@ def what_they_wait_for(trials: list) -> str:
         f"{' and '.join(f'{free.get(name, 0):g} of {total.get(name, 0):g} {name}' for name, _ in takes)} free, "
         f"{'beside ' + '; '.join(others) if others else 'and nothing else computes here: python -m cluster status'}"
     )
+
+
+def what_slurm_says(cluster: Path) -> str:
+    """Why Slurm gives a cluster no node at present, in its words and ours; "" where it says nothing."""
+    held, refused = told_by_slurm(cluster, WAITING), told_by_slurm(cluster, REFUSED, REFUSED_S)
+    return f"Slurm holds nodes back since {held}" if held else f"Slurm refused a node {refused}" if refused else ""
 
 
 def _words(command: str) -> str:

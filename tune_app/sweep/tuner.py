@@ -12,6 +12,7 @@ from ray import tune
 from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.schedulers import TrialScheduler
 
+from cluster.state import cluster_folder
 from search_spaces import Sections
 from trainables.trial import SegmentationTrial
 from tune_app.ray_adapters.checkpoint_cap import CheckpointKeeper
@@ -141,7 +142,8 @@ def _callbacks(prepared: Prepared, resources: TrialResources, study: optuna.Stud
     settings = prepared.settings
     callbacks = [*in_place_loggers(study), _keeper(prepared, study), display, *_wandb(settings.wandb_project)]
     callbacks.append(Standstill(prepared.folder, settings.cluster.standstill_s))
-    callbacks += [Waiting(display.progress)] if settings.cluster.remote else []
+    of_slurm = cluster_folder(settings.cluster.name) if not settings.cluster.address else None
+    callbacks += [Waiting(display.progress, of_slurm)] if settings.cluster.remote else []
     if settings.cluster.remote or settings.cluster.dashboard:
         callbacks.append(_gauges(prepared, resources, study))
     return callbacks if settings.verbose else [*callbacks, NoProgress(), ForgetEnded()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from datetime import datetime
@@ -14,6 +15,7 @@ import pytest
 from ray.tune.experiment import Trial
 from sweeps import TINY, Place, Run, descendants, reported, rows
 
+from cluster.state import WAITING, write_json
 from trainables.objective import Objective
 from tune_app.errors import RunFailed
 from tune_app.results.sweep import Sweep
@@ -122,7 +124,7 @@ def test_a_search_waits_where_something_may_still_run(look):
     look(True, False, said=death("11:59:59"))  # before a trial ran
 
 
-def test_a_search_that_waits_for_places_says_for_what(monkeypatch):
+def test_a_search_that_waits_for_places_says_for_what(monkeypatch, tmp_path):
     def driver(number: str, entrypoint: str, dead: bool = False) -> dict:
         return {"JobID": number, "IsDead": dead, "Entrypoint": entrypoint}
 
@@ -139,7 +141,7 @@ def test_a_search_that_waits_for_places_says_for_what(monkeypatch):
     needs = SimpleNamespace(required_resources={"CPU": 1.0, "GPU": 0.5})
     pending = SimpleNamespace(status=Trial.PENDING, placement_group_factory=needs)
     progress = Progress(4, 5, ["nuc"], Objective(metric="mean_dice"), slots=1)
-    callback = Waiting(progress)
+    callback = Waiting(progress, tmp_path)
 
     callback.on_step_end(0, [pending])
     told = "waits for 1 CPU and 0.5 GPU: 6 of 8 CPU and 0 of 2 GPU free, beside tune_app.run name=first classes=many"
@@ -147,7 +149,10 @@ def test_a_search_that_waits_for_places_says_for_what(monkeypatch):
     assert len(progress.headline()) < 200
     table.remove(first)
     callback.on_step_end(1, [pending])
-    assert "free, and nothing else computes here: python -m cluster status" in progress.headline()
+    assert "free, and nothing else computes here: python -m cluster status ·" in progress.headline()
+    write_json(tmp_path / WAITING, {"time": time.time(), "message": "job 7: AssocGrpGRES (all is taken)"})
+    callback.on_step_end(1, [pending])
+    assert re.search(r"status; Slurm holds nodes back since 20\S+ \S+: job 7: AssocGrp", progress.headline())
     callback.on_step_end(2, [pending, SimpleNamespace(status=Trial.RUNNING)])
     assert "waits" not in progress.headline()
 
