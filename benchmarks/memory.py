@@ -16,6 +16,10 @@ keeps float targets would hold it; PSS of both.
 **Crops.** What a trial takes for itself (anonymous pages, RssAnon of /proc/PID/status: pages of the cache, which
 trials share, are not counted) with 4 times as many crops of 14 classes ÷ with one time; and the highest RssAnon that
 packing them adds. The crops are those of data=phantom14, under further names.
+
+**Steps.** What a training step is said to need (`trainables.memory`) ÷ the most that PyTorch's allocator had given out
+in two uncompiled float32 steps on the CPU, for the eight networks as published, at fourteen classes: slices of 256² two
+at a time, volumes of 32 × 96² one at a time, for those of the comparison have no room here.
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ LABELS_SHAPE = (16, 512, 512)
 """Voxels of the crop whose labels are expanded: 16 MiB packed."""
 NUM_CLASSES = 14
 CROPS = 4
-TRIALS_TARGET, LABELS_TARGET, CROPS_TARGET = 1.1, 0.1, 1.5
+TRIALS_TARGET, LABELS_TARGET, CROPS_TARGET, STEPS_TARGET = 1.1, 0.1, 1.5, 0.25
 MIB = 2**20
 
 
@@ -60,6 +64,7 @@ def run(arguments: argparse.Namespace) -> Iterator[Result]:
     with tempfile.TemporaryDirectory(prefix="memory") as folder:
         yield labels(Path(folder), arguments.repetitions)
         yield from crops(Path(folder), arguments.repetitions)
+    yield steps()
 
 
 def enlarged_phantom() -> Path:
@@ -157,6 +162,61 @@ def packing_peak(root: Path) -> int:
     shutil.rmtree(f"{root}.cache", ignore_errors=True)
     command = [sys.executable, "-m", "benchmarks.memory", "--child", "pack", "--root", str(root)]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def steps() -> Result:
+    from search_spaces.networks import NETWORKS
+    from trainables.memory import step_bytes
+    from trainables.settings import FOURTEEN_CLASSES, network_preset, trial_settings
+
+    found = {}
+    for name in NETWORKS:
+        preset, patches = network_preset(name), 2 if name.endswith("2d") else 1
+        patch = preset["data"]["patch"] if patches == 2 else [32, 96, 96]
+        data = {"classes": list(FOURTEEN_CLASSES), "patch": patch}
+        settings = trial_settings({"data": data, "model": preset["model"], "hardware": {"device": "cpu"}})
+        found[name] = step_bytes(settings, in_channels=1, patches=patches, gpu=False), held_by_steps(settings, patches)
+    return Result(
+        claim="memory of a step: how far what is said is off what was allocated, worst of eight networks",
+        values=(max(abs(said / held - 1) for said, held in found.values()),),
+        target=STEPS_TARGET,
+        at_least=False,
+        unit="",
+        note=", ".join(f"{name} {held / 1e9:.2f} GB {said / held - 1:+.1%}" for name, (said, held) in found.items()),
+        details={"bytes": found},
+    )
+
+
+def held_by_steps(settings: Any, patches: int) -> int:
+    """The most bytes that PyTorch's allocator had given out in two uncompiled training steps on the CPU."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    from trainables import losses, models
+    from trainables.data.expand import packed_bytes
+    from trainables.hardware import resolve
+    from trainables.optim import Optimisation
+    from trainables.steps import Forward
+    from trainables.tasks import get_task
+
+    hardware, data = resolve(settings.hardware, share=1, cpus=1), settings.data
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        network = models.build(settings.model, in_channels=1, num_classes=len(data.classes), patch=data.patch).train()
+        forward = Forward(network, get_task("multilabel"), data.classes, hardware)
+        loss = losses.build("static", {"weights": [1.0] * len(data.classes)}, data.classes)
+        optim = Optimisation(network, settings.trainer, hardware, "max")
+        for step in range(2):
+            em = torch.zeros(patches, 1, *data.patch, dtype=torch.uint8)
+            labels = torch.zeros(patches, packed_bytes(len(data.classes)), *data.patch, dtype=torch.uint8)
+            optim.optimizer.zero_grad(set_to_none=True)
+            optim.backward(loss.with_counts(*forward(em, labels))[0])
+            optim.step(step, settings.trainer)
+    now = most = 0
+    for event in seen.profiler.kineto_results.events():  # type: ignore[union-attr]
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    return most
 
 
 def held_together(kind: str, number: int, folder: str) -> list[Held]:

@@ -21,6 +21,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -71,7 +72,9 @@ class Engine:
     weights and the patches, so equal seeds pair trials. dataset: opened from settings.data when None. share: part of
     one GPU this trial owns, in (0, 1]. cpus: CPUs it asked for. rank, world: which of how many processes of the trial
     this is. Each has its share of every batch, and `reduce` sums a tensor in place over all of them: losses, gradients,
-    counts and scores are then those of one process, whose batch it is.
+    counts and scores are then those of one process, whose batch it is. pieces: in how many parts a process's share of a
+    batch goes through the network, one after the other: a divisor of it. Loss and counts are those of the whole batch,
+    so the training is the same, in less memory and more time, where no layer mixes the patches of a batch (batch norm).
     Raises SettingsError or DataError for what cannot be trained.
     """
 
@@ -87,10 +90,11 @@ class Engine:
         rank: int = 0,
         world: int = 1,
         reduce: Callable[[Tensor], object] = no_reduction,
+        pieces: int = 1,
     ) -> None:
         batch_size, each = settings.trainer.batch_size, f"each of {world} ranks needs the same share of it"
         require(batch_size % world == 0, "trainer.batch_size", batch_size, each, f"Use a multiple of {world}")
-        self.rank, self.world, self.reduce = rank, world, reduce
+        self.rank, self.world, self.reduce, self.pieces = rank, world, reduce, pieces
         self.settings = settings
         self.hardware = resolve(settings.hardware, share=share, cpus=cpus)
         prepare_process(self.hardware, settings.data)
@@ -102,9 +106,12 @@ class Engine:
         _set_memory_format(self.model, self.hardware)
         self.loss = losses.build(loss["name"], loss["params"], self.classes).to(device)
         ranks = {"rank": rank, "world": world}
-        self.validator = Validator(
-            self.task, self.dataset, settings.trainer, settings.data.split_seed, self.hardware, **ranks
+        of_pieces = replace(
+            settings.trainer,
+            batch_size=batch_size // pieces,
+            validation_batches=settings.trainer.validation_batches * pieces,
         )
+        self.validator = Validator(self.task, self.dataset, of_pieces, settings.data.split_seed, self.hardware, **ranks)
         self.record = ValidationRecord(self.task, self.validator.crops, self.classes)
         self.sums = TrainingSums(len(self.classes), device)
         self._build_steps()
@@ -302,14 +309,16 @@ class Engine:
         parts = trainer.accumulate
         step, part = divmod(number, parts)
         last = part == parts - 1
+        size = len(em) // self.pieces
+        patches = list(zip(em.split(size), labels.split(size)))
         if parts > 1 and trainer.pool_accumulated:
-            self._step_patches.append((em, labels))
+            self._step_patches += patches
             if not last:
                 return
             loss, per_class = self._pooled_gradient(self._step_patches, number - part)
             self._step_patches = []
-        elif self.world > 1:
-            loss, per_class = self._pooled_gradient([(em, labels)], number, part=part, parts=parts)
+        elif self.world > 1 or self.pieces > 1:
+            loss, per_class = self._pooled_gradient(patches, number, part=part, parts=parts)
         else:
             self._begin_pass(number)
             loss, per_class, positive, known = self.train_step(em, labels)
@@ -328,26 +337,25 @@ class Engine:
         """Loss (0-d) and loss per class (C,) of all patches of all ranks together, and its gradient.
 
         The loss depends on sums over voxels alone. So these are summed up, the loss is differentiated with respect to
-        them, and every batch goes through the network with that slope. Several batches go through it twice: their sums
-        must be known before the first gradient. number: that of the first batch. part, parts: the gradient is added to
-        that of the parts of the step before, divided by their number.
+        them, and all patches go through the network with that slope, piece by piece. Several pieces go through it
+        twice: their sums must be known before the first gradient. number: that of the first batch. part, parts: the
+        gradient is added to that of the parts of the step before, divided by their number.
         """
-        if len(patches) > 1:
+        several = len(patches)
+        if several > 1:
             pooled = torch.zeros(())
             for index, (em, labels) in enumerate(patches):
-                self._begin_pass(number + index)
+                self._begin_pass(number, index)
                 with torch.no_grad():
                     sums = self.sums_step(em, labels)[0]
                 pooled = sums.clone() if index == 0 else pooled.add_(sums)
             loss, per_class, slope = self._loss_of_sums(pooled)
         for index, (em, labels) in enumerate(patches):
-            self._begin_pass(number + index)
+            self._begin_pass(number, index)
             sums, positive, known = self.sums_step(em, labels)
-            if len(patches) == 1:
+            if several == 1:
                 loss, per_class, slope = self._loss_of_sums(sums.detach().clone())
-                self.optim.backward(sums, slope / parts, part=part, parts=parts)
-            else:
-                self.optim.backward(sums, slope, part=index, parts=len(patches))
+            self.optim.backward(sums, slope / parts, part=part * several + index, parts=parts * several)
             self.loss.accumulate_(positive, known)
         return loss, per_class
 
@@ -360,13 +368,16 @@ class Engine:
         (slope,) = torch.autograd.grad(loss, sums)
         return loss, per_class, slope
 
-    def _begin_pass(self, number: int) -> None:
-        """Before batch `number` goes through the network, for the first or the second time.
+    def _begin_pass(self, number: int, index: int = 0) -> None:
+        """Before piece `index`, counted from batch `number` on, goes through the network, for the first or the second
+        time.
 
-        Dropout is a pure function of the seed and the batch, too, and another one on each rank.
+        Dropout is a pure function of the seed, the batch and its piece, too, and another one on each rank.
         """
         self.optim.optimizer.zero_grad(set_to_none=True)
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, number, self.rank]).generate_state(1)[0]))
+        batches, piece = divmod(index, self.pieces)
+        drawn_from = [self.seed, number + batches, self.rank, *[piece] * (self.pieces > 1)]
+        torch.manual_seed(int(np.random.SeedSequence(drawn_from).generate_state(1)[0]))
 
     def _agree(self) -> None:
         """Give all ranks the mean of their running statistics (batch norm), and of weights that rounding has parted.

@@ -5,6 +5,7 @@ TrainablesError            root; its message is one sentence for the person at t
   DataError                data on disk that cannot be used as asked
   CheckpointError          a checkpoint that cannot be read
   WorkerError              a process of a trial of several was lost
+  MemoryShortError         not even one patch at a time fits into memory
 """
 
 
@@ -26,3 +27,7 @@ class CheckpointError(TrainablesError):
 
 class WorkerError(TrainablesError):
     """A process of a trial that has several was lost or failed: the trial goes on from its checkpoint, elsewhere."""
+
+
+class MemoryShortError(TrainablesError):
+    """Not even one patch at a time fits into the memory that a trial has."""

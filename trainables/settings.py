@@ -335,11 +335,14 @@ class HardwareSettings:
     """Threads per trial; 0: the CPUs the trial asked for, 4 on the published machine."""
     memory_fraction: float = 0.0
     """Share of the GPU memory the process may allocate; 0: the trial's share of the GPU."""
+    device_memory_gb: float = 0.0
+    """Memory of a card in GB, for what is said and chosen (batch=auto) before a trial starts; 0: as found on this
+    machine; where trials take no GPU, its main memory."""
 
     def __post_init__(self) -> None:
         require_choice("hardware.device", self.device, ("auto", "cpu", "cuda"))
         require_choice("hardware.precision", self.precision, ("auto", "fp16", "bf16", "off"))
-        require_in(self, "hardware.", threads="[0, 1024]", memory_fraction="[0, 1]")
+        require_in(self, "hardware.", threads="[0, 1024]", memory_fraction="[0, 1]", device_memory_gb="[0, inf]")
 
 
 @dataclass(kw_only=True)

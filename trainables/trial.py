@@ -25,13 +25,13 @@ from ray._raylet import setproctitle  # type: ignore[attr-defined]
 
 from trainables import checkpoint
 from trainables.engine import Engine, Row
-from trainables.errors import CheckpointError, TrainablesError
+from trainables.errors import CheckpointError, MemoryShortError, TrainablesError
 from trainables.objective import OUT_OF_PATIENCE, Objective, waited
 from trainables.prediction import PREDICTION, PredictionPictures
 from trainables.settings import TrialSettings, trial_settings
 from trainables.tasks import get_task, short
 from trainables.trial_folder import TrialFolder
-from trainables.workers import Workers, num_workers
+from trainables.workers import Workers, is_out_of_memory, num_workers
 
 logger = logging.getLogger(__name__)
 
@@ -80,13 +80,18 @@ class SegmentationTrial(tune.Trainable):
         self._from_ray, self._own = None, "run" in config
         self._trial = config = config if self._own else _completed(config, self.logdir)
         taken, settings = config["resources"], _settings(config)
-        if self._workers is None:
-            cuda = torch.cuda.is_available() and settings.hardware.device != "cpu"
-            self._workers = Workers(taken, cuda=cuda)
         share, cores = min(1.0, taken["gpus_per_trial"]) or 1.0, max(1, int(taken["cpus_per_trial"]))
         if self._engine is None or not self._engine.fits(settings, share=share, cpus=cores):
             self._pictures = None  # they hold their engine
-        self._workers.prepare(settings, config["loss"], config["seed"], share, cores)
+        self._prepare(settings, share, cores)
+
+    def _prepare(self, settings: TrialSettings, share: float, cores: int, pieces: int = 1) -> None:
+        """Have the workers, and in each of them the engine."""
+        if self._workers is None:
+            cuda = torch.cuda.is_available() and settings.hardware.device != "cpu"
+            self._workers = Workers(self._trial["resources"], cuda=cuda)
+        self._workers.prepare(settings, self._trial["loss"], self._trial["seed"], share, cores, pieces)
+        self._prepared = settings, share, cores
 
     @property
     def _engine(self) -> Engine | None:
@@ -159,12 +164,13 @@ class SegmentationTrial(tune.Trainable):
 
     def _train(self) -> Row:
         """One epoch, written to the folder before Ray hears of it."""
-        workers, engine, folder = self._workers, self._engine, self._folder
-        assert workers is not None
+        times = {"time_setup": self._time_setup, "time_started": time.time()}
+        row = self._epoch_that_fits() | times | {"time_ended": time.time()}
+        engine, folder = self._engine, self._folder
         assert engine is not None
         assert folder is not None
-        times = {"time_setup": self._time_setup, "time_started": time.time()}
-        row = workers.run_epoch(None if folder.history else folder.note_step) | times | {"time_ended": time.time()}
+        if engine.pieces > 1:
+            row["pieces"] = engine.pieces
         trainer = engine.settings.trainer
         if trainer.patience and waited([*folder.history, row], engine.objective, trainer.min_delta) >= trainer.patience:
             row["stopped"] = OUT_OF_PATIENCE
@@ -206,6 +212,47 @@ class SegmentationTrial(tune.Trainable):
         )
         return row
 
+    def _epoch_that_fits(self) -> Row:
+        """The row of one epoch. Where memory does not suffice for it, batches go through the network in smaller pieces,
+        from the last checkpoint on."""
+        assert self._folder is not None
+        while True:
+            assert self._workers is not None
+            assert self._engine is not None
+            pieces = self._engine.pieces
+            try:
+                return self._workers.run_epoch(None if self._folder.history else self._folder.note_step)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                problem = str(error).splitlines()[0]
+            # Only now is nothing left of the tensors that the error's stack held.
+            self._go_on_in_smaller_pieces(pieces, problem)
+
+    def _go_on_in_smaller_pieces(self, pieces: int, problem: str) -> None:
+        """Build workers and engine anew. MemoryShortError where single patches did not fit."""
+        settings, share, cores = self._prepared
+        size = settings.trainer.batch_size // num_workers(self._trial["resources"])
+        self._stop_workers()
+        if size == pieces:
+            raise MemoryShortError(
+                f"data.patch={settings.data.patch}: not even one patch fits into the memory of a trial ({problem}). "
+                "Use a smaller patch or model.width, model.checkpointing=true, or more of a card: "
+                "resources.gpus_per_trial=1"
+            )
+        smaller = next(n for n in range(2 * pieces, size + 1) if size % n == 0)
+        logger.warning(
+            "OUT OF MEMORY with %d patches at once (%s): going on with %d, in %d passes to a batch",
+            size // pieces,
+            problem,
+            size // smaller,
+            smaller,
+        )
+        self._prepare(settings, share, cores, smaller)
+        assert self._engine is not None
+        assert self._folder is not None
+        self._take_up(self._engine, self._folder)
+
     def _state(self) -> dict[str, Any]:
         assert self._engine is not None
         return {"engine": self._engine.state_dict(), "identity": identity(self._trial)}
@@ -239,6 +286,10 @@ class SegmentationTrial(tune.Trainable):
     def cleanup(self) -> None:
         """Let go of the log, the graphs and the device."""
         self._close_folder()
+        self._stop_workers()
+
+    def _stop_workers(self) -> None:
+        self._pictures = None  # they hold their engine
         if self._workers is not None:
             self._workers.stop()
             self._workers = None

@@ -47,6 +47,11 @@ LONGEST_WAIT = timedelta(hours=1)
 """Of one rank for another that lives: it may have to compile first."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device, or the machine, had no room for a tensor."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
 def num_workers(resources: Mapping[str, Any]) -> int:
     """Processes of a trial with these resources: as many as it says, else one per GPU, one at least."""
     return int(resources.get("workers_per_trial") or max(1, int(resources["gpus_per_trial"])))
@@ -70,11 +75,14 @@ class Worker:
         where = {"init_method": f"file://{meeting}", "timeout": LONGEST_WAIT}
         dist.init_process_group(backend, rank=self.rank, world_size=self.world, **where)  # type: ignore[arg-type]
 
-    def prepare(self, settings: TrialSettings, loss: Mapping[str, Any], seed: int, share: float, cpus: int) -> None:
+    def prepare(
+        self, settings: TrialSettings, loss: Mapping[str, Any], seed: int, share: float, cpus: int, pieces: int = 1
+    ) -> None:
         """Have the engine of these settings: one of this process that fits, reset in place, else a new one.
 
         Engines that do not fit are parked with their compiled graphs, for when their network comes again; where memory
-        gets short all of them are let go.
+        gets short all of them are let go. pieces: those of a new engine, see `Engine`; one that is there keeps to what
+        had fitted into memory.
         """
         if self.engine is not None and not self.engine.fits(settings, share=share, cpus=cpus):
             self.engine.park()
@@ -87,7 +95,7 @@ class Worker:
         if self.engine is not None:
             self.engine.reset(loss, seed, settings.trainer, settings.objective)
             return
-        ranks: dict[str, Any] = {"rank": self.rank, "world": self.world, "reduce": self.reduce}
+        ranks: dict[str, Any] = {"rank": self.rank, "world": self.world, "reduce": self.reduce, "pieces": pieces}
         self.engine = Engine(settings, loss, seed, share=share, cpus=cpus, **ranks)
 
     def _room(self) -> bool:
@@ -153,9 +161,11 @@ class Workers:
             (folder / "meeting").unlink(missing_ok=True)
             folder.rmdir()
 
-    def prepare(self, settings: TrialSettings, loss: Mapping[str, Any], seed: int, share: float, cpus: int) -> None:
+    def prepare(
+        self, settings: TrialSettings, loss: Mapping[str, Any], seed: int, share: float, cpus: int, pieces: int = 1
+    ) -> None:
         """`Worker.prepare` of all ranks."""
-        how = (settings, loss, seed, share, cpus)
+        how = (settings, loss, seed, share, cpus, pieces)
         self._together("prepare", lambda: self.own.prepare(*how), *how)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -177,7 +187,9 @@ class Workers:
             result = mine()
             ray.get(calls)
         except BaseException as error:
-            if isinstance(error, RuntimeError):  # a connection that closed is heard of before the death behind it
+            if isinstance(error, RuntimeError) and not is_out_of_memory(
+                error
+            ):  # a connection that closed is heard of before the death behind it
                 ray.wait(calls, num_returns=1, timeout=DEATH_S)
             lost = watch.finish()
             self.stop()
@@ -185,6 +197,8 @@ class Workers:
             if own or isinstance(error, TrainablesError):
                 raise  # the others wait for us in vain, and have been ended
             cause = lost or error
+            if is_out_of_memory(cause):
+                raise torch.OutOfMemoryError(str(cause)) from error
             raise WorkerError(f"A worker of the trial was lost ({type(cause).__name__}: {cause})") from error
         watch.finish()
         return result

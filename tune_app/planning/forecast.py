@@ -11,17 +11,10 @@ from typing import Any
 
 from tune_app.planning.epochs import Range, Work, expected_work, rung_epochs
 from tune_app.planning.pace import Pace
-from tune_app.planning.space import (
-    batch_flops,
-    cache_gb,
-    disk_gb,
-    memory_gb,
-    packed_cache,
-    validation_crops,
-    values_put_out,
-)
+from tune_app.planning.space import batch_flops, cache_gb, disk_gb, memory_gb, packed_cache, validation_crops
 from tune_app.ray_adapters.session import TrialResources
 from tune_app.results.trial import read_json
+from tune_app.settings.fitting import room_gb, shortages, step_gb
 from tune_app.settings.schema import Settings, compares_device_seconds
 
 PLAN = "plan.json"
@@ -47,6 +40,11 @@ class Plan:
     cache_gb: float
     memory_gb: Range
     gpu_memory_gb: float
+    """Of the trial that needs most, per card; NaN without a GPU."""
+    gpu_room_gb: float
+    """What a trial has of a card; infinite where nothing is known of the card."""
+    shortages: tuple[str, ...]
+    """What may not fit, in sentences."""
     basis: str
     compares_device_seconds: bool = False
     """Whether early stopping compares different models at what they have spent: then which of them are stopped is not
@@ -94,7 +92,10 @@ class Plan:
         rows["disk"] = f"about {size(self.disk_gb.expected)} in the sweep's folder{packed} in the cache"
         rows["memory"] = f"about {size(self.memory_gb.expected)} ({span(self.memory_gb, '.2g')} GB) of main memory"
         if math.isfinite(self.gpu_memory_gb):
-            rows["GPU memory"] = f"{self.gpu_memory_gb:.1f} GB per trial"
+            of = f" of the {size(self.gpu_room_gb)} that it has there" if math.isfinite(self.gpu_room_gb) else ""
+            rows["GPU memory"] = f"about {size(self.gpu_memory_gb)} per trial and card{of}"
+        if self.shortages:
+            rows["too large"] = "; ".join(self.shortages)
         return [f"{name:<11}{text}" for name, text in rows.items()]
 
 
@@ -127,11 +128,11 @@ def make_plan(
     )
     folder = packed_cache(settings)
     own = list(sizes) if any(each != settings for each in sizes) else [settings]
-    most = max(own, key=values_put_out) if len(own) > 1 else settings
+    most = max(own, key=step_gb) if len(own) > 1 else settings
     epochs = [(epoch_of(each, settings, pace), devices_of(each, settings, resources)) for each in own] if pace else []
     seconds = mean_range([epoch for epoch, _ in epochs])
     device_seconds = mean_range([epoch.times(devices) for epoch, devices in epochs])
-    known = pace.memory_gb if pace else math.nan
+    known, in_card = (pace.memory_gb, pace.gpu_memory_gb) if pace else (math.nan, math.nan)
     return Plan(
         trials=trials,
         slots=resources.slots,
@@ -146,7 +147,9 @@ def make_plan(
         disk_gb=disk_gb(most, trials, work.epochs, resources.slots, validation_crops(folder)),
         cache_gb=cache_gb(folder),
         memory_gb=memory_gb(most, min(resources.slots, trials), gpu=bool(resources.gpus), measured=known),
-        gpu_memory_gb=pace.gpu_memory_gb if pace else math.nan,
+        gpu_memory_gb=in_card if math.isfinite(in_card) else step_gb(most) if resources.gpus else math.nan,
+        gpu_room_gb=room_gb(most) if resources.gpus else math.inf,
+        shortages=tuple(shortages(own)),
         basis=pace.source if pace else UNKNOWN,
         compares_device_seconds=compares_device_seconds(settings, own),
     )

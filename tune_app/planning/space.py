@@ -22,6 +22,7 @@ from trainables.metrics import NUM_BINS
 from trainables.models import build as build_model
 from trainables.prediction import MAX_PATCHES
 from tune_app.planning.epochs import Range
+from tune_app.settings.fitting import num_workers, step_gb
 from tune_app.settings.schema import Settings
 
 GB = 1e9
@@ -65,25 +66,6 @@ def num_parameters(settings: Settings) -> int:
     return sum(parameter.numel() for parameter in _shapes_only(settings).parameters())
 
 
-def values_put_out(settings: Settings) -> int:
-    """What a forward pass of one batch puts out, all layers together. Nothing is allocated.
-
-    PyTorch works out shapes with much of its compiler, whose import takes seconds: ask only where it is needed.
-    """
-    put_out = 0
-
-    def count(module: torch.nn.Module, given: Any, out: torch.Tensor) -> None:
-        nonlocal put_out
-        put_out += out.numel()
-
-    model = _shapes_only(settings)
-    for module in model.modules():
-        if not list(module.children()):
-            module.register_forward_hook(count)
-    model(_images(settings, model))
-    return put_out
-
-
 def has_batch_norm(settings: Settings) -> bool:
     """Whether the model normalises by statistics of batches."""
     return any(isinstance(module, _BatchNorm) for module in _shapes_only(settings).modules())
@@ -115,15 +97,15 @@ def _shapes_only(settings: Settings) -> torch.nn.Module:
 def memory_gb(settings: Settings, slots: int, *, gpu: bool, measured: float = math.nan) -> Range:
     """Main memory of driver, Ray and all trials at once.
 
-    A trial without a GPU holds weights, gradients and two moments of the optimiser (16 bytes per parameter) and what
-    the forward pass puts out (4 bytes per value). The packed cache is shared through the page cache: it is not in it.
+    A trial without a GPU holds what a training step needs. The packed cache is shared through the page cache: it is not
+    in it.
     """
     if math.isfinite(measured):
         trial = measured
     elif gpu:
-        trial = WORKER_GB + CUDA_GB
+        trial = num_workers(settings) * (WORKER_GB + CUDA_GB)
     else:
-        trial = WORKER_GB + (16 * num_parameters(settings) + 4 * values_put_out(settings)) / GB
+        trial = num_workers(settings) * (WORKER_GB + step_gb(settings))
     total = DRIVER_GB + slots * trial
     certain = math.isfinite(measured)
     return Range(total, total * (0.9 if certain else 0.75), total * (1.2 if certain else 1.5))

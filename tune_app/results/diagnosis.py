@@ -10,6 +10,7 @@ that stops a hopeless trial and everyone who reads the sweep later say the same.
     dead_class        a class that is there is never predicted
     late_degradation  the best epoch is long past and far above the present
     plateau           no progress while the learning rate is still high
+    smaller_pieces    memory ran out: batches go through the network in pieces
     out_of_memory     the device or the machine had no memory left
     lost_worker       the process or the machine of the trial went away
     error             any other error
@@ -144,6 +145,7 @@ class Course:
             self._dead_class,
             self._late_degradation,
             self._plateau,
+            self._smaller_pieces,
         )
         said = {check.__name__.removeprefix("_"): check(row) for check in checks}
         return [Diagnosis(code, row["epoch"], evidence) for code, evidence in said.items() if evidence]
@@ -250,6 +252,10 @@ class Course:
         assert self._objective is not None
         won = f"{in_words(self._objective.metric)} has {'gained' if self._objective.mode == 'max' else 'fallen by'}"
         return f"{won} {gained:.4f} in {span} epochs, at a learning rate of {lr:.2g}"
+
+    def _smaller_pieces(self, row: Row) -> str:
+        pieces = row.get("pieces")
+        return f"memory ran out: since then a batch goes through the network in {pieces} passes" if pieces else ""
 
 
 def _at_own_thresholds(row: Row) -> bool:

@@ -241,6 +241,9 @@ class Settings:
     """Set by experiment=; recorded in the manifest."""
     try_out: str = ""
     """Set by experiment=: what tries it out on generated data and any machine, where there is something."""
+    batch: str = "given"
+    """given: trainer.batch_size patches to a forward pass. auto: as many as fit into the memory of a trial; a step of
+    the optimiser has trainer.batch_size · trainer.accumulate of them either way."""
     space: dict[str, Any] = field(default_factory=dict)
     """Narrow the family's space: space.p=0.8 fixes, space.p=[0.5,1.2] narrows."""
     frequencies: str = field(default="sampled", metadata=PATH)
@@ -277,6 +280,7 @@ class Settings:
             require(
                 all(map(math.isfinite, numbers)), key, value, "must be a finite number", "Leave it out for its default"
             )
+        require_choice("batch", self.batch, ("given", "auto"))
         require_in(self, "", seed=f"[0, {MOST_SEED}]", seeds=f"[1, {MOST_SEEDS}]", verbose="[0, 2]")
         chosen = [name for name in ("resume", "extend", "trial", "preset", "final") if getattr(self, name)]
         both = " ".join(f"{name}={getattr(self, name)}" for name in chosen)
@@ -347,8 +351,12 @@ def laid_over(settings: Settings, trial: Sections) -> Settings:
     """The settings of one trial: the sweep's under the sections that its point gave. SettingsError where they do not
     fit.
 
-    Every trial is validated on as many patches, whatever its batch size.
+    Every trial is validated on as many patches, whatever its batch size. batch=auto: with the batch that fits.
     """
+    if settings.batch == "auto":
+        from tune_app.settings.fitting import fitted  # takes seconds to import
+
+        return fitted(laid_over(replace(settings, batch="given"), trial))
     sections = {name: dict(values) for name, values in trial.items() if name != "loss" and values}
     for name, values in sections.items():
         require(

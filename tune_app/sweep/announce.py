@@ -17,6 +17,7 @@ from tune_app.results.summary import NOT_VALIDATED
 from tune_app.results.sweep import Sweep
 from tune_app.results.tables import counted, in_words, sentences
 from tune_app.search.arms import left_out, planned_arms, same_arms
+from tune_app.settings.fitting import shortages
 from tune_app.settings.objective import ObjectiveSettings
 from tune_app.settings.terminal import columns
 from tune_app.sweep.prepare import Prepared
@@ -104,7 +105,7 @@ def _baseline_line(prepared: Prepared) -> str:
 
 def _warnings(prepared: Prepared, given: Collection[str]) -> Iterable[str]:
     settings = prepared.settings
-    yield from (f"warning: {notice}" for notice in prepared.notices)
+    yield from (f"warning: {notice}" for notice in (*prepared.notices, *shortages(prepared.sizes())))
     if elsewhere := prepared.dataset.moved:
         yield f"note: {elsewhere}"
     for names in same_arms(planned_arms(settings, prepared.space), prepared.counts, prepared.window_voxels):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from tune_app.ray_adapters.session import this_machine, trial_resources
 from tune_app.results.manifest import read_manifest
 from tune_app.search.arms import planned_arms, read_exported, searched_space, sizes
 from tune_app.settings.command_line import Composed
+from tune_app.settings.fitting import device_gb
 from tune_app.settings.schema import ClusterSettings, Settings
 from tune_app.settings.stored import located, merged, stored_settings
 from tune_app.sweep.folder import new_folder
@@ -57,10 +59,20 @@ def wanted_cluster(composed: Composed[Settings]) -> ClusterSettings:
 def planned(composed: Composed[Settings]) -> Settings:
     """The settings of a sweep that begins. Raises InputError."""
     if composed.settings.final:
-        return located(of_final(composed))
+        return settled(of_final(composed))
     if composed.settings.trial:
-        return located(with_exported(composed))
-    return located(with_choices(checked_preset(composed), composed))
+        return settled(with_exported(composed))
+    return settled(with_choices(checked_preset(composed), composed))
+
+
+def settled(settings: Settings) -> Settings:
+    """The settings, with the paths that are meant and, for batch=auto, the memory of the card it was chosen for: the
+    sweep may go on elsewhere."""
+    if settings.batch == "auto" and math.isfinite(memory := device_gb(settings)):
+        settings = dataclasses.replace(
+            settings, hardware=dataclasses.replace(settings.hardware, device_memory_gb=memory)
+        )
+    return located(settings)
 
 
 def with_choices(settings: Settings, composed: Composed[Settings]) -> Settings:

@@ -15,6 +15,7 @@ from trainables.data.sources import open_source
 from trainables.models import build as build_model
 from tune_app.ray_adapters.session import RaySession, TrialResources
 from tune_app.search.arms import Arm, baseline_arm, num_trials, planned_arms, searched_space, sizes, with_baseline
+from tune_app.settings.fitting import refuse_too_large
 from tune_app.settings.schema import Settings, compares_device_seconds
 from tune_app.settings.stored import FREQUENCIES
 from tune_app.sweep.counts import class_counts, count_window_voxels
@@ -105,7 +106,8 @@ def prepare(
         resumed=resumed,
         extended=extended,
     )
-    for own in prepared.sizes():  # a preset that does not fit the data is refused before anything starts
+    for own in prepared.sizes():  # a preset that does not fit data or card is refused before anything starts
+        refuse_too_large(own)
         if (own.model, own.data.patch) != (settings.model, settings.data.patch):
             refuse_impossible_model(own)
             open_packed(own.data)  # once, before the trials would all wait for the first of them to pack it

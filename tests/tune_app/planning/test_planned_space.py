@@ -11,7 +11,6 @@ import pytest
 from planned import settings_of
 
 from trainables.data.packing import shaping_settings
-from trainables.models import build
 from tune_app.planning.epochs import Range
 from tune_app.planning.space import (
     DRIVER_GB,
@@ -25,8 +24,8 @@ from tune_app.planning.space import (
     packed_cache,
     trial_bytes,
     validation_crops,
-    values_put_out,
 )
+from tune_app.settings.fitting import step_gb
 from tune_app.settings.schema import Settings
 
 PUBLISHED = ("experiment=class_weighting", "data.voxel_nm=[8,8,8]")
@@ -42,24 +41,10 @@ def test_the_published_model_has_its_parameters() -> None:
     assert num_parameters(settings_of(*PUBLISHED)) == 31_036_741
 
 
-def test_what_a_forward_pass_puts_out_is_what_the_layers_return(settings: Settings) -> None:
-    import torch
-
-    model = build(settings.model, in_channels=1, num_classes=5, patch=settings.data.patch)
-    sizes: list[int] = []
-    for module in model.modules():
-        if not list(module.children()):
-            module.register_forward_hook(lambda m, given, out: sizes.append(out.numel()))
-    model(torch.zeros(2, 1, *settings.data.patch[1:]))
-    batch = settings.trainer.batch_size
-    assert num_parameters(settings) == sum(p.numel() for p in model.parameters())
-    assert values_put_out(settings) == sum(sizes) // 2 * batch
-
-
 def test_memory_grows_by_trials_and_a_measured_trial_counts(settings: Settings) -> None:
-    parameters, put_out = num_parameters(settings), values_put_out(settings)
-    one = memory_gb(settings, 1, gpu=False)
-    assert one.expected == pytest.approx(DRIVER_GB + WORKER_GB + (16 * parameters + 4 * put_out) / 1e9)
+    one, three = (memory_gb(settings, slots, gpu=False) for slots in (1, 3))
+    assert one.expected == pytest.approx(DRIVER_GB + WORKER_GB + step_gb(settings))
+    assert three.expected == pytest.approx(3 * one.expected - 2 * DRIVER_GB)
     assert memory_gb(settings, 4, gpu=False, measured=2.0).expected == pytest.approx(DRIVER_GB + 8)
     assert one.low < one.expected < one.high
 
