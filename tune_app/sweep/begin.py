@@ -20,7 +20,7 @@ from tune_app.ray_adapters.session import this_machine, trial_resources
 from tune_app.results.manifest import read_manifest
 from tune_app.search.arms import planned_arms, read_exported, searched_space, sizes
 from tune_app.settings.command_line import Composed
-from tune_app.settings.fitting import device_gb
+from tune_app.settings.fitting import device_gb, refuse_too_large
 from tune_app.settings.schema import ClusterSettings, Settings
 from tune_app.settings.stored import located, merged, stored_settings
 from tune_app.sweep.folder import new_folder
@@ -46,6 +46,7 @@ def refuse_on_this_machine(settings: Settings) -> None:
     counts = ClassCounts.made_up(settings.outputs)
     for own in [settings, *sizes(settings, planned_arms(settings, space), space, counts)]:
         trial_resources(own, nodes=[this_machine(settings)])
+        refuse_too_large(own)
 
 
 def wanted_cluster(composed: Composed[Settings]) -> ClusterSettings:
