@@ -31,7 +31,8 @@ from search_spaces import (
 )
 from trainables.settings import require
 from tune_app.errors import InputError
-from tune_app.settings.schema import MOST_TRIALS, Settings, laid_over
+from tune_app.settings.fitting import of_trial
+from tune_app.settings.schema import MOST_TRIALS, Settings
 
 MOST_LISTED = 1000
 """Points of a space that are gone through to find one that was not tried; in a larger one a search hardly repeats."""
@@ -249,7 +250,7 @@ def sizes(settings: Settings, arms: Iterable[Arm], space: Space, counts: ClassCo
     """The settings of the trials of these arms and, unless the arms are all there is, of those at the ends of the
     axes."""
     ends = [] if settings.listed else end_arms(settings, space)
-    return [laid_over(settings, arm.trial(counts)) for arm in (*arms, *ends)]
+    return [of_trial(settings, arm.trial(counts)) for arm in (*arms, *ends)]
 
 
 def all_arms(family: str, space: Space, seed: int) -> list[Arm] | None:

@@ -7,17 +7,15 @@ from bisect import bisect
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from math import ceil, inf
-from typing import TYPE_CHECKING
 
 import torch
 
+from search_spaces import Sections
 from trainables.data.sources import open_source
 from trainables.errors import SettingsError
 from trainables.memory import state_bytes, step_bytes
 from trainables.settings import TrialSettings, require
-
-if TYPE_CHECKING:
-    from tune_app.settings.schema import Settings
+from tune_app.settings.schema import Settings, laid_over
 
 GB = 1e9
 USABLE = 0.9
@@ -70,6 +68,12 @@ def step_gb(settings: Settings, patches: int | None = None) -> float:
 def _of_trial(settings: Settings) -> TrialSettings:
     sections = {name: getattr(settings, name) for name in ("data", "model", "trainer", "hardware", "task")}
     return TrialSettings(**sections)
+
+
+def of_trial(settings: Settings, trial: Sections) -> Settings:
+    """The settings of one trial, see `laid_over`; for batch=auto with the batch that fits."""
+    own = laid_over(settings, trial)
+    return fitted(own) if settings.batch == "auto" else own
 
 
 def fitted(settings: Settings) -> Settings:

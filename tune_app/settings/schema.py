@@ -351,12 +351,8 @@ def laid_over(settings: Settings, trial: Sections) -> Settings:
     """The settings of one trial: the sweep's under the sections that its point gave. SettingsError where they do not
     fit.
 
-    Every trial is validated on as many patches, whatever its batch size. batch=auto: with the batch that fits.
+    Every trial is validated on as many patches, whatever its batch size.
     """
-    if settings.batch == "auto":
-        from tune_app.settings.fitting import fitted  # takes seconds to import
-
-        return fitted(laid_over(replace(settings, batch="given"), trial))
     sections = {name: dict(values) for name, values in trial.items() if name != "loss" and values}
     for name, values in sections.items():
         require(

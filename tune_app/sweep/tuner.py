@@ -25,6 +25,7 @@ from tune_app.search.early_failure import Watch
 from tune_app.search.recovery import recorded_curves
 from tune_app.search.scheduler import Cost, ResumableAsha, RunToTheEnd, trial_name
 from tune_app.search.searcher import Budget, StudySearcher
+from tune_app.settings.fitting import of_trial
 from tune_app.settings.schema import Settings, laid_over, model_of
 from tune_app.sweep.prepare import Prepared
 from tune_app.sweep.progress import Display
@@ -84,7 +85,7 @@ def build_searcher(prepared: Prepared, resources: TrialResources, study: optuna.
     folder, taken = prepared.folder / "trials", resources.as_dict()
 
     def configure(run: Mapping[str, Any], trial: Sections, seed: int) -> dict[str, Any]:
-        own = laid_over(settings, trial)
+        own = of_trial(settings, trial)
         sections = {name: asdict(getattr(own, name)) for name in ("data", "task", "model", "trainer", "hardware")}
         sections["objective"] = asdict(settings.order)
         run = {**run, "dir": str(folder / run["name"])}

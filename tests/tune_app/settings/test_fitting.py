@@ -6,8 +6,8 @@ import pytest
 from planned import settings_of
 
 from trainables.errors import SettingsError
-from tune_app.settings.fitting import fitted, refuse_too_large, room_gb, shortages, step_gb
-from tune_app.settings.schema import Settings, laid_over
+from tune_app.settings.fitting import fitted, of_trial, refuse_too_large, room_gb, shortages, step_gb
+from tune_app.settings.schema import Settings
 
 SMALL = ("family=seesaw", "hardware=rtx3090", "trainer.batch_size=24", "trainer.accumulate=2")
 
@@ -44,7 +44,7 @@ def test_several_workers_share_the_batch() -> None:
 
 def test_each_trial_has_the_batch_that_its_network_allows() -> None:
     settings = of_card(20 * step_gb(of_card(100), 48), "batch=auto")
-    small, large = (laid_over(settings, {"model": {"width": width}}).trainer for width in (8, 256))
+    small, large = (of_trial(settings, {"model": {"width": width}}).trainer for width in (8, 256))
     assert small.batch_size == 48
     assert large.batch_size < 48
     assert large.batch_size * large.accumulate == 48
