@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 from ray.util import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tiny_trial import loss_of, trial_config
 
 from trainables.errors import WorkerError
 from trainables.settings import trial_settings
-from trainables.workers import Workers, num_workers
+from trainables.workers import Workers, is_out_of_memory, num_workers
 
 PATIENCE_S = 300.0
 ONE, TWO = ({"cpus_per_trial": 1, "gpus_per_trial": 0, "workers_per_trial": n} for n in (1, 2))
@@ -50,11 +51,28 @@ class Host:
     def resume(self) -> None:
         self.workers.load_state_dict(self.workers.engine.state_dict())
 
+    def run_short_of_memory(self) -> str:
+        """Train while the other worker has no room for a batch: what is raised, and how many workers are left."""
+        for other in self.workers._others:
+            ray.get(other.__ray_call__.remote(without_room))
+        try:
+            self.workers.run_epoch()
+        except Exception as error:
+            return f"{type(error).__name__}, {is_out_of_memory(error)}, {len(self.workers._others)} left"
+        return "nothing"
+
     def pids(self) -> list[int]:
         return ray.get([other.__ray_call__.remote(lambda _: os.getpid()) for other in self.workers._others])
 
     def graphs(self) -> int:
         return len(self.workers.own._parked)
+
+
+def without_room(worker: Any) -> None:
+    def step(*tensors: Any) -> None:
+        torch.empty(2**60)
+
+    worker.engine.sums_step = step
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +184,14 @@ def test_what_one_worker_cannot_do_ends_all_of_them() -> None:
 )
 def test_a_trial_has_a_worker_for_each_of_its_cards(resources: dict[str, Any], workers: int) -> None:
     assert num_workers(resources) == workers
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("_ray")
+def test_a_worker_short_of_memory_ends_the_epoch_as_a_trial_short_of_memory() -> None:
+    """And not as a lost one: it would be tried again as it was."""
+    one = host(TWO)
+    get(one.prepare.remote("static"))
+    assert get(one.run_short_of_memory.remote()) == "OutOfMemoryError, True, 0 left"
+    ray.kill(one)
