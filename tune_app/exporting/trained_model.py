@@ -14,6 +14,7 @@ from trainables.settings import DataSettings, from_mapping
 from tune_app.errors import InputError
 from tune_app.exporting.model_file import ABOUT, PROGRAM
 from tune_app.results.manifest import file_sha256, read_manifest
+from tune_app.results.tables import counted
 from tune_app.results.trial import read_json
 
 
@@ -37,6 +38,8 @@ def read_model(folder: Path, device: torch.device) -> Model:
     make_one = "Make one: python -m tune_app.export sweep=latest top=1 out=best, and give checkpoint=best/1"
     manifest = read_manifest(folder)
     if not manifest.get("sha256"):
+        if inside := sum("sha256" in read_manifest(path) for path in folder.glob("[1-9]*")):
+            raise InputError(f"checkpoint={folder}: holds {counted(inside, 'export')}: give checkpoint={folder / '1'}")
         raise InputError(f"checkpoint={folder}: is not the folder of an export. {make_one}")
     digest = manifest["sha256"].get(PROGRAM)
     if digest is None or not (folder / PROGRAM).is_file():

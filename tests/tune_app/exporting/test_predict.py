@@ -30,8 +30,9 @@ from trainables.data import expand_labels, open_packed
 from trainables.data.cellmap.ngff import read_levels
 from trainables.data.cellmap.reader import discover_crops
 from trainables.data.sampling import cut
-from trainables.inference import Inference
-from trainables.settings import DataSettings
+from trainables.inference import Inference, inference
+from trainables.models import build
+from trainables.settings import DataSettings, network_preset, trial_settings
 from trainables.tiling import MOST_LOGITS, block_shape, span, step
 from tune_app.errors import InputError
 from tune_app.exporting import blocks
@@ -218,6 +219,33 @@ def test_a_volume_smaller_than_the_patch_lies_in_the_middle_of_it(
     whole[inside] = em
     assert done.shape == shape
     assert_cut(written(done.out), blended(NETWORKS[3], whole, window, 0.5)[:, *inside])
+
+
+@pytest.mark.parametrize(("name", "larger"), [("vit_2d_small", (2, 70, 91)), ("vit_3d_small", (19, 40, 33))])
+def test_networks_of_one_size_predict_volumes_of_any(
+    asked: Callable[..., PredictSettings], tmp_path: Path, name: str, larger: tuple[int, ...]
+) -> None:
+    """Which are no multiples of it, and which are smaller."""
+    sections = network_preset(name)
+    torch.manual_seed(0)
+    data = sections["data"] | {"classes": list(CLASSES)}
+    settings = trial_settings({"model": sections["model"], "data": data})
+    patch = settings.data.patch
+    drawn = build(settings.model, in_channels=1, num_classes=len(CLASSES), patch=patch)
+    network = inference(settings, drawn.state_dict(), [0.0] * len(CLASSES))
+    assert network.fixed_size is not None
+    export = exported(tmp_path / "fixed", network, patch)
+    for shape in (larger, (2, 20, 23)):
+        em = noise(shape)
+        np.save(tmp_path / "em.npy", em)
+        volume = {"volume": str(tmp_path / "em.npy"), "voxel_nm": [8.0] * 3, "overwrite": True}
+        out = tmp_path / f"{shape[0]}.zarr"
+        done = predict(asked(checkpoint=str(export), out=str(out), overlap=0.25, **volume))
+        before = [max(0, w - n) // 2 for w, n in zip(patch, shape)]
+        inside = tuple(slice(b, b + n) for b, n in zip(before, shape))
+        whole = np.zeros(np.maximum(shape, patch), np.uint8)
+        whole[inside] = em
+        assert_cut(written(done.out), blended(network, whole, patch, 0.25)[:, *inside])
 
 
 def test_a_block_of_3d_windows_is_as_wide_as_memory_allows() -> None:
@@ -423,6 +451,7 @@ def test_a_prediction_may_lie_beside_the_em_and_changes_nothing_there(
     [
         ({"crop": "crop9"}, "crop=crop9: there is no such crop. Choices: cells/crop"),
         ({"crop": "crop1", "checkpoint": "nowhere"}, "checkpoint=nowhere: is not the folder of an export"),
+        ({"crop": "crop1", "checkpoint": "best"}, "holds 2 exports: give checkpoint=best/1"),
         ({}, "one of the two"),
         ({"crop": "crop1", "volume": "x"}, "one of the two"),
         ({"crop": "crop1", "overlap": 1.0}, "overlap=1.0"),
@@ -449,6 +478,8 @@ def test_bad_input_is_a_sentence(
     checkpoint: Path,
 ) -> None:
     write_small(tmp_path / "data", crops=2)
+    for rank in ("1", "2"):
+        shutil.copytree(checkpoint, tmp_path / "best" / rank)
     monkeypatch.chdir(tmp_path)
     words = {"checkpoint": str(checkpoint), "data.root": str(tmp_path / "data")} | given
     monkeypatch.setattr("sys.argv", ["predict", *(f"{key}={value}" for key, value in words.items())])
