@@ -189,12 +189,12 @@ def open_to_strangers(folder: Path) -> list[str] | None:
     return looked.stdout.splitlines()
 
 
-def trial_workers(run: Run) -> list[int]:
-    """The processes of Ray actors that run trials."""
+def trial_workers(run: Run, title: str = "SegmentationTrial") -> list[int]:
+    """The processes of Ray actors that run trials, or of those with another title."""
     found = []
     for pid in descendants(run.process.pid):
         with contextlib.suppress(OSError):
-            if b"SegmentationTrial" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if title.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)
     return found
 

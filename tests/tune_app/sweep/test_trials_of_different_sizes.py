@@ -3,7 +3,6 @@ resumed, run at once, and stopped early while it loses a process."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from sweeps import ROOT, TINY, Place, Run, descendants, histories, killed, reported, rows, running_with_rows, states
+from sweeps import ROOT, TINY, Place, histories, killed, reported, rows, running_with_rows, states, trial_workers
 
 from trainables.models import build
 from trainables.settings import ModelSettings
@@ -53,6 +52,8 @@ WORDS = (*(word for word in TINY if not word.startswith("model.")), "family=arch
 ALL = ("scheduler.name=none",)
 SIZES = {"small": (4, 2, 1), "wide": (8, 2, 2), "deep": (4, 3, 1), "pair": (6, 2, 1)}
 """(width, depth, CPUs of a process) of each model."""
+RANK = "ray::Worker"
+"""The name of a process that is a further rank of a trial."""
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +129,8 @@ def test_four_models_under_two_losses_killed_and_resumed(extended: Place) -> Non
 
     asha = extended.sweep("asha")
     run = extended.start("run", *WORDS, "scheduler.grace_period=1", "scheduler.reduction_factor=2", "name=asha")
-    run.until(lambda: any("pair" in name for name in running_with_rows(asha)) and bool(ranks(run)))
-    for pid in ranks(run):
+    run.until(lambda: any("pair" in name for name in running_with_rows(asha)) and bool(trial_workers(run, RANK)))
+    for pid in trial_workers(run, RANK):
         os.kill(pid, signal.SIGKILL)
     assert run.wait() == 0, run.output()
     ended = states(asha)
@@ -140,13 +141,3 @@ def test_four_models_under_two_losses_killed_and_resumed(extended: Place) -> Non
     assert all(found[name] == wanted[name][: len(found[name])] for name in found), "whatever was lost on the way"
     errors = [path.read_text() for path in asha.glob("trials/*pair*/error.txt")]
     assert any("A worker of the trial was lost" in error for error in errors)
-
-
-def ranks(run: Run) -> list[int]:
-    """The processes of a run that are the further ranks of a trial."""
-    found = []
-    for pid in descendants(run.process.pid):
-        with contextlib.suppress(OSError):
-            if b"ray::Worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
