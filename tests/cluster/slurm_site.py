@@ -56,14 +56,22 @@ def send(pids: Iterable[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-class Site:
-    """A login node and two compute nodes with two fake L40S each."""
+def command_of(pid: int) -> bytes:
+    """The command line of a process; nothing of one that has gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
-    def __init__(self, folder: Path, cache: Path) -> None:
+
+class Site:
+    """A login node and two compute nodes, of two fake L40S each unless `node` has them claim more: slurm_testbed.sh."""
+
+    def __init__(self, folder: Path, cache: Path, **node: str) -> None:
         # Short: Slurm's and Ray's sockets have paths of at most 107 characters.
         self.root = Path(tempfile.mkdtemp(prefix="bed", dir="/tmp"))
         self.prefix = f"bed{secrets.token_hex(3)}x"
-        (self.root / "t").mkdir()
+        self.disk = self.root / "d"
+        """The node's own, on each node; see `on_disk`."""
         self.folder = folder
         self.clusters = folder / "clusters"
         self.started: list[subprocess.Popen[str]] = []
@@ -79,7 +87,9 @@ class Site:
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "150",
             "PYTHONUNBUFFERED": "1",
-            "TUNE_APP_NODE_TMP": str(self.root / "t"),
+            "TUNE_APP_NODE_TMP": str(self.disk),
+            "TMPDIR": str(self.disk),
+            **node,
         }
 
     def open(self) -> None:
@@ -169,22 +179,16 @@ class Site:
 
     def ray_pids(self, node: int) -> list[int]:
         """Those that are Ray's."""
-        found = []
-        for pid in self.pids(node):
-            with contextlib.suppress(OSError):
-                line = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if b"ray" in line and b"slurm" not in line.split(b"\0")[0]:
-                    found.append(pid)
-        return found
+        commands = {pid: command_of(pid) for pid in self.pids(node)}
+        return [pid for pid, line in commands.items() if b"ray" in line and b"slurm" not in line.split(b"\0")[0]]
 
     def trial_pids(self, node: int) -> list[int]:
         """Those that hold a trial, from the names that Ray gives its workers."""
-        found = []
-        for pid in self.ray_pids(node):
-            with contextlib.suppress(OSError):
-                if b"SegmentationTrial" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    found.append(pid)
-        return found
+        return [pid for pid in self.ray_pids(node) if b"SegmentationTrial" in command_of(pid)]
+
+    def rank_pids(self, node: int) -> list[int]:
+        """Those that are the further processes of a trial."""
+        return [pid for pid in self.ray_pids(node) if b"ray::Worker" in command_of(pid)]
 
     def on_node(self, node: int, *command: str) -> str:
         """Run a command in a node's network."""
@@ -197,6 +201,25 @@ class Site:
             check=False,
         )
         return done.stdout + done.stderr
+
+    @contextlib.contextmanager
+    def parted(self, one: int, other: int) -> Iterator[None]:
+        """Within it, whatever two nodes send each other is lost without a word; Slurm's controller reaches both."""
+        ways = [
+            (f"{self.prefix}{here}", f"10.98.0.1{there}", "dev", "eth0") for here, there in ((one, other), (other, one))
+        ]
+        for namespace, *neighbour in ways:
+            nowhere = ("lladdr", "02:00:00:00:00:01", "nud", "permanent")
+            subprocess.run(["ip", "-n", namespace, "neigh", "replace", *neighbour, *nowhere], check=True)
+        try:
+            yield
+        finally:
+            for namespace, *neighbour in ways:
+                subprocess.run(["ip", "-n", namespace, "neigh", "del", *neighbour], check=True)
+
+    def on_disk(self, node: int) -> list[Path]:
+        """What lies on the disk of a node, as everybody else sees it."""
+        return sorted((self.root / f"disk-n{node}").iterdir())
 
     def until(self, condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
         deadline = time.monotonic() + patience_s
@@ -222,12 +245,12 @@ class Site:
 
 
 @contextlib.contextmanager
-def slurm_site(folder: Path, cache: Path) -> Iterator[Site]:
+def slurm_site(folder: Path, cache: Path, **node: str) -> Iterator[Site]:
     """A site for the body of the `with`; skips the test, saying what is missing, where there can be none."""
     missing = what_is_missing()
     if missing:
         pytest.skip(missing)
-    site = Site(folder, cache)
+    site = Site(folder, cache, **node)
     try:
         site.open()
         yield site

@@ -3,13 +3,15 @@
 #
 #   slurm_testbed.sh up FOLDER PREFIX [NODES]     slurm_testbed.sh down FOLDER PREFIX
 #   FOLDER/login COMMAND…                         runs COMMAND on the login node
+#   CARDS, CPUS, MEMORY in the environment say what a node claims to have: 2, 8, 8000 MB where they are not given.
 #
-# The login node (10.98.0.10) runs the controller and the accounting; n1, n2, … (10.98.0.11, …) run slurmd. Each is a namespace of its own:
-# network, host name, mounts, and for the nodes processes. They are joined by a bridge inside the login node's network,
-# so nothing reaches the outside. Cards are the null device. PREFIX names the network namespaces: several beds can stand
-# side by side. The folder is the shared file system; /tmp is shared, too, /tmp/nodelocal is a node's own.
+# The login node (10.98.0.10) runs the controller and the accounting; n1, n2, … (10.98.0.11, …) run slurmd. Each is a
+# namespace of its own: network, host name, mounts, and for the nodes processes. They are joined by a bridge inside the
+# login node's network, so nothing reaches the outside. Cards are the null device. PREFIX names the network namespaces:
+# several beds can stand side by side. The folder is the shared file system, but for FOLDER/d: that is the node's own
+# disk, which lies for everybody else in FOLDER/disk-n1, FOLDER/disk-n2, …. All else on this machine is shared, too.
 set -eu
-verb=$1 root=$2 prefix=$3 nodes=${4:-2}
+verb=$1 root=$2 prefix=$3 nodes=${4:-2} cards=${CARDS:-2}
 
 down() {
     for file in "$root"/run/*.pid; do
@@ -44,10 +46,10 @@ network() {
 }
 
 configure() {
-    for k in 0 1; do mknod "$root/card$k" c 1 3; done
+    for k in $(seq 0 $((cards - 1))); do mknod "$root/card$k" c 1 3; done
     for i in $(seq "$nodes"); do
-        mkdir -p "$root/spool-n$i"
-        echo "NodeName=n$i Name=gpu Type=l40s File=$root/card[0-1]" >> "$root/gres.conf"
+        mkdir -p "$root/spool-n$i" "$root/disk-n$i"
+        echo "NodeName=n$i Name=gpu Type=l40s File=$root/card[0-$((cards - 1))]" >> "$root/gres.conf"
     done
     cat > "$root/slurm.conf" << EOF
 ClusterName=testbed
@@ -86,7 +88,8 @@ JobRequeue=1
 PartitionName=l40-gpu Nodes=ALL Default=YES MaxTime=11-00:00:00 DefaultTime=01:00:00 State=UP
 EOF
     for i in $(seq "$nodes"); do
-        echo "NodeName=n$i NodeAddr=10.98.0.1$i CPUs=8 RealMemory=8000 Gres=gpu:l40s:2 State=UNKNOWN" >> "$root/slurm.conf"
+        echo "NodeName=n$i NodeAddr=10.98.0.1$i CPUs=${CPUS:-8} RealMemory=${MEMORY:-8000} Gres=gpu:l40s:$cards State=UNKNOWN" \
+            >> "$root/slurm.conf"
     done
 }
 
@@ -135,13 +138,13 @@ EOF
 
 start_node() {    # nsenter, as `ip netns exec` mounts /sys anew and slurmd then finds no cgroups
     nsenter --net="/run/netns/$prefix$1" unshare --uts --mount --pid --fork --kill-child --mount-proc bash -c "
-        hostname n$1; mount --bind $root/hosts /etc/hosts; mkdir -p /tmp/nodelocal; mount -t tmpfs tmpfs /tmp/nodelocal
+        hostname n$1; mount --bind $root/hosts /etc/hosts; mount --bind $root/disk-n$1 $root/d
         slurmd -f $root/slurm.conf -N n$1; exec sleep infinity" > "$root/log/n$1.out" 2>&1 < /dev/null &
     echo $! > "$root/run/n$1.pid"
 }
 
 up() {
-    mkdir -p "$root"/{state,log,munge,run}
+    mkdir -p "$root"/{state,log,munge,run,d}
     chmod 755 "$root" "$root/munge"
     (umask 077; head -c 1024 /dev/urandom > "$root/munge/key")
     munged --force --key-file="$root/munge/key" --socket="$root/munge/socket" --pid-file="$root/run/munged.pid" \

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -50,6 +49,17 @@ def workers(site: Site) -> list[str]:
     return site.jobs("tune_app-longleaf-worker")
 
 
+def test_a_sweep_on_a_nodes_own_disk_ends_when_a_node_comes_that_does_not_see_it(up: Site) -> None:
+    """At its start no node but the head's is there."""
+    place = f"results_dir={up.disk / 'results'}"
+    said = up.python("tune_app.run", "family=seesaw", "cluster=longleaf", "name=local", place, *EIGHT, code=2)
+    other = f"n{3 - head_node(up)}"
+    assert f"error: {place}: node {other} does not see {up.disk / 'results'}" in said
+    assert "shared file system: results_dir=PATH" in said
+    assert (up.root / f"disk-{state_of(up).node}" / "results" / "local" / "sweep.yaml").is_file()
+    assert not (up.root / f"disk-{other}" / "results" / "local" / "sweep.yaml").exists()
+
+
 def test_the_autoscaler_brings_two_nodes_for_eight_half_cards_and_sends_them_away(up: Site) -> None:
     run = up.start("tune_app.run", "family=seesaw", "cluster=longleaf", "name=eight", *EIGHT)
     most: Counter[int] = Counter()
@@ -69,6 +79,9 @@ def test_the_autoscaler_brings_two_nodes_for_eight_half_cards_and_sends_them_awa
     assert max(most.values()) == 4
     assert len(workers(up)) == 2
     assert run.wait(240) == 0, up.told()
+    for node in (1, 2):
+        copies = [path for job in up.on_disk(node) for path in job.glob("cache/packed/*/index.json")]
+        assert copies, "the packed data, copied to each node's own disk"
     sweep = Sweep(up.folder / "results" / "eight")
     assert (sweep.status, len(sweep.trials)) == ("finished", 8)
     assert {trial.epochs for trial in sweep.trials} == {12}
@@ -85,8 +98,8 @@ def test_what_slurm_or_the_cluster_would_refuse_is_one_sentence(up: Site) -> Non
             "tune_app.run",
             "family=seesaw",
             "cluster=longleaf",
-            "resources.gpus_per_trial=8",
-        ): "8 workers, all on one node",
+            "resources.gpus_per_trial=4",
+        ): "4 workers, all on one node",
         ("tune_app.run", "family=seesaw", "cluster=longleaf", "name=huge", *HUGE): "no node can hold such a trial",
     }
     for (module, *words), sentence in refused.items():
@@ -228,6 +241,7 @@ def test_down_leaves_no_job_and_no_process(up: Site) -> None:
     assert "is down" in up.python("cluster", "down")
     assert up.jobs() == []
     up.until(lambda: up.ray_pids(1) + up.ray_pids(2) == [], "Ray's processes to end")
-    assert os.listdir(up.root / "t") == [], "nothing of Ray's stays on the nodes' disks"
+    left = {path.name for path in up.on_disk(1) + up.on_disk(2)}
+    assert left <= {"results", "cache"}, "nothing of Ray's stays on the nodes' disks"
     said = up.python("tune_app.run", "cluster=longleaf", code=2)
     assert "python -m cluster up nodes=0..2 hours=24" in said

@@ -1,6 +1,6 @@
 """Ends a search that cannot go on: no node of Ray lives, its workers die before they start, or its head is gone.
 
-One that waits for places on a cluster says so.
+One that waits for places on a cluster says so, and one ends whose folder a new node of the cluster does not see.
 
 Left alone, Ray waits for ever for a node, and a minute after its head is gone it ends this process with a line of C++.
 """
@@ -26,6 +26,7 @@ from ray.tune.experiment import Trial
 from cluster.ray_node import answers
 from cluster.state import REFUSED, WAITING, told_by_slurm
 from tune_app.errors import RunFailed
+from tune_app.ray_adapters.remote import refuse_local_folder
 from tune_app.results.folders import resume_command
 from tune_app.settings.terminal import plain
 from tune_app.sweep.progress import Progress
@@ -36,8 +37,8 @@ HEAD_GONE_S = 10.0
 REFUSED_S = 300.0
 """A refusal of Slurm's is told for so long: the autoscaler asks again meanwhile, and is refused again."""
 LOG_LINES = 8
-DASHBOARD = "/ray/dashboard/"
-"""In the command line of Ray's own drivers."""
+RAYS_OWN = ("/ray/dashboard/", "ray::Dashboard")
+"""In the command line of Ray's own drivers, before and after they have named themselves."""
 WORKER_DIED = "probably it crashed during start"
 """In what a raylet logs, after "[2026-01-31 23:59:59,", of a worker that ended before it was one; WorkerPool of Ray."""
 
@@ -70,6 +71,24 @@ def why_nothing_runs(since: float) -> str:
     return ""
 
 
+class Shared(Callback):
+    """Tune callback: raises InputError where a node has come that does not see the sweep's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: set[str] = set()
+        self._looked = 0.0
+
+    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+        if time.time() - self._looked < LOOK_EVERY_S:
+            return
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        new = alive - self._seen
+        self._looked, self._seen = time.time(), alive
+        if new:
+            refuse_local_folder(self._folder)
+
+
 class Waiting(Callback):
     """Tune callback: where no trial runs, the progress says what they wait for. For a cluster that others may use."""
 
@@ -98,7 +117,7 @@ def what_they_wait_for(trials: list) -> str:
         return ""
     mine = ray.get_runtime_context().get_job_id()
     jobs = [job for job in ray._private.state.state.job_table() if not job["IsDead"] and job["JobID"] != mine]
-    others = [_words(job["Entrypoint"]) for job in jobs if DASHBOARD not in job["Entrypoint"]]
+    others = [_words(job["Entrypoint"]) for job in jobs if not any(name in job["Entrypoint"] for name in RAYS_OWN)]
     return (
         f"waits for {' and '.join(f'{amount:g} {name}' for name, amount in takes)}: "
         f"{' and '.join(f'{free.get(name, 0):g} of {total.get(name, 0):g} {name}' for name, _ in takes)} free, "

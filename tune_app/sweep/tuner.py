@@ -29,7 +29,7 @@ from tune_app.settings.fitting import of_trial
 from tune_app.settings.schema import Settings, laid_over, model_of
 from tune_app.sweep.prepare import Prepared
 from tune_app.sweep.progress import Display
-from tune_app.sweep.standstill import Standstill, Waiting
+from tune_app.sweep.standstill import Shared, Standstill, Waiting
 
 
 def build_tuner(
@@ -144,7 +144,8 @@ def _callbacks(prepared: Prepared, resources: TrialResources, study: optuna.Stud
     callbacks = [*in_place_loggers(study), _keeper(prepared, study), display, *_wandb(settings.wandb_project)]
     callbacks.append(Standstill(prepared.folder, settings.cluster.standstill_s))
     of_slurm = cluster_folder(settings.cluster.name) if not settings.cluster.address else None
-    callbacks += [Waiting(display.progress, of_slurm)] if settings.cluster.remote else []
+    if settings.cluster.remote:
+        callbacks += [Waiting(display.progress, of_slurm), Shared(prepared.folder)]
     if settings.cluster.remote or settings.cluster.dashboard:
         callbacks.append(_gauges(prepared, resources, study))
     return callbacks if settings.verbose else [*callbacks, NoProgress(), ForgetEnded()]

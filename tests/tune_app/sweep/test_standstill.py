@@ -131,8 +131,9 @@ def test_a_search_that_waits_for_places_says_for_what(monkeypatch, tmp_path):
     ended = driver("01", "python -m tune_app.run name=ended", dead=True)
     mine = driver("02", "python -m tune_app.run name=second")
     dashboard = driver("03", "python /lib/ray/dashboard/dashboard.py")
+    agent = driver("05", 'ray::DashboardAgent "" "" ""')
     first = driver("04", "/v/python -m tune_app.run cluster=longleaf name=first " + "classes=many " * 9)
-    table = [ended, mine, dashboard, first]
+    table = [ended, mine, dashboard, agent, first]
     monkeypatch.setattr(standstill.ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0, "memory": 1.0})
     monkeypatch.setattr(standstill.ray, "available_resources", lambda: {"CPU": 6.0})
     monkeypatch.setattr(standstill.ray, "get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: "02"))
