@@ -37,7 +37,7 @@ from cluster.ray_node import (
 )
 from cluster.state import State, job_names, read_state, record_usage, write_state
 
-HEAD_GONE_S = 60.0
+HEAD_GONE_S = 120.0
 """A worker ends when the head has not answered for so long."""
 TICK_S, USAGE_EVERY_S = 1.0, 60.0
 

@@ -1,17 +1,20 @@
-"""Nodes and heads that die in the middle of a sweep, on a real Slurm: nothing finished is lost."""
+"""Nodes and heads that die or cannot be reached in the middle of a sweep, on a real Slurm: nothing finished is lost."""
 
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from slurm_site import CPU_TRIALS, Site, send
+from trial_lives import lives, lost_one_epoch_at_most
 
 from cluster.state import read_state
 from tune_app.results.sweep import Sweep
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1500)]
+PARTED_S = 60.0
 SWEEP = (
     "search=random",
     "search.num_samples=8",
@@ -29,7 +32,7 @@ def epochs(sweep: Path) -> dict[str, list[int]]:
     return {trial.name: [row["epoch"] for row in trial.history] for trial in found.trials}
 
 
-def test_a_node_is_preempted_another_killed_and_then_the_head(site: Site) -> None:
+def test_a_node_is_out_of_reach_one_is_preempted_another_killed_and_then_the_head(site: Site) -> None:
     site.python("cluster", "up", "nodes=2", "hours=2", f"config={site.cluster_yaml()}")
     sweep = site.folder / "results" / "lossy"
     site.start("tune_app.run", "family=seesaw", "cluster=longleaf", "name=lossy", *SWEEP)
@@ -39,6 +42,18 @@ def test_a_node_is_preempted_another_killed_and_then_the_head(site: Site) -> Non
     assert state
     head = int(state.node.removeprefix("n"))
     other = 3 - head
+
+    reached = site.trial_pids(head)
+    send(reached, signal.SIGSTOP)  # only the node that the head does not reach may train
+    with site.parted(head, other):
+        time.sleep(PARTED_S)
+        before = epochs(sweep)
+    site.until(
+        lambda: sum(len(rows) > len(before.get(name, [])) + 1 for name, rows in epochs(sweep).items()) >= 4,
+        "the four trials that were out of reach to go on",
+    )
+    send(reached, signal.SIGCONT)
+    assert all(lost_one_epoch_at_most(lives(log)) for log in histories.glob("*/trial.log"))
 
     preempted, *_ = site.jobs("tune_app-longleaf-worker")
     before = epochs(sweep)
@@ -66,4 +81,5 @@ def test_a_node_is_preempted_another_killed_and_then_the_head(site: Site) -> Non
     after = epochs(sweep)
     assert all(after[name][: len(rows)] == rows for name, rows in kept.items())
     assert {tuple(rows) for rows in after.values()} == {tuple(range(1, 26))}
+    assert all(lost_one_epoch_at_most(lives(log)) for log in histories.glob("*/trial.log"))
     site.python("cluster", "down")
