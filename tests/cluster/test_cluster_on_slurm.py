@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_site import CPU_TRIALS, Site, send
+from slurm_site import CPU_TRIALS, Site, command_of, send
 
 from cluster.ports import Ports
 from cluster.state import State, read_state
@@ -87,6 +88,41 @@ def test_the_autoscaler_brings_two_nodes_for_eight_half_cards_and_sends_them_awa
     assert {trial.epochs for trial in sweep.trials} == {12}
     up.until(lambda: workers(up) == [], "idle workers to be cancelled")
     assert len(up.jobs("tune_app-longleaf-head")) == 1
+
+
+def test_two_trials_of_two_cards_at_once_on_two_nodes(up: Site) -> None:
+    """Each has both of its processes on one node, and prepares its data for itself, on the node's own disk."""
+    two = (
+        "resources.gpus_per_trial=2",
+        "search.num_samples=2",
+        "trainer.epochs=20",
+        f"data.cache_dir={up.disk / 'cache'}",
+    )
+    run = up.start("tune_app.run", "family=seesaw", "cluster=longleaf", "name=pairs", *EIGHT, *two)
+    trials, stopped = up.folder / "results" / "pairs" / "trials", set[int]()
+
+    def both_train() -> bool:
+        """A trial that has an epoch waits for the other: its node must not be free before."""
+        begun = [path.parent.name.encode() for path in trials.glob("*/history.jsonl")]
+        found = [pid for pid in up.trial_pids(1) + up.trial_pids(2) if any(name in command_of(pid) for name in begun)]
+        send(found, signal.SIGSTOP)
+        stopped.update(found)
+        return len(begun) == 2
+
+    up.until(both_train, "an epoch of each trial")
+    assert [len(up.trial_pids(node)) for node in (1, 2)] == [1, 1], "a trial takes both cards of a node"
+    assert [len(up.rank_pids(node)) for node in (1, 2)] == [1, 1], "beside it runs its second process"
+    send(stopped, signal.SIGCONT)
+    assert run.wait(300) == 0, up.told()
+    sweep = Sweep(trials.parent)
+    assert [trial.epochs for trial in sweep.trials] == [20, 20]
+    assert {row["hostname"] for trial in sweep.trials for row in result_rows(trial.folder)} == {"n1", "n2"}
+    assert all((up.root / f"disk-n{node}" / "cache" / "packed").is_dir() for node in (1, 2))
+
+
+def result_rows(trial: Path) -> list[dict]:
+    """What Ray logged of a trial, with the node that reported it."""
+    return [json.loads(line) for line in (trial / "result.json").read_text().splitlines()]
 
 
 def test_what_slurm_or_the_cluster_would_refuse_is_one_sentence(up: Site) -> None:
