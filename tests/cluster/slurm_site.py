@@ -190,10 +190,15 @@ class Site:
         """Those that are the further processes of a trial."""
         return [pid for pid in self.ray_pids(node) if b"ray::Worker" in command_of(pid)]
 
+    def inside(self, node: int) -> list[str]:
+        """What enters a node: words to put before a command."""
+        pid = (self.root / "run" / f"n{node}.pid").read_text().strip()
+        return ["nsenter", f"--target={pid}", "--net", "--mount", f"--pid=/proc/{pid}/ns/pid_for_children"]
+
     def on_node(self, node: int, *command: str) -> str:
-        """Run a command in a node's network."""
+        """Run a command on a node, as if somebody had logged in there."""
         done = subprocess.run(
-            ["ip", "netns", "exec", f"{self.prefix}{node}", *command],
+            [*self.inside(node), *command],
             env=self.environment,
             capture_output=True,
             text=True,
