@@ -22,7 +22,7 @@ from tune_app.search.arms import num_trials, planned_arms, searched_space, sizes
 from tune_app.settings.command_line import Composed, run_composed
 from tune_app.settings.schema import Settings
 from tune_app.settings.terminal import columns
-from tune_app.sweep.begin import planned
+from tune_app.sweep.begin import planned, refuse_on_this_machine
 
 RAY_START = "Ray's own start, about ten seconds, comes on top."
 
@@ -50,6 +50,7 @@ def plan(composed: Composed[PlanSettings]) -> Plan:
     asked = composed.settings
     settings = plain_settings(composed)
     settings = dataclasses.replace(settings, data=named_classes(settings.data))
+    refuse_on_this_machine(settings, asked.gpus)
     space = searched_space(settings)
     trials, exempt, own = count_trials(settings, space)
     resources = trial_resources(settings, nodes=[this_machine(settings, asked.gpus)], trials=trials)

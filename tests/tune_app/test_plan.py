@@ -76,6 +76,14 @@ BAD = {
     "unknown family": (["family=bogus"], "family=bogus"),
     "unknown key": (["bogus=1"], "bogus: there is no such setting"),
     "too few CPUs": (["resources.num_cpus=1", "resources.cpus_per_trial=4", "gpus=0"], "no node can hold such a trial"),
+    "too few cards for one network": (
+        ["family=networks", "space.network=[unet_2d,swin_3d]", "gpus=2", "resources.num_cpus=32"],
+        "no node can hold such a trial; the largest has 2 GPUs, 32 CPUs. Ask for less: space.gpus_per_trial=1",
+    ),
+    "a card too small for a single patch": (
+        ["family=seesaw", "hardware=rtx3090", "hardware.device_memory_gb=0.001", "gpus=1", "resources.num_cpus=8"],
+        "on a single patch needs about",
+    ),
     "no card to measure on": (["gpus=2", "measure=true"], "no GPU to measure on"),
 }
 

@@ -123,11 +123,17 @@ def shortages(sizes: Iterable[Settings]) -> Iterator[str]:
         if not takes_gpu(own) or (needed := step_gb(own)) <= (room := room_gb(own)):
             continue
         patches = ceil(own.trainer.batch_size / num_workers(own))
-        said = (
-            f"{described(own)} with {patches} patches at once needs about {needed:.3g} GB, and has {room:.3g} GB of a "
-            "card: where memory runs out, batches go through the network in smaller pieces. batch=auto chooses "
-            "the batch beforehand"
-        )
+        short = f"needs about {needed:.3g} GB, and has {room:.3g} GB of a card"
+        if patches > 1:
+            said = (
+                f"{described(own)} with {patches} patches at once {short}: where memory runs out, batches go through "
+                "the network in smaller pieces. batch=auto chooses the batch beforehand"
+            )
+        else:
+            said = (
+                f"{described(own)} with a single patch at once {short}: where memory runs out, the trial fails. "
+                "model.checkpointing=true or a smaller data.patch needs less"
+            )
         if said not in told:
             told.add(said)
             yield said

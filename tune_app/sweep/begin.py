@@ -39,13 +39,14 @@ def refuse_elsewhere(composed: Composed[Settings]) -> None:
     refuse_in_memory(new_folder(settings))
 
 
-def refuse_on_this_machine(settings: Settings) -> None:
+def refuse_on_this_machine(settings: Settings, gpus: int = -1) -> None:
     """Raise, before the data are packed, what Ray would be started for in vain: a trial that this machine cannot
-    hold."""
-    space = searched_space(settings)
+    hold. gpus: see `this_machine`."""
+    machine, space = [this_machine(settings, gpus)], searched_space(settings)
+    trial_resources(settings, nodes=machine)  # first: for batch=auto the sizes of its trials take a minute to reckon
     counts = ClassCounts.made_up(settings.outputs)
     for own in [settings, *sizes(settings, planned_arms(settings, space), space, counts)]:
-        trial_resources(own, nodes=[this_machine(settings)])
+        trial_resources(own, nodes=machine)
         refuse_too_large(own)
 
 

@@ -135,9 +135,11 @@ def extended(settings: Settings, folder: Path, composed: Composed[Settings]) -> 
     asked = composed.settings
     adds_baseline = bool(asked.search.baseline)
     if settings.listed and not adds_baseline:
+        repeat = f"Give another seed, seed={settings.seed + 1}, to"  # a search takes no seeds=
+        repeat = "Repeat arms with seeds=3 in" if settings.single_arms else repeat
         raise InputError(
             f"extend={asked.extend}: {folder.name} tried a fixed list of configurations, there is nothing further to "
-            "propose. Repeat arms with seeds=3 in a new sweep"
+            f"propose. {repeat} a new sweep"
         )
     sweep = Sweep(folder)
     if sweep.status != "finished":

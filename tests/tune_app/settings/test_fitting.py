@@ -67,5 +67,8 @@ def test_what_does_not_fit_is_said_once_and_what_never_will_is_refused() -> None
     assert "batch=auto" in said
     refuse_too_large(short)
     assert list(shortages([of_card(whole * 1.01 / 0.9 * 2)])) == []
+    (said,) = shortages([of_card(one / 2, "trainer.batch_size=1")])
+    assert "a single patch at once needs" in said
+    assert "batch=auto" not in said
     with pytest.raises(SettingsError, match=r"data\.patch=.* single patch needs about .*model\.checkpointing=true"):
         refuse_too_large(of_card(one / 3))

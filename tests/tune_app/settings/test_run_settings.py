@@ -298,10 +298,17 @@ def test_a_baseline_that_is_there_is_not_added_again(started, monkeypatch):
         taken_up("extend=mine", "search.baseline=true")
 
 
-@pytest.mark.parametrize("words", [("family=compare",), ("preset=seesaw_default",), ("search=grid",)])
-def test_a_fixed_list_cannot_be_extended(started, words):
+@pytest.mark.parametrize(
+    ("words", "instead"),
+    [
+        (("family=compare",), "Repeat arms with seeds=3 in"),
+        (("preset=seesaw_default",), "Repeat arms with seeds=3 in"),
+        (("search=grid", "seed=4"), "Give another seed, seed=5, to"),
+    ],
+)
+def test_a_fixed_list_cannot_be_extended(started, words, instead):
     started(*words)
-    with pytest.raises(InputError, match="fixed list"):
+    with pytest.raises(InputError, match=f"fixed list.*{instead} a new sweep"):
         taken_up("extend=mine", "search.num_samples=2")
 
 
