@@ -42,6 +42,8 @@ ENDED_BY_ERROR = {
     ),
 }
 """What the error of a trial must hold to be called so; the first that fits."""
+NOT_BEGUN = "died because of an error raised in its creation task"
+"""Ray's words round the error of a trial that could not be set up: no worker is lost, the error itself follows."""
 
 LONGEST_EVIDENCE = 200
 """Characters of an error that are told; error.txt holds all of it."""
@@ -103,8 +105,8 @@ def hopeless(rows: Iterable[Row], settings: DiagnosisSettings) -> Diagnosis | No
 
 def of_error(error: str, epoch: int) -> Diagnosis:
     """The code of a trial's error: out_of_memory, lost_worker, or plain error."""
-    code = next((code for code, words in ENDED_BY_ERROR.items() if words.search(error)), "error")
-    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    lines = [line.strip() for line in error.splitlines() if line.strip() and NOT_BEGUN not in line]
+    code = next((code for code, words in ENDED_BY_ERROR.items() if any(map(words.search, lines))), "error")
     told = next((line for line in reversed(lines) if code == "error" or ENDED_BY_ERROR[code].search(line)), code)
     return Diagnosis(code, epoch, textwrap.shorten(told, LONGEST_EVIDENCE, placeholder=" …"))
 

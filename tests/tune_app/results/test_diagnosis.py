@@ -230,6 +230,13 @@ def test_errors_have_names(error: str, code: str) -> None:
     assert codes([row(1)], error=text) == [code]
 
 
+def test_an_error_of_setting_up_a_trial_is_no_lost_worker() -> None:
+    died = "The actor died because of an error raised in its creation task, ray::SegmentationTrial.__init__() (pid=7)\n"
+    assert str(of_error(f"Failure # 1\n{died}RuntimeError: can't start new thread\n", 0)).startswith("error: Runtime")
+    lost = "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task."
+    assert of_error(f"Failure # 1\n{died}{lost}\n", 0).code == "lost_worker"
+
+
 def test_each_code_is_told_once_at_its_first_epoch() -> None:
     rows = [row(e, **{"fg_pred/pm": 0.0}) for e in range(1, 10)]
     assert [(one.code, one.epoch) for one in diagnose(rows, DEFAULTS, DICE, epochs=EPOCHS)] == [("dead_class", 5)]
