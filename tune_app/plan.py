@@ -7,6 +7,7 @@ measure=true, from a few steps on this machine, which the `run` that follows rem
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,14 +54,17 @@ def plan(composed: Composed[PlanSettings]) -> Plan:
     refuse_on_this_machine(settings, asked.gpus)
     space = searched_space(settings)
     trials, exempt, own = count_trials(settings, space)
-    resources = trial_resources(settings, nodes=[this_machine(settings, asked.gpus)], trials=trials)
+    machine = [this_machine(settings, asked.gpus)]
+    resources = trial_resources(settings, nodes=machine, trials=trials)
     pace: Pace | None
     if asked.measure:
         pace = measured_pace(settings, resources)
         remember(pace, settings, resources)
     else:
         pace = earlier_pace(settings, resources)
-    return make_plan(settings, resources, trials=trials, exempt=exempt, pace=pace, sizes=own)
+    # Networks bring their GPUs along: told is what most trials take.
+    most = statistics.mode(trial_resources(each, nodes=machine, trials=trials) for each in own or [settings])
+    return make_plan(settings, most, trials=trials, exempt=exempt, pace=pace, sizes=own)
 
 
 def plain_settings(composed: Composed[PlanSettings]) -> Settings:

@@ -37,6 +37,14 @@ def test_cards_decide_how_many_trials_run_at_once() -> None:
     assert two.device == "GPU"
 
 
+def test_a_network_alone_is_planned_with_what_it_brings_along() -> None:
+    machine = ("hardware=l40s", "gpus=4", "resources.num_cpus=32")
+    alone, one = (plan(composed_of(*words, *machine)) for words in (["preset=vit_2d_bce"], ["model=vit_2d"]))
+    assert (alone.gpus, alone.cpus, alone.slots) == (2, 4, 2)
+    assert alone.gpu_memory_gb == pytest.approx(one.gpu_memory_gb)
+    assert alone.gpu_room_gb == one.gpu_room_gb == pytest.approx(0.9 * 45)
+
+
 @pytest.mark.parametrize(
     ("words", "trials", "exempt"),
     [

@@ -128,7 +128,7 @@ def make_plan(
     )
     folder = packed_cache(settings)
     own = list(sizes) if any(each != settings for each in sizes) else [settings]
-    most = max(own, key=step_gb) if len(own) > 1 else settings
+    most = max(own, key=step_gb) if len(own) > 1 else own[0]
     epochs = [(epoch_of(each, settings, pace), devices_of(each, settings, resources)) for each in own] if pace else []
     seconds = mean_range([epoch for epoch, _ in epochs])
     device_seconds = mean_range([epoch.times(devices) for epoch, devices in epochs])
