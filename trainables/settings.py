@@ -342,7 +342,7 @@ class HardwareSettings:
     def __post_init__(self) -> None:
         require_choice("hardware.device", self.device, ("auto", "cpu", "cuda"))
         require_choice("hardware.precision", self.precision, ("auto", "fp16", "bf16", "off"))
-        require_in(self, "hardware.", threads="[0, 1024]", memory_fraction="[0, 1]", device_memory_gb="[0, inf]")
+        require_in(self, "hardware.", threads="[0, 1024]", memory_fraction="[0, 1]", device_memory_gb="[0, 10000]")
 
 
 @dataclass(kw_only=True)

@@ -18,7 +18,7 @@ from tune_app.planning.forecast import Plan, make_plan
 from tune_app.planning.measure import measured_pace
 from tune_app.planning.pace import Pace, earlier_pace, remember
 from tune_app.ray_adapters.session import this_machine, trial_resources
-from tune_app.results.tables import counted, sentences
+from tune_app.results.tables import sentences
 from tune_app.search.arms import num_trials, planned_arms, searched_space, sizes, with_baseline
 from tune_app.settings.command_line import Composed, run_composed
 from tune_app.settings.schema import Settings
@@ -94,9 +94,7 @@ def plan_and_print(composed: Composed[PlanSettings]) -> int:
     settings = composed.settings
     what = settings.preset or settings.trial or f"family={settings.family}"
     found = plan(composed)
-    steps = counted(settings.trainer.iterations_per_epoch, "iteration")
-    batches = f" of {settings.trainer.accumulate} batches" if settings.trainer.accumulate > 1 else ""
-    print(f"plan for {what}, up to {settings.trainer.epochs} × {steps}{batches}")
+    print(f"plan for {what}, up to {found.budget}")
     for line in found.lines():
         print(sentences(f"  {line}", columns(), " " * 13))
     if found.wall_hours:

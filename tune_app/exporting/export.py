@@ -168,7 +168,7 @@ def _as_of(trial: Trial, epoch: int) -> Trial:
         names = ", ".join(str(int(path.stem.removeprefix("epoch_"))) for path in kept) or "none"
         raise InputError(
             f"epoch={epoch}: {trial.name} has kept no weights of it, but of {names}. trainer.keep_checkpoint_every=10, "
-            "given to run, keeps every tenth; leave epoch= out for the best one."
+            "given to run, keeps every tenth; leave epoch= out for the best one, or export fewer trials, top=1."
         )
     return found
 

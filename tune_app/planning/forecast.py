@@ -14,7 +14,7 @@ from tune_app.planning.pace import Pace
 from tune_app.planning.space import batch_flops, cache_gb, disk_gb, memory_gb, packed_cache, validation_crops
 from tune_app.ray_adapters.session import TrialResources
 from tune_app.results.trial import read_json
-from tune_app.settings.fitting import room_gb, shortages, step_gb
+from tune_app.settings.fitting import described, num_workers, room_gb, shortages, step_gb
 from tune_app.settings.schema import Settings, compares_device_seconds
 
 PLAN = "plan.json"
@@ -27,6 +27,10 @@ class Plan:
     where no pace is known; cache_gb is NaN where nothing has been packed yet."""
 
     trials: int
+    budget: str
+    """Epochs, iterations and batch of a trial, see `budget`."""
+    share: str
+    """CPUs and GPUs of a trial, see `share`."""
     slots: int
     cpus: float
     gpus: float
@@ -45,6 +49,8 @@ class Plan:
     """What a trial has of a card; infinite where nothing is known of the card."""
     shortages: tuple[str, ...]
     """What may not fit, in sentences."""
+    batches: str
+    """What batch=auto has chosen; empty without it."""
     basis: str
     compares_device_seconds: bool = False
     """Whether early stopping compares different models at what they have spent: then which of them are stopped is not
@@ -74,7 +80,7 @@ class Plan:
         most = self.trials * self.epochs_per_trial
         stops = f"; trials may be stopped at epoch {', '.join(map(str, self.rungs))}" if self.rungs else ""
         rows = {
-            "trials": f"{self.trials}, {self.slots} at once, each {self.cpus:g} CPU and {self.gpus:g} GPU",
+            "trials": f"{self.trials}, {self.slots} at once, each {self.share}",
             "epochs": f"{about(self.epochs)} of at most {most}{stops}" if stops else str(most),
         }
         if self.seconds_per_epoch and self.device_hours and self.wall_hours:
@@ -94,6 +100,8 @@ class Plan:
         if math.isfinite(self.gpu_memory_gb):
             of = f" of the {size(self.gpu_room_gb)} that it has there" if math.isfinite(self.gpu_room_gb) else ""
             rows["GPU memory"] = f"about {size(self.gpu_memory_gb)} per trial and card{of}"
+        if self.batches:
+            rows["batches"] = self.batches
         if self.shortages:
             rows["too large"] = "; ".join(self.shortages)
         return [f"{name:<11}{text}" for name, text in rows.items()]
@@ -135,6 +143,8 @@ def make_plan(
     known, in_card = (pace.memory_gb, pace.gpu_memory_gb) if pace else (math.nan, math.nan)
     return Plan(
         trials=trials,
+        budget=budget(own, trainer.epochs),
+        share=share(own, settings, resources),
         slots=resources.slots,
         cpus=resources.cpus,
         gpus=resources.gpus,
@@ -150,9 +160,38 @@ def make_plan(
         gpu_memory_gb=in_card if math.isfinite(in_card) else step_gb(most) if resources.gpus else math.nan,
         gpu_room_gb=room_gb(most) if resources.gpus else math.inf,
         shortages=tuple(shortages(own)),
+        batches=batches(own) if settings.batch == "auto" else "",
         basis=pace.source if pace else UNKNOWN,
         compares_device_seconds=compares_device_seconds(settings, own),
     )
+
+
+def budget(sizes: Sequence[Settings], epochs: int) -> str:
+    """What trials with these settings are given at most: 9 × 20 iterations, batch 16 to 24, 4 to an iteration."""
+    trainers = [own.trainer for own in sizes]
+    iterations, batch, accumulate = (
+        sorted({getattr(trainer, name) for trainer in trainers})
+        for name in ("iterations_per_epoch", "batch_size", "accumulate")
+    )
+    word = "iteration" if iterations == [1] else "iterations"
+    each = f", {_from_to(accumulate)} to an iteration" if accumulate[-1] > 1 else ""
+    return f"{epochs} × {_from_to(iterations)} {word}, batch {_from_to(batch)}{each}"
+
+
+def share(sizes: Sequence[Settings], settings: Settings, resources: TrialResources) -> str:
+    """What trials take each: 4 to 16 CPU and 1 to 4 GPU."""
+    cpus, gpus = (sorted(set(some)) for some in zip(*(taken_by(own, settings, resources) for own in sizes)))
+    return f"{_from_to(cpus)} CPU and {_from_to(gpus)} GPU"
+
+
+def _from_to(values: Sequence[float]) -> str:
+    return f"{values[0]:g} to {values[-1]:g}" if len(values) > 1 else f"{values[0]:g}"
+
+
+def batches(sizes: Sequence[Settings]) -> str:
+    """Patches to a batch × batches to a step, network by network: what batch=auto has chosen."""
+    chosen = {(described(own), f"{own.trainer.batch_size} × {own.trainer.accumulate}") for own in sizes}
+    return ", ".join(f"{name} {batch}" for name, batch in sorted(chosen))
 
 
 def epoch_of(own: Settings, settings: Settings, pace: Pace) -> Range:
@@ -163,10 +202,16 @@ def epoch_of(own: Settings, settings: Settings, pace: Pace) -> Range:
 
 def devices_of(own: Settings, settings: Settings, resources: TrialResources) -> float:
     """GPUs of a trial, or its CPUs where it takes no GPU. resources: those of a trial with the sweep's settings."""
+    cpus, gpus = taken_by(own, settings, resources)
+    return gpus or cpus
+
+
+def taken_by(own: Settings, settings: Settings, resources: TrialResources) -> tuple[float, float]:
+    """CPUs and GPUs of a trial with settings of its own, all its workers together. resources: as in `devices_of`."""
     asked, usual = own.resources, settings.resources
     gpus = resources.gpus if asked.gpus_per_trial == usual.gpus_per_trial else asked.gpus_per_trial
     cpus = resources.cpus if asked.cpus_per_trial == usual.cpus_per_trial else asked.cpus_per_trial
-    return gpus or (cpus or 0.0) * (asked.workers_per_trial or 1)
+    return (cpus or 0.0) * num_workers(own), gpus or 0.0
 
 
 def mean_range(ranges: Sequence[Range]) -> Range | None:

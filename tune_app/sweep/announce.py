@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from search_spaces import ClassCounts, flatten, untuned
 from trainables.files import write_text
 from trainables.hardware import compiler_problem
-from tune_app.planning.forecast import PLAN, make_plan
+from tune_app.planning.forecast import PLAN, batches, budget, make_plan, share
 from tune_app.planning.pace import earlier_pace
 from tune_app.ray_adapters.session import RaySession, TrialResources, dashboard_hint
 from tune_app.results.summary import NOT_VALIDATED
@@ -54,14 +54,13 @@ def announce(
     if settings.data.train_on == "all":
         tell(f"!! {NOT_VALIDATED} The weights of epoch {settings.trainer.keep_epoch} are kept")
     tell(f"sweep      {prepared.folder}")
-    trainer = settings.trainer
-    batches = sorted({own.trainer.batch_size for own in prepared.sizes()})
-    batch = f"{batches[0]} to {batches[-1]}" if len(batches) > 1 else f"{batches[0]}"
-    each = f", {trainer.accumulate} to an iteration" if trainer.accumulate > 1 else ""
+    sizes = prepared.sizes() or [settings]
     tell(
-        f"search     {what}{searcher}, {counted(prepared.num_trials, 'trial')} of up to {trainer.epochs} × "
-        f"{counted(trainer.iterations_per_epoch, 'iteration')}, batch {batch}{each}; {stopping}"
+        f"search     {what}{searcher}, {counted(prepared.num_trials, 'trial')} of up to "
+        f"{budget(sizes, settings.trainer.epochs)}; {stopping}"
     )
+    if settings.batch == "auto":
+        tell(f"batches    {batches(sizes)}")
     if settings.objective != ObjectiveSettings():
         order, bounds = settings.order, f", with {settings.order.bounds}" if settings.order.bounds else ""
         tell(f"objective  the {'highest' if order.mode == 'max' else 'lowest'} {in_words(order.metric)}{bounds}")
@@ -80,7 +79,7 @@ def announcement(prepared: Prepared, session: RaySession, resources: TrialResour
     problem = compiler_problem() if settings.trainer.compile and not settings.cluster.remote else ""
     return [
         f"plan       {record_plan(prepared, resources)}",
-        f"resources  {at_once} at once, each {resources.cpus:g} CPU and {resources.gpus:g} GPU",
+        f"resources  {at_once} at once, each {share(prepared.sizes() or [settings], settings, resources)}",
         f"dashboard  {dashboard_hint(session)}",
         f"tensorboard --logdir {shlex.quote(str(prepared.folder / 'trials'))}",
         f"optuna-dashboard {shlex.quote(str(prepared.folder / 'study.journal'))}",
