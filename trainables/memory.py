@@ -56,7 +56,7 @@ def step_bytes(settings: TrialSettings, *, in_channels: int, patches: int, gpu: 
 def state_bytes(settings: TrialSettings, *, in_channels: int) -> int:
     """Of these the part that does not depend on the patches: weights, and what the optimiser keeps of each."""
     network = _shapes_of(settings, in_channels)
-    return sum(map(size_of, network.parameters())) + _kept(settings, network)
+    return sum(parameter.nbytes for parameter in network.parameters()) + _kept(settings, network)
 
 
 def _shapes_of(settings: TrialSettings, in_channels: int) -> nn.Module:
@@ -69,7 +69,7 @@ def _shapes_of(settings: TrialSettings, in_channels: int) -> nn.Module:
 
 def _kept(settings: TrialSettings, network: nn.Module) -> int:
     """Bytes beside weights and gradients: the optimiser's, and the average of the weights with those in training."""
-    weights, trained = (sum(map(size_of, some)) for some in (network.parameters(), _trained(network)))
+    weights, trained = (sum(p.nbytes for p in some) for some in (network.parameters(), _trained(network)))
     return MOMENTS[settings.trainer.optimizer] * trained + 2 * weights * bool(settings.trainer.swa_from)
 
 
@@ -102,14 +102,9 @@ def _step_bytes(config: str, in_channels: int, patches: int, gpu: bool, workers:
         labels = torch.empty(patches, packed_bytes(len(data.classes)), *data.patch, dtype=torch.uint8)
         with Living([*network.parameters(), *network.buffers(), em, labels]) as living:
             loss.with_counts(*forward(em, labels))[0].backward()
-    trained = sum(map(size_of, _trained(network)))
+    trained = sum(parameter.nbytes for parameter in _trained(network))
     summed = trained * (trainer.accumulate > 1)
     return _kept(settings, network) + summed + max(living.most, living.now + trained * (workers > 1))
-
-
-def size_of(tensor: Tensor) -> int:
-    """Bytes of its elements."""
-    return tensor.numel() * tensor.element_size()
 
 
 class Living(TorchDispatchMode):
