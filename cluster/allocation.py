@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -20,9 +19,9 @@ from cluster.errors import ClusterError, ClusterInputError
 from cluster.grafana import offer
 from cluster.node import Stopped, ignore_signals, raise_on_signals
 from cluster.ray_node import (
+    Place,
     answers,
     end,
-    end_rest,
     environment,
     head_command,
     place_of_job,
@@ -43,7 +42,16 @@ def ray_in_allocation(folder: Path) -> Iterator[tuple[str, Path]]:
     """
     if "SLURM_JOB_ID" not in os.environ:
         raise ClusterInputError("this is no Slurm job: submit it, as sbatch cluster/slurm/sweep.sbatch family=seesaw")
-    place = place_of_job(folder, make_token(folder))
+    with place_of_job(folder, make_token(folder)) as place:
+        try:
+            with _head_and_workers(place) as address:
+                yield address, place.token
+        finally:
+            place.token.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _head_and_workers(place: Place) -> Iterator[str]:
     cpus, gpus = share_of_node(os.environ)
     head = start(head_command(place, cpus=cpus, gpus=gpus, autoscaling=None), environment(place, "head"))
     workers: subprocess.Popen[bytes] | None = None
@@ -55,15 +63,12 @@ def ray_in_allocation(folder: Path) -> Iterator[tuple[str, Path]]:
         offer(place.ray_dir / "session_latest")
         others = int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) - 1
         if others:
-            workers = _start_workers(folder, address, others, cpus, gpus)
-        yield address, place.token
+            workers = _start_workers(place.folder, address, others, cpus, gpus)
+        yield address
     finally:
         if workers:
             end(workers)
         end(head)
-        end_rest(place.job_id)
-        shutil.rmtree(place.temp_dir, ignore_errors=True)
-        place.token.unlink(missing_ok=True)
 
 
 def share_of_node(variables: os._Environ[str] | dict[str, str]) -> tuple[int, int]:
@@ -108,15 +113,13 @@ def join(folder: Path, address: str, cpus: int, gpus: int) -> int:
         if time.monotonic() > deadline:
             raise ClusterError(f"the head at {address} did not answer within {JOIN_S:.0f} s")
         time.sleep(0.5)
-    place = place_of_job(folder)
-    process = start(worker_command(place, address, cpus=cpus, gpus=gpus), environment(place, "worker"))
-    try:
-        return process.wait()
-    finally:
-        ignore_signals()
-        end(process)
-        end_rest(place.job_id)
-        shutil.rmtree(place.temp_dir, ignore_errors=True)
+    with place_of_job(folder) as place:
+        process = start(worker_command(place, address, cpus=cpus, gpus=gpus), environment(place, "worker"))
+        try:
+            return process.wait()
+        finally:
+            ignore_signals()
+            end(process)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ by its path. It ends when Ray ends, when Slurm says so (SIGTERM), and a worker a
 
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +24,6 @@ from cluster.ray_node import (
     Place,
     answers,
     end,
-    end_rest,
     environment,
     head_command,
     head_environment,
@@ -50,6 +48,7 @@ def raise_on_signals() -> None:
     """SIGTERM and SIGINT end the job in order."""
 
     def stop(number: int, frame: object) -> None:
+        ignore_signals()
         raise Stopped(signal.Signals(number).name)
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -64,8 +63,13 @@ def ignore_signals() -> None:
 
 def run_head(folder: Path) -> int:
     """Start the head, tell where it is, stay until it ends; then nothing of the cluster is left."""
+    with place_of_job(folder) as place:
+        return _head_at(place)
+
+
+def _head_at(place: Place) -> int:
+    folder = place.folder
     state = read_state(folder)
-    place = place_of_job(folder)
     if state is None or state.head_job != place.job_id:
         raise ClusterError(f"{folder} is not the cluster of job {place.job_id}: it was started anew in the meantime")
     workers = job_names(state.name)[1:]
@@ -100,8 +104,6 @@ def run_head(folder: Path) -> int:
         ignore_signals()
         slurm_client.cancel([job.id for job in slurm_client.jobs(workers) if not job.gone])
         end(process)
-        end_rest(place.job_id)
-        shutil.rmtree(place.temp_dir, ignore_errors=True)
 
 
 def started_head(folder: Path) -> State | None:
@@ -120,17 +122,15 @@ def run_worker(folder: Path, *, node_type: str, cpus: int, gpus: int) -> int:
     state = started_head(folder)
     if state is None or not answers(state.address):
         raise ClusterError(f"the head of {folder.name} is gone: this worker has nothing to join")
-    place = place_of_job(folder)
-    began = time.time()
-    process = start(worker_command(place, state.address, cpus=cpus, gpus=gpus), environment(place, node_type))
-    try:
-        return _watch(process, place, kind="worker", gpus=gpus, began=began, head=state.address)
-    finally:
-        ignore_signals()
-        end(process)
-        end_rest(place.job_id)
-        record_usage(folder, place.job_id, gpus, began=began, kind="worker")
-        shutil.rmtree(place.temp_dir, ignore_errors=True)
+    with place_of_job(folder) as place:
+        began = time.time()
+        process = start(worker_command(place, state.address, cpus=cpus, gpus=gpus), environment(place, node_type))
+        try:
+            return _watch(process, place, kind="worker", gpus=gpus, began=began, head=state.address)
+        finally:
+            ignore_signals()
+            end(process)
+            record_usage(folder, place.job_id, gpus, began=began, kind="worker")
 
 
 def _watch(

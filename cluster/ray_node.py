@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -186,13 +187,24 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def end_rest(job_id: str) -> None:
     """SIGKILL to what else this job's Ray started on this node: workers, and drivers of sweeps that hold their folders.
 
-    They bear the job id in their environment; a Ray that was killed leaves them behind, to no parent of ours.
+    They bear the job id in their environment; a Ray that was killed leaves them behind, to no parent of ours. Returns
+    when none is left, so that none writes any more, or after `STOP_S` seconds.
     """
-    mark = f"RAY_CLOUD_INSTANCE_ID={job_id}".encode()
+    deadline = time.monotonic() + STOP_S
+    while (left := _pids_of(job_id)) and time.monotonic() < deadline:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _pids_of(job_id: str) -> list[int]:
+    mark, found = f"RAY_CLOUD_INSTANCE_ID={job_id}".encode(), []
     for environ in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
-            if mark in environ.read_bytes().split(b"\0") and int(environ.parent.name) != os.getpid():
-                os.kill(int(environ.parent.name), signal.SIGKILL)
+            if mark in environ.read_bytes().split(b"\0"):
+                found.append(int(environ.parent.name))
+    return [pid for pid in found if pid != os.getpid()]
 
 
 def until_answering(process: subprocess.Popen[bytes], address: str) -> None:
@@ -213,13 +225,20 @@ def versions() -> tuple[str, str]:
     return platform.python_version(), version("ray")
 
 
-def place_of_job(folder: Path, token: Path | None = None) -> Place:
+@contextlib.contextmanager
+def place_of_job(folder: Path, token: Path | None = None) -> Iterator[Place]:
+    """Where this job runs on this node; when it is left, no process and no folder of the job's Ray is there."""
     job_id, ip = os.environ["SLURM_JOB_ID"], own_ip()
-    return Place(
-        folder=folder,
-        job_id=job_id,
-        ip=ip,
-        ports=free_ports(int(job_id), ip),
-        temp_dir=local_folder(job_id),
-        token=token or folder / "token",
-    )
+    temp_dir = local_folder(job_id)
+    try:
+        yield Place(
+            folder=folder,
+            job_id=job_id,
+            ip=ip,
+            ports=free_ports(int(job_id), ip),
+            temp_dir=temp_dir,
+            token=token or folder / "token",
+        )
+    finally:
+        end_rest(job_id)
+        shutil.rmtree(temp_dir, ignore_errors=True)

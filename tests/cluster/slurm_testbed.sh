@@ -83,7 +83,7 @@ ReturnToService=2
 SlurmdParameters=config_overrides
 SlurmdTimeout=20
 GresTypes=gpu
-KillWait=12
+KillWait=30
 JobRequeue=1
 PartitionName=l40-gpu Nodes=ALL Default=YES MaxTime=11-00:00:00 DefaultTime=01:00:00 State=UP
 EOF

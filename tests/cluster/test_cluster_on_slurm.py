@@ -273,9 +273,13 @@ def test_a_job_is_submitted_followed_stopped_and_resumed(up: Site) -> None:
     assert "no such job" in up.python("tune_app.submit", "logs", "id=nonsense", code=2)
 
 
-def test_down_leaves_no_job_and_no_process(up: Site) -> None:
+def test_down_leaves_no_job_no_process_and_no_file(up: Site) -> None:
     assert "is down" in up.python("cluster", "down")
     assert up.jobs() == []
     up.until(lambda: up.ray_pids(1) + up.ray_pids(2) == [], "Ray's processes to end")
+    up.until(
+        lambda: {path.name for path in up.on_disk(1) + up.on_disk(2)} <= {"results", "cache"},
+        "the jobs' folders to leave the nodes' disks",
+    )
     said = up.python("tune_app.run", "cluster=longleaf", code=2)
     assert "python -m cluster up nodes=0..2 hours=24" in said
