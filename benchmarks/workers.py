@@ -4,7 +4,7 @@
    half of each batch, which sum losses and gradients over gloo, against one process of two threads. Where there is
    nothing to gain, on the cores of one machine, the ratio is what they cost.
 2. Accumulation ÷ one batch, seconds of a step on as many patches: four batches with the mean of their losses, and with
-   the loss of the whole step, which takes the network forward twice.
+   the loss of the whole step, which takes the network forward twice for all but the last.
 3. Two networks in turn in one process: graphs compiled when the first comes again, which are kept.
 
 A UNet of width 16 and depth 3 on patches of 96², 5 classes, instance norm, on the CPU; uncompiled but for 3.

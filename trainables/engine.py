@@ -176,6 +176,7 @@ class Engine:
             count_window=trainer.count_window,
         )
         self.settings.trainer, self.seed, self.epoch = trainer, seed, 0
+        self.compile_clock.counting = True
         self.objective = Objective.from_config(objective, self.task)
         torch.manual_seed(seed)
         self.model.load_state_dict(self._new_model().state_dict())  # drawn on the CPU: the same on every device
@@ -200,6 +201,7 @@ class Engine:
         """Let go of all but the network and its graphs: a fresh engine begins with `reset`."""
         del self.optim, self.sampler
         self.record.reset()
+        self.compile_clock.counting = False
 
     @cached_property
     def _class_shares(self) -> Tensor:
@@ -337,25 +339,22 @@ class Engine:
         """Loss (0-d) and loss per class (C,) of all patches of all ranks together, and its gradient.
 
         The loss depends on sums over voxels alone. So these are summed up, the loss is differentiated with respect to
-        them, and all patches go through the network with that slope, piece by piece. Several pieces go through it
-        twice: their sums must be known before the first gradient. number: that of the first batch. part, parts: the
+        them, and all patches go through the network with that slope, piece by piece. All pieces but the last go through
+        it twice: the sums must be known before the first gradient. number: that of the first batch. part, parts: the
         gradient is added to that of the parts of the step before, divided by their number.
         """
-        several = len(patches)
-        if several > 1:
-            pooled = torch.zeros(())
-            for index, (em, labels) in enumerate(patches):
-                self._begin_pass(number, index)
-                with torch.no_grad():
-                    sums = self.sums_step(em, labels)[0]
-                pooled = sums.clone() if index == 0 else pooled.add_(sums)
-            loss, per_class, slope = self._loss_of_sums(pooled)
+        several, pooled = len(patches), torch.zeros(())
         for index, (em, labels) in enumerate(patches):
             self._begin_pass(number, index)
-            sums, positive, known = self.sums_step(em, labels)
-            if several == 1:
-                loss, per_class, slope = self._loss_of_sums(sums.detach().clone())
-            self.optim.backward(sums, slope / parts, part=part * several + index, parts=parts * several)
+            with torch.set_grad_enabled(index == several - 1):
+                sums, positive, known = self.sums_step(em, labels)
+            pooled = pooled + sums.detach()
+        loss, per_class, slope = self._loss_of_sums(pooled)
+        for done, index in enumerate((several - 1, *range(several - 1))):
+            if done:
+                self._begin_pass(number, index)
+                sums, positive, known = self.sums_step(*patches[index])
+            self.optim.backward(sums, slope / parts, part=part * several + done, parts=parts * several)
             self.loss.accumulate_(positive, known)
         return loss, per_class
 

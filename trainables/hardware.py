@@ -147,7 +147,9 @@ class CompileClock:
 
     seconds: float = 0.0
     graphs: int = 0
-    """Graphs traced, those traced again for other shapes or constants included: a sweep needs two per process."""
+    """Graphs traced, those traced again for other shapes or constants included: a network needs two per process."""
+    counting: bool = True
+    """Whether it is this network that is compiled, where a process has several."""
 
     def __init__(self, *, running: bool) -> None:
         if running:
@@ -158,7 +160,7 @@ class CompileClock:
 
     def _begin(self, what: Any) -> None:
         self._began = time.perf_counter()
-        self.graphs += what.callback_trigger.name == "DYNAMO"
+        self.graphs += self.counting and what.callback_trigger.name == "DYNAMO"
 
     def _end(self, what: Any) -> None:
         self.seconds += time.perf_counter() - self._began

@@ -209,8 +209,8 @@ class TrainerSettings:
     accumulate: int = 1
     """Batches per optimiser step."""
     pool_accumulated: bool = True
-    """The loss of a step is that of all its batches together, as of one large batch, for a second forward pass of each;
-    false: the mean of their losses. Nothing with accumulate=1."""
+    """The loss of a step is that of all its batches together, as of one large batch, for a second forward pass of all
+    but one; false: the mean of their losses. Nothing with accumulate=1."""
     validation_batches: int = 20
     """Fixed validation batches of `batch_size` patches."""
     optimizer: str = "adamw"

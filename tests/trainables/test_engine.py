@@ -253,12 +253,13 @@ def test_resuming_is_exact(family, tmp_path):
         np.testing.assert_array_equal(second.validation[name], values)
 
 
-def test_all_families_go_through_two_graphs(monkeypatch):
-    """Counts what Dynamo hands to the compiler, over resets to every family, other learning rates and seeds."""
-    compile_as_it_is, graphs = torch.compile, []
+@pytest.fixture
+def graphs(monkeypatch) -> list:
+    """What Dynamo hands to the compiler, which then does nothing."""
+    compile_as_it_is, handed = torch.compile, []
 
     def backend(graph, inputs):
-        graphs.append(graph)
+        handed.append(graph)
         return graph.forward
 
     def counted(function, *, mode, dynamic, fullgraph):
@@ -267,6 +268,11 @@ def test_all_families_go_through_two_graphs(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", counted)
     monkeypatch.setattr(steps, "compiler_problem", lambda: "")
+    return handed
+
+
+def test_all_families_go_through_two_graphs(graphs):
+    """Over resets to every family, other learning rates and seeds."""
     engine = make("static", trainer={"compile": True})
     rows = []
     for seed, family in enumerate((*FAMILIES, "static")):
@@ -279,6 +285,19 @@ def test_all_families_go_through_two_graphs(monkeypatch):
     parts = ("load", "compute", "validate", "compile")
     assert sum(rows[0][f"seconds_{part}"] for part in parts) == pytest.approx(rows[0]["seconds_epoch"])
     assert rows[0]["seconds_compute"] < rows[0]["seconds_epoch"]
+
+
+def test_a_network_that_comes_again_counts_its_own_graphs(graphs):
+    engines = [make("static", trainer={"compile": True}, model={"width": width, "depth": 2}) for width in (2, 4)]
+    for engine in engines:
+        engine.park()
+    counted = []
+    for engine in (*engines, *engines):
+        engine.reset(loss_of("static"), 0, engine.settings.trainer)
+        counted.append(engine.run_epoch()["compiled_graphs"])
+        engine.park()
+    assert len(graphs) == 4
+    assert counted == [2, 2, 2, 2]
 
 
 class Syncs(TorchDispatchMode):
