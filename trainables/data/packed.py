@@ -86,9 +86,9 @@ class PackedDataset:
         return self.source.leak(self.items) if self.source else ""
 
     @property
-    def moved(self) -> str:
-        """What was found elsewhere than expected, as a sentence; empty where nothing was."""
-        return self.source.moved(self.items) if self.source else ""
+    def remarks(self) -> list[str]:
+        """What was found elsewhere than expected, and what is left out: a sentence each."""
+        return self.source.remarks(self.items) if self.source else []
 
     def counts(self, side: str = "train") -> dict[str, list[Any]]:
         """Exact voxel counts over the crops of one side: classes, positive, known, in class order."""

@@ -105,8 +105,7 @@ def _baseline_line(prepared: Prepared) -> str:
 def _warnings(prepared: Prepared, given: Collection[str]) -> Iterable[str]:
     settings = prepared.settings
     yield from (f"warning: {notice}" for notice in (*prepared.notices, *shortages(prepared.sizes())))
-    if elsewhere := prepared.dataset.moved:
-        yield f"note: {elsewhere}"
+    yield from (f"note: {remark}" for remark in prepared.dataset.remarks)
     for names in same_arms(planned_arms(settings, prepared.space), prepared.counts, prepared.window_voxels):
         once = "one arm, compared as one" if settings.listed else "only the first is tried"
         yield f"note: {', '.join(names)} come out as the same configuration: {once}"

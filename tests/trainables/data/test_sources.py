@@ -52,7 +52,7 @@ def test_its_crops_are_packed_checked_and_told_apart_by_its_options(stained: dic
     settings = DataSettings(**stained)
     assert [f.level for f in check(settings)] == ["info", "info"]
     few, more = open_packed(settings), open_packed(dataclasses.replace(settings, options={"crops": 6}))
-    assert [(len(d.crops), d.in_channels, d.leak, d.moved) for d in (few, more)] == [(4, 2, "", ""), (6, 2, "", "")]
+    assert [(len(d.crops), d.in_channels, d.leak, d.remarks) for d in (few, more)] == [(4, 2, "", []), (6, 2, "", [])]
     assert few.fingerprint != more.fingerprint
     assert few.crops[0].em.shape == (2, 3, 32, 32)
     assert json.loads((few.folder / "index.json").read_text())["settings"]["source"] == "stained"

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from trainables.data.cellmap.overlap import first_of_group
-from trainables.data.cellmap.reader import CropSource, annotated_in, crop_name, discover_crops, holds_class
+from trainables.data.cellmap.reader import CropSource, annotated_in, crop_name, holds_class
 from trainables.data.packed import cache_written
 from trainables.data.sources import check_classes
 from trainables.errors import DataError
@@ -31,15 +31,6 @@ log = logging.getLogger(__name__)
 SIDES = ("train", "validate", "test")
 FILE_NAME = "datasplit.csv"
 SHOWN_PROBLEMS = 5
-
-
-def load_or_make_split(settings: DataSettings, root: Path, cache: Path) -> list[CropSource]:
-    """The split that the settings name, else root/datasplit.csv, else one made once and kept in the cache folder.
-
-    Raises DataError when a named file is missing or when a file cannot be used.
-    """
-    path = given_split(settings, root)
-    return read_split(path, root) if path else make_split(settings, discover_crops(root), cache / "splits")
 
 
 def given_split(settings: DataSettings, root: Path) -> Path | None:

@@ -32,7 +32,8 @@ Box = tuple[tuple[int, int, int], tuple[int, int, int]]
 """First and one past the last target voxel, crop coordinates."""
 TapsZYX = tuple[Taps, Taps, Taps]
 MOST_VOXELS = 1 << 36
-"""Of a crop: a thousand times the largest published one. Beyond it a size or a scale is wrong."""
+"""Of a crop: a hundred times the largest published one whose labels are no coarser than 8 nm. Beyond it a size or a
+scale is wrong."""
 PADDING = 32
 """Side in target voxels of the least square of zeros that is padding: 256 nm at 8 nm."""
 PART_BYTES = 1 << 28
@@ -123,6 +124,11 @@ def holds_class(source: CropSource, name: str) -> bool:
     finest = read_levels(source.labels / name)[0]
     counts = complement_counts(finest)
     return not counts or sum(counts.values()) < math.prod(finest.shape)
+
+
+def label_voxel(source: CropSource, name: str) -> tuple[float, ...]:
+    """Size z, y, x in nm of the voxels that a class is annotated in, at its finest level. Raises DataError."""
+    return read_levels(source.labels / name)[0].scale
 
 
 def crop_box(source: CropSource, classes: Sequence[str]) -> tuple[Vector, Vector]:

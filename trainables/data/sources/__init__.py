@@ -135,9 +135,9 @@ class Source(ABC, Generic[T]):
         """Whether a crop has positive voxels of a class, as far as can be told without decoding it."""
         return name in item.classes
 
-    def moved(self, items: Sequence[T]) -> str:
-        """What was found elsewhere than expected, as a sentence; empty where nothing was."""
-        return ""
+    def remarks(self, items: Sequence[T]) -> list[str]:
+        """What was found elsewhere than expected, and what is left out: a sentence each."""
+        return []
 
     def leak(self, items: Sequence[T]) -> str:
         """What of the validation crops is trained on, as a sentence; empty where nothing is."""

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -17,7 +18,6 @@ from trainables.data.cellmap.datasplit import (
     FILE_NAME,
     VOCABULARY,
     given_split,
-    load_or_make_split,
     make_split,
     moved,
     parse_split,
@@ -37,18 +37,33 @@ from trainables.data.cellmap.reader import (
     read_em,
     read_labels,
 )
+from trainables.data.cellmap.scale import Coarse, coarse_labels, told, without
 from trainables.data.packed import cache_folder
 from trainables.data.patch import em_margin
 from trainables.data.sources import Decoded, Finding, Source, annotated_names
 from trainables.errors import DataError
+from trainables.settings import require
 
 MOST_CHUNKS = 1_000_000
 """Of an array in a crop; each is looked at before every run."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """data.options of volumes in this layout."""
+
+    filter_by_scale: bool = True
+    """Leave out labels in larger voxels than data.voxel_nm; false: each is repeated on the finer grid."""
+
+    def __post_init__(self) -> None:
+        key, value = "data.options.filter_by_scale", self.filter_by_scale
+        require(value in (True, False), key, value, "it is true or false", f"For example {key}=false")
+
+
 class CellMap(Source[CropSource]):
     """Crops of the split file, of data.root's, or of one that is drawn."""
 
+    Options: ClassVar[type] = Options
     vocabulary = VOCABULARY
     decoding: ClassVar[tuple[str, ...]] = ("zero padding is unknown",)
     """What `decode` has learnt since there are caches that may lack it."""
@@ -77,11 +92,40 @@ class CellMap(Source[CropSource]):
         return {}
 
     def items(self) -> list[CropSource]:
-        return load_or_make_split(self.settings, self.folder, cache_folder(self.settings))
+        fine = self._fine(self._crops, self._coarse)
+        given = given_split(self.settings, self.folder)
+        return fine if given else make_split(self.settings, fine, cache_folder(self.settings) / "splits")
+
+    @cached_property
+    def _crops(self) -> list[CropSource]:
+        """Those of the split file, else all, with whatever they annotate."""
+        path = given_split(self.settings, self.folder)
+        return read_split(path, self.folder) if path else discover_crops(self.folder)
+
+    @cached_property
+    def _coarse(self) -> Coarse:
+        return self._coarse_of(self._crops)
+
+    def _coarse_of(self, crops: Sequence[CropSource]) -> Coarse:
+        if not self.options.filter_by_scale:
+            return {}
+        classes = [] if self.settings.classes == ["auto"] else self.settings.classes
+        return coarse_labels(crops, classes, self.settings.voxel_nm)
+
+    def _fine(self, crops: Sequence[CropSource], coarse: Coarse) -> list[CropSource]:
+        """The crops without labels that are too coarse. DataError where that leaves nothing of the classes."""
+        wanted, fine = set(self.settings.classes), without(crops, coarse)
+        if coarse and not (annotated_names(fine) & wanted or ("auto" in wanted and fine)):
+            least = min(side for names in coarse.values() for side in names.values())
+            raise DataError(
+                f"data.voxel_nm={list(self.settings.voxel_nm)}: all labels of these classes are in larger voxels, of "
+                f"{least:.3g} nm at least. Give data.voxel_nm=[{','.join([f'{least:.3g}'] * 3)}], or "
+                "data.options.filter_by_scale=false to repeat them on the finer grid."
+            )
+        return fine
 
     def annotated(self) -> list[str]:
-        path = given_split(self.settings, self.folder)
-        return sorted(annotated_names(read_split(path, self.folder) if path else discover_crops(self.folder)))
+        return sorted(annotated_names(self._fine(self._crops, self._coarse)))
 
     def stamp(self, item: CropSource) -> str:
         """Sizes and times of all files that are read, and what `decode` has learnt: the cache is built anew, and keeps
@@ -123,8 +167,8 @@ class CellMap(Source[CropSource]):
         except DataError:  # said by whoever decodes the crop
             return True
 
-    def moved(self, items: Sequence[CropSource]) -> str:
-        return moved(items)
+    def remarks(self, items: Sequence[CropSource]) -> list[str]:
+        return [text for text in (moved(items), told(self._coarse, self.settings.voxel_nm)) if text]
 
     def leak(self, items: Sequence[CropSource]) -> str:
         return leak(items, self.settings.classes)
@@ -132,14 +176,18 @@ class CellMap(Source[CropSource]):
     def inspected(self) -> tuple[list[CropSource], list[Finding]]:
         path = given_split(self.settings, self.folder)
         if not path:
-            made = make_split(self.settings, discover_crops(self.folder), cache_folder(self.settings) / "splits")
             seed = self.settings.split_seed
-            return made, [Finding("info", self.root, f"no {FILE_NAME}; one was drawn with seed {seed}")]
+            drawn = Finding("info", self.root, f"no {FILE_NAME}; one was drawn with seed {seed}")
+            return self.items(), [drawn, *(Finding("info", self.root, text) for text in self.remarks([]))]
         items, problems = parse_split(path, self.folder)
         findings = [Finding("error", str(path), problem) for problem in problems]
         warnings = [moved(items)] if moved(items) else []
         warnings += split_remarks(path, self.folder)
-        return items, findings + [Finding("warning", str(path), text) for text in warnings]
+        coarse = self._coarse_of(items)
+        left_out = told(coarse, self.settings.voxel_nm)
+        findings += [Finding("info", str(path), left_out)] if left_out else []
+        fine = self._fine(items, coarse)
+        return fine, findings + [Finding("warning", str(path), text) for text in warnings]
 
     def overlaps(self, items: Sequence[CropSource]) -> Iterator[Finding]:
         yield from super().overlaps(items)

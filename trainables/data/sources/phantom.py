@@ -8,22 +8,23 @@ from pathlib import Path
 
 from trainables.data.packed import cache_folder, cache_written, mark_used
 from trainables.data.phantom import generate
-from trainables.data.sources.cellmap import CellMap
+from trainables.data.sources import cellmap
 from trainables.settings import require_choice
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(cellmap.Options):
     """data.options of the phantom."""
 
     edition: str = "five"
     """five or fourteen classes."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_choice("data.options.edition", self.edition, tuple(generate.EDITIONS))
 
 
-class Phantom(CellMap):
+class Phantom(cellmap.CellMap):
     """The generated data of this cache folder, or those below data.root."""
 
     Options = Options

@@ -13,17 +13,10 @@ import numpy as np
 import pytest
 from volume_writer import container, write_em, write_label
 
-from trainables.data.cellmap.datasplit import (
-    load_or_make_split,
-    make_split,
-    moved,
-    parse_split,
-    read_split,
-    split_remarks,
-    write_split,
-)
+from trainables.data.cellmap.datasplit import make_split, moved, parse_split, read_split, split_remarks, write_split
 from trainables.data.cellmap.overlap import first_of_group, leak
 from trainables.data.cellmap.reader import CropSource, discover_crops
+from trainables.data.sources import open_source
 from trainables.errors import DataError
 from trainables.settings import DataSettings
 
@@ -89,12 +82,12 @@ def test_many_problems_are_cut_short(small_root, tmp_path):
 
 def test_named_file_must_exist(small_root, settings_for, tmp_path):
     with pytest.raises(DataError, match="no such file"):
-        load_or_make_split(settings_for(small_root, split_file=str(tmp_path / "no.csv")), small_root, tmp_path)
+        open_source(settings_for(small_root, split_file=str(tmp_path / "no.csv"))).items()
 
 
-def test_file_beside_the_data_is_used(small_root, settings_for, tmp_path):
+def test_file_beside_the_data_is_used(small_root, settings_for):
     write_rows(small_root / "datasplit.csv", [row(small_root, "crop4"), row(small_root, "crop1", "validate")])
-    found = load_or_make_split(settings_for(small_root), small_root, tmp_path / "cache")
+    found = open_source(settings_for(small_root)).items()
     assert {s.name: s.side for s in found} == {"cells/crop4": "train", "cells/crop1": "validate"}
 
 
