@@ -107,7 +107,7 @@ def test_caches_and_checkpoints_of_earlier_versions_stay_valid(small_root, setti
     ("more", "words"),
     [
         ({"name": "bogus"}, "data.name=bogus: choose one of cellmap, phantom"),
-        ({"options": {"bogus": 1}}, "data.options.bogus=1: data.options has no such setting. Choices: none"),
+        ({"options": {"bogus": 1}}, "data.options.bogus=1: data.options has no such setting. Choices: filter_by_scale"),
     ],
 )
 def test_an_unknown_source_or_option_is_refused(small_root, settings_for, more, words):
@@ -159,7 +159,7 @@ def test_damage_leaves_no_half_cache_and_can_be_mended(small_root, settings_for,
     [
         (10**12, {}, "voxels of [8.0, 8.0, 8.0] nm"),
         (10**6, {}, "chunks, 1000000 at most"),
-        (1, {"voxel_nm": [1e-9] * 3}, "Give larger ones (data.voxel_nm)"),
+        (1, {"voxel_nm": [1e-9] * 3, "options": {"filter_by_scale": False}}, "Give larger ones (data.voxel_nm)"),
     ],
 )
 def test_a_crop_larger_than_any_machine_is_refused(small_root, settings_for, tmp_path, depth, more, says):
