@@ -207,9 +207,13 @@ def _refusal(command: Sequence[str], stderr: str) -> ClusterError:
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment a new job should start from: nothing of the job, the cards or the Ray that we are in, but where
-    this person's Prometheus and Grafana are."""
+    this person's Prometheus and Grafana are.
+
+    TMPDIR within a job is the job's own folder: Slurm would make an empty one of that name on the node of the new job.
+    """
+    own_folder = "|TMPDIR$|TUNE_APP_NODE_CACHE$" if "RAY_CLOUD_INSTANCE_ID" in environment else ""
     ours = re.compile(
         r"SLURM_(?!CONF$)|SBATCH_|SRUN_|CUDA_VISIBLE|RAY_(?!PROMETHEUS_|GRAFANA_)|AUTOSCALER_METRIC|DASHBOARD_METRIC|"
-        "GPU_DEVICE"
+        f"GPU_DEVICE{own_folder}"
     )
     return {name: value for name, value in environment.items() if not ours.match(name)}

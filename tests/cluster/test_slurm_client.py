@@ -109,6 +109,8 @@ def test_a_job_starts_from_nothing_of_the_job_that_submits_it() -> None:
         "TUNE_APP_CACHE": "/c",
         "RAY_PROMETHEUS_HOST": "http://p:9090",
         "RAY_GRAFANA_IFRAME_HOST": "http://g:3000",
+        "TMPDIR": "/tmp/job5-x",
+        "TUNE_APP_NODE_CACHE": "/tmp/job5-x/cache",
     }
     assert clean_environment(inside) == {
         "SLURM_CONF": "/etc/slurm.conf",
@@ -117,3 +119,4 @@ def test_a_job_starts_from_nothing_of_the_job_that_submits_it() -> None:
         "RAY_PROMETHEUS_HOST": "http://p:9090",
         "RAY_GRAFANA_IFRAME_HOST": "http://g:3000",
     }, "where this person's Prometheus and Grafana are is for the head's dashboard"
+    assert clean_environment({"TMPDIR": "/scratch/me"}) == {"TMPDIR": "/scratch/me"}, "a person's own"
