@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.harness import Result, main
 from benchmarks.sweeps import environment, run_sweep, to_the_end
-from search_spaces import loss_families
+from search_spaces import together_in_all
 from tune_app.results.sweep import Sweep
 
 FIRST = {"loss": {"name": "static", "params": {"weights": [1.0, 0.5, 2.0, 1.0, 1.0]}}, "seed": 0}
@@ -100,7 +100,7 @@ def graphs(folder: Path) -> Result:
     """A sweep over all families: the presets come first, and every family has some."""
     sweep, seconds = run_sweep(folder, "all", *TINY, "family=all", "search.num_samples=20")
     trials = Sweep(sweep).trials
-    require_all(list(loss_families()), [trial.family for trial in trials])
+    require_all(list(together_in_all()), [trial.family for trial in trials])
     rows = [row for trial in trials for row in trial.history]
     return Result(
         claim="graphs compiled per process in a whole family=all sweep",

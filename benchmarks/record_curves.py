@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from search_spaces import Choice, ClassCounts, Parameter, loss_families, space_of
+from search_spaces import Choice, ClassCounts, Parameter, space_of, together_in_all
 from trainables.data import open_packed
 from trainables.engine import Engine
 from trainables.settings import DataSettings, HardwareSettings, ModelSettings, TrainerSettings, TrialSettings
@@ -67,7 +67,9 @@ def configurations(counts: ClassCounts, window_voxels: float, per_family: int) -
     search = SearchSettings(num_samples=1_000)  # room for all presets
     presets = planned_arms(Settings(family="all", data=DATA, model=MODEL, trainer=TRAINER, search=search), space)
     rng = np.random.default_rng(SPACE_SEED)
-    points = [{"family": name} | random_point(name, space, rng) for name in loss_families() for _ in range(per_family)]
+    points = [
+        {"family": name} | random_point(name, space, rng) for name in together_in_all() for _ in range(per_family)
+    ]
     arms = presets + [Arm(family="all", point=point, seed=0, searched=point) for point in points]
     return [described(arm, counts, window_voxels) for arm in arms]
 

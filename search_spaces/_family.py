@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -164,20 +164,29 @@ def get_preset(name: str) -> Preset:
     return presets[name]
 
 
-def untuned(family: str) -> Preset:
-    """The untuned baseline of a family; that of losses for `all`, `compare` and a family that is no longer there."""
-    found = families()
-    return get_preset(found[family].baseline if family in found else UNIFORM)
+def untuned(family: str, together: Sequence[str] = ()) -> Preset:
+    """The untuned baseline of a family; for `all` and `compare` that of the first of those that are searched together,
+    that of the losses where none are named; that one for a family that is no longer there, too."""
+    found, chosen = families(), family if family not in ("all", "compare") or not together else together[0]
+    return get_preset(found[chosen].baseline if chosen in found else UNIFORM)
 
 
-def loss_families() -> dict[str, Family]:
-    """Those whose points are losses and nothing else, and that `all` searches."""
+def together_in_all(names: Sequence[str] = ()) -> dict[str, Family]:
+    """What `all` searches: the families of these names; without any, those whose points are losses and nothing else.
+
+    Raises SettingsError for a name that is no family, and for one whose points are more than losses.
+    """
+    for name in names:
+        if get_family(name).settings is not None:
+            raise SettingsError(f"families={list(names)}: {name} is no family of losses. Leave it out")
+    if names:
+        return {name: get_family(name) for name in names}
     return {name: family for name, family in families().items() if family.settings is None and family.in_all}
 
 
-def all_families_space() -> Space:
+def all_families_space(names: Sequence[str] = ()) -> Space:
     """The space of family=all: `family`, and every family's parameters as "seesaw.p", used only where it is chosen."""
-    found = loss_families()
+    found = together_in_all(names)
     space: Space = {"family": Choice(tuple(found), help="loss family")}
     return space | {f"{name}.{key}": p for name, family in found.items() for key, p in family.space.items()}
 
@@ -187,13 +196,16 @@ def parameters_of(space: Mapping[str, Parameter], family: str) -> Space:
     return {key: parameter for key, parameter in space.items() if key.startswith(f"{family}.")}
 
 
-def space_of(name: str, overrides: Mapping[str, Any] | None = None) -> Space:
-    """The search space of a family or of `all`, narrowed by the `space.…` settings (nested or dotted)."""
+def space_of(name: str, overrides: Mapping[str, Any] | None = None, together: Sequence[str] = ()) -> Space:
+    """The search space of a family or of `all`, narrowed by the `space.…` settings (nested or dotted).
+
+    together: names of what `all` searches, see `together_in_all`.
+    """
     if name != "all":
         return get_family(name).narrow(overrides or {})
-    found = loss_families()
+    found = together_in_all(together)
     optional = {f"{n}.{key}": p for n, family in found.items() for key, p in family.optional.items()}
-    space = narrow(all_families_space(), overrides or {}, family="all", optional=optional)
+    space = narrow(all_families_space(together), overrides or {}, family="all", optional=optional)
     for dropped in _replaced_in_all(flatten(overrides or {}), found):
         space.pop(dropped, None)
     chosen = space["family"]
@@ -258,12 +270,16 @@ def effective_signature(loss: Mapping[str, Any], counts: ClassCounts, *, window_
     factors = rule.factors(_window_counts(counts, window_voxels))
     rows = [[float(f"{v:.6g}") + 0.0 for v in values.tolist()] for values in factors]
     neutral = rows[0] == [1.0] * len(rows[0]) and not any(rows[1] + rows[2])
-    parts = [f"tversky(fp={rule.fp_weight:g}, fn={rule.fn_weight:g})", f"weight={rows[0]}"]
+    parts = [f"tversky(fp={rule.fp_weight:g}, fn={rule.fn_weight:g})"] if rule.both and rule.cross_entropy < 1 else []
+    parts.append(f"weight={rows[0]}")
     parts += [f"{name}={row}" for name, row in zip(("shift", "inference_shift"), rows[1:], strict=True) if any(row)]
     if rule.compensation_gate:
         parts.append(f"compensation(q={rule.compensation_exponent:g})")
     if rule.cross_entropy:
         parts.append(f"cross_entropy={rule.cross_entropy:g}")
+    if rule.terms:
+        chosen = {"both": rule.both, **rule.terms, **(rule.numbers if rule.terms.get("focal") else {})}
+        parts += [f"{name}={value:.6g}" for name, value in chosen.items() if value]
     if rule.online and not neutral:
         parts.append(f"online {loss['name']} {sorted(loss['params'].items())}")
     return " ".join(parts)

@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 from omegaconf import OmegaConf
 
-from search_spaces import all_presets, families, loss_families
+from search_spaces import all_presets, families, together_in_all
 from trainables.settings import network_names
 from tune_app.__main__ import VERBS
 from tune_app.settings import command_line
@@ -107,7 +107,7 @@ def holds(version: str, bound: str) -> bool:
 
 def test_every_family_and_verb_is_in_the_readme() -> None:
     commands = (ROOT / "docs" / "commands.md").read_text()
-    assert [name for name in loss_families() if name not in README] == []
+    assert [name for name in together_in_all() if name not in README] == []
     assert [name for name in families() if f"family={name}`" not in commands] == []
     assert [verb for verb in VERBS if f"tune_app.{verb}" not in README and f"`{verb} " not in README] == []
 

@@ -113,7 +113,6 @@ class Engine:
         )
         self.validator = Validator(self.task, self.dataset, of_pieces, settings.data.split_seed, self.hardware, **ranks)
         self.record = ValidationRecord(self.task, self.validator.crops, self.classes)
-        self.sums = TrainingSums(len(self.classes), device)
         self._build_steps()
         self.reset(loss, seed, settings.trainer, settings.objective)
 
@@ -175,6 +174,7 @@ class Engine:
             count_update_every=trainer.count_update_every,
             count_window=trainer.count_window,
         )
+        self.sums = TrainingSums(len(self.loss.figure_names), self.hardware.device)
         self.settings.trainer, self.seed, self.epoch = trainer, seed, 0
         self.compile_clock.counting = True
         self.objective = Objective.from_config(objective, self.task)
@@ -317,26 +317,26 @@ class Engine:
             self._step_patches += patches
             if not last:
                 return
-            loss, per_class = self._pooled_gradient(self._step_patches, number - part)
+            loss, figures = self._pooled_gradient(self._step_patches, number - part)
             self._step_patches = []
         elif self.world > 1 or self.pieces > 1:
-            loss, per_class = self._pooled_gradient(patches, number, part=part, parts=parts)
+            loss, figures = self._pooled_gradient(patches, number, part=part, parts=parts)
         else:
             self._begin_pass(number)
-            loss, per_class, positive, known = self.train_step(em, labels)
+            loss, figures, positive, known = self.train_step(em, labels)
             self.optim.backward(loss, part=part, parts=parts)
             self.loss.accumulate_(positive, known)
         if last and self.world > 1:
             self.optim.sum_gradients(self.reduce)
         norm = self.optim.step(step, trainer) if last else None
-        self.sums.add_(loss.detach(), per_class, norm)
+        self.sums.add_(loss.detach(), figures, norm)
         if last:
             self.loss.end_batch(None if self.world == 1 else self.reduce)
 
     def _pooled_gradient(
         self, patches: list[tuple[Tensor, Tensor]], number: int, *, part: int = 0, parts: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """Loss (0-d) and loss per class (C,) of all patches of all ranks together, and its gradient.
+        """Loss (0-d) and its figures (F,) of all patches of all ranks together, and its gradient.
 
         The loss depends on sums over voxels alone. So these are summed up, the loss is differentiated with respect to
         them, and all patches go through the network with that slope, piece by piece. All pieces but the last go through
@@ -349,23 +349,23 @@ class Engine:
             with torch.set_grad_enabled(index == several - 1):
                 sums, positive, known = self.sums_step(em, labels)
             pooled = pooled + sums.detach()
-        loss, per_class, slope = self._loss_of_sums(pooled)
+        loss, figures, slope = self._loss_of_sums(pooled)
         for done, index in enumerate((several - 1, *range(several - 1))):
             if done:
                 self._begin_pass(number, index)
                 sums, positive, known = self.sums_step(*patches[index])
             self.optim.backward(sums, slope / parts, part=part * several + done, parts=parts * several)
             self.loss.accumulate_(positive, known)
-        return loss, per_class
+        return loss, figures
 
     def _loss_of_sums(self, sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, loss per class, and the slope of the loss, from the sums (S, C) of all ranks."""
+        """Loss, its figures, and the slope of the loss, from the sums (S, C) of all ranks."""
         if self.world > 1:
             self.reduce(sums)
         sums.requires_grad_()
-        loss, per_class = self.loss.of_totals(sums)
+        loss, figures = self.loss.of_totals(sums)
         (slope,) = torch.autograd.grad(loss, sums)
-        return loss, per_class, slope
+        return loss, figures, slope
 
     def _begin_pass(self, number: int, index: int = 0) -> None:
         """Before piece `index`, counted from batch `number` on, goes through the network, for the first or the second
@@ -395,17 +395,14 @@ class Engine:
         return float(torch.stack(torch._foreach_norm([p.detach() for p in self.optim.parameters])).norm())
 
     def _training_metrics(self, training: dict[str, Any]) -> Row:
-        per_class = {
-            "loss": training["per_class"],
-            "weight": self.loss.weight.tolist(),
-            "shift": self.loss.shift.tolist(),
-        }
+        per_class = {"weight": self.loss.weight.tolist(), "shift": self.loss.shift.tolist()}
         row = {name: training[name] for name in ("loss", "grad_norm", "skipped_share")}
         row |= {
             "grad_scale": self.optim.scaler.get_scale() if self.optim.scaler.is_enabled() else 0.0,
             "weight_growth": self._weight_norm() / self._first_weight_norm,
             "lr": self.optim.optimizer.param_groups[0]["lr"],
         }
+        row |= dict(zip(self.loss.figure_names, training["figures"]))
         for name, values in per_class.items():
             row |= {f"{name}/{c}": v for c, v in zip(self.classes, values)}
         return row

@@ -122,32 +122,32 @@ def no_reduction(total: Tensor) -> None:
 
 
 class TrainingSums:
-    """Loss, loss per class and gradient norm of an epoch, and the share of steps without a finite gradient.
+    """Loss, figures of the loss and gradient norm of an epoch, and the share of steps without a finite gradient.
 
     Adding never waits for the device.
     """
 
-    def __init__(self, num_classes: int, device: torch.device) -> None:
-        # loss, batches | per-class losses, batches with them | finite gradient norms, steps with one, steps
+    def __init__(self, num_figures: int, device: torch.device) -> None:
+        # loss, batches | figures, batches with them | finite gradient norms, steps with one, steps
         self.loss = torch.zeros(2, dtype=torch.float64, device=device)
-        self.per_class = torch.zeros(2, num_classes, dtype=torch.float64, device=device)
+        self.figures = torch.zeros(2, num_figures, dtype=torch.float64, device=device)
         self.norm = torch.zeros(3, dtype=torch.float64, device=device)
 
     def zero_(self) -> None:
         """Start an epoch."""
-        for sums in (self.loss, self.per_class, self.norm):
+        for sums in (self.loss, self.figures, self.norm):
             sums.zero_()
 
     @torch.no_grad()
-    def add_(self, loss: Tensor, per_class: Tensor, norm: Tensor | None) -> None:
-        """Add a batch: loss 0-d, per_class (C,) with NaN for a class not annotated in it.
+    def add_(self, loss: Tensor, figures: Tensor, norm: Tensor | None) -> None:
+        """Add a batch: loss 0-d, figures (F,) with NaN for one that it does not have.
 
         norm: that of the gradient, 0-d, where the batch ended a step. One that overflowed (fp16: the scaler skips the
         step) is left out of the mean.
         """
         self.loss += torch.stack([loss.double(), torch.ones_like(loss, dtype=torch.float64)])
-        there = ~per_class.isnan()
-        self.per_class += torch.stack([torch.where(there, per_class, 0.0).double(), there.double()])
+        there = ~figures.isnan()
+        self.figures += torch.stack([torch.where(there, figures, 0.0).double(), there.double()])
         if norm is not None:
             finite = norm.isfinite()
             values = [torch.where(finite, norm, 0.0).double(), finite.double()]
@@ -158,13 +158,13 @@ class TrainingSums:
 
         reduce: sums a tensor in place over the ranks.
         """
-        for total in (self.loss, self.per_class, self.norm):
+        for total in (self.loss, self.figures, self.norm):
             reduce(total)
         loss, norm = self.loss.tolist(), self.norm.tolist()
-        losses, batches = self.per_class.tolist()
+        losses, batches = self.figures.tolist()
         return {
             "loss": _mean(*loss),
-            "per_class": [_mean(total, count) for total, count in zip(losses, batches)],
+            "figures": [_mean(total, count) for total, count in zip(losses, batches)],
             "grad_norm": _mean(*norm[:2]),
             "skipped_share": 1 - norm[1] / norm[2] if norm[2] else math.nan,
         }

@@ -24,7 +24,7 @@ from benchmarks.diagnosed import (
     unlike_shapes,
 )
 from benchmarks.record_curves import HARDWARE
-from search_spaces import loss_families
+from search_spaces import together_in_all
 from trainables.engine import Engine
 from trainables.settings import ModelSettings, TrialSettings
 from tune_app.results.diagnosis import diagnose
@@ -55,7 +55,7 @@ def test_no_healthy_training_is_stopped(engine: Engine, request: pytest.FixtureR
             by_label.setdefault(training.label, []).append(training)
     turn = list(LAYOUTS).index(request.node.callspec.params["engine"])
     chosen = [same[(number + turn) % len(same)] for number, same in enumerate(by_label.values())]
-    assert {training.loss["name"] for training in chosen} == set(loss_families())
+    assert {training.loss["name"] for training in chosen} == set(together_in_all())
     rows = {training.label: list(train(engine, training, TINY)) for training in chosen}
     assert {
         label: found for label in rows if (found := diagnose(rows[label], DEFAULTS, DICE, epochs=TINY.epochs))

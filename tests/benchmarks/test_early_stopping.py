@@ -13,7 +13,7 @@ import pytest
 from benchmarks import early_stopping, record_curves
 from benchmarks.learning_curves import Table, phantom
 from benchmarks.replay import Step
-from search_spaces import PUBLISHED, ClassCounts, all_presets, loss_families, space_of
+from search_spaces import PUBLISHED, ClassCounts, all_presets, space_of, together_in_all
 
 EPOCHS = 9
 COUNTS = ClassCounts.published()
@@ -40,9 +40,9 @@ def made_up(wanted: list[dict], folder: Path, finals: dict[str, float]) -> Table
 
 def test_all_presets_and_every_family_are_recorded(wanted: list[dict]) -> None:
     names = [c["name"] for c in wanted]
-    presets = [name for name, preset in all_presets().items() if preset.family in loss_families()]
+    presets = [name for name, preset in all_presets().items() if preset.family in together_in_all()]
     assert set(presets) <= set(names)
-    assert len(wanted) == len(presets) + 2 * len(loss_families())
+    assert len(wanted) == len(presets) + 2 * len(together_in_all())
     space = space_of("all")
     for c in wanted:
         assert all(space[key].contains(value) for key, value in c["searched"].items())

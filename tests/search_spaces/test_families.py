@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,11 @@ from search_spaces import (
     families,
     get_family,
     get_preset,
-    loss_families,
     loss_of,
     parameters_of,
     preset_loss,
     space_of,
+    together_in_all,
     trial_of,
     trial_signature,
     tune_space,
@@ -62,13 +63,35 @@ def corners(space: dict) -> list[dict]:
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*axes)]
 
 
+BINARY = ("bce_dice", "focal_tversky")
 LOSSES = {"static", "class_balanced", "balanced_softmax", "seesaw", "tversky"}
 
 
 def test_the_families_are_found_by_their_files() -> None:
     files = {path.stem for path in Path(search_spaces.__file__).parent.glob("[!_]*.py")}
-    assert set(FAMILIES) == files == LOSSES | {"optimiser", "networks", "l40s_losses"}
-    assert set(loss_families()) == LOSSES
+    assert set(FAMILIES) == files == LOSSES | {"optimiser", "networks", "l40s_losses", *BINARY}
+    assert set(together_in_all()) == LOSSES
+
+
+def test_an_experiment_names_what_all_searches_and_the_first_of_them_brings_the_baseline() -> None:
+    space = space_of("all", {"family": ["bce_dice"], "bce_dice.dice": [0.0, 0.5]}, BINARY)
+    assert list(space) == ["family", "bce_dice.dice"]
+    assert {key.split(".")[0] for key in space_of("all", {}, BINARY)} == {"family", *BINARY}
+    assert untuned("all", BINARY).name == untuned("compare", BINARY).name == "bce"
+    assert untuned("seesaw", BINARY).name == "weight_uniform"
+    for names, said in ((["optimiser"], "optimiser is no family of losses"), (["sesaw"], "Did you mean seesaw")):
+        with pytest.raises(SettingsError, match=said):
+            space_of("all", {}, names)
+
+
+def test_what_is_the_same_sum_of_terms_is_one_arm_whatever_its_numbers_are_that_play_no_part() -> None:
+    counts = ClassCounts(classes=("a",), positive=(5.0,), known=(100.0,))
+    of = partial(effective_signature, counts=counts)
+    bce = loss_of("bce_dice", {"dice": 0.0}, counts)
+    assert of(bce) == of({"name": "composite", "params": {"cross_entropy": 1.0, "fp_weight": 0.9, "focal_gamma": 3.0}})
+    assert of(bce) != of(loss_of("bce_dice", {"dice": 0.1}, counts))
+    focal = {"focal": 0.5, "focal_gamma": 2.0, "focal_alpha": 0.25, "fp_weight": 0.5}
+    assert len({of(loss_of("focal_tversky", focal | {key: 0.75}, counts)) for key in focal}) == 4
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -194,7 +217,7 @@ def test_all_is_conditional_on_the_family() -> None:
     space = all_families_space()
     assert set(space["family"].options) == LOSSES
     assert set(parameters_of(space, "seesaw")) == {"seesaw.p", "seesaw.q"}
-    for name, family in loss_families().items():
+    for name, family in together_in_all().items():
         assert {key.split(".")[1] for key in parameters_of(space, name)} == set(family.space)
     point = {"family": "seesaw", "seesaw.p": 0.8, "seesaw.q": 2.0, "static.kappa": 1.0}
     assert loss_of("all", point, COUNTS) == loss_of("seesaw", {"p": 0.8, "q": 2.0}, COUNTS)

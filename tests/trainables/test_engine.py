@@ -253,6 +253,22 @@ def test_resuming_is_exact(family, tmp_path):
         np.testing.assert_array_equal(second.validation[name], values)
 
 
+def test_every_term_of_a_composite_loss_is_a_figure_of_the_row_and_a_reset_brings_its_own(tmp_path):
+    terms = {"name": "composite", "params": {"tversky": 0.3, "focal": 0.7, "sqrt_dice": 0.1}}
+    engine, other = make("static"), make("seesaw")
+    for one in (engine, other):
+        one.reset(terms, 0, one.settings.trainer)
+    row = engine.run_epoch()
+    assert {name for name in row if name.startswith("term/")} == {"term/focal", "term/sqrt_dice"}
+    tversky = np.mean([row[f"loss/{name}"] for name in engine.classes])
+    assert row["loss"] == pytest.approx(0.3 * tversky + 0.7 * row["term/focal"] + 0.1 * row["term/sqrt_dice"], rel=0.05)
+    checkpoint.write(tmp_path / "a.pt", engine.state_dict())
+    other.load_state_dict(checkpoint.read(tmp_path / "a.pt"))
+    assert rows_of(other, 2) == rows_of(engine, 2)
+    engine.reset(loss_of("static"), 0, engine.settings.trainer)
+    assert not [name for name in engine.run_epoch() if name.startswith("term/")]
+
+
 @pytest.fixture
 def graphs(monkeypatch) -> list:
     """What Dynamo hands to the compiler, which then does nothing."""

@@ -1,8 +1,8 @@
 """Losses by name: `build` makes one, `reset` on it makes another in the same storage.
 
-Families: static, class_balanced, balanced_softmax, seesaw, tversky, mixture; all are per-class Tversky losses, the last
-with a share of cross-entropy, and all but the last two use fp_weight 0.6 and fn_weight 0.4. One file per weighting
-rule; formulas in weights.py and tversky.py.
+static, class_balanced, balanced_softmax, seesaw and tversky are per-class Tversky losses, mixture has a share of
+cross-entropy, composite is a sum of weighted terms; the first four use fp_weight 0.6 and fn_weight 0.4. One file per
+weighting rule; formulas in weights.py, tversky.py and terms.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from trainables.errors import SettingsError
 from trainables.losses.balanced_softmax import APPLY_AT, BalancedSoftmax
 from trainables.losses.class_balanced import ClassBalanced
+from trainables.losses.composite import Composite
 from trainables.losses.mixture import Mixture
 from trainables.losses.seesaw import Seesaw
 from trainables.losses.static import FreeTversky, Static
@@ -29,6 +30,7 @@ RULES: dict[str, type[Rule]] = {
     "seesaw": Seesaw,
     "tversky": FreeTversky,
     "mixture": Mixture,
+    "composite": Composite,
 }
 
 __all__ = [
@@ -78,9 +80,9 @@ def build(
     class_balanced averages its counts, or `all` for the published running total.
 
         loss = build("seesaw", {"p": 0.8, "q": 2.0}, ["nuc", "pm"])
-        value, per_class = loss(logits, target)
+        value, figures = loss(logits, target)
     """
     names = tuple(classes)
-    module = WeightedTversky(len(names), partial(make_rule, classes=names))
+    module = WeightedTversky(names, partial(make_rule, classes=names))
     module.reset(name, params, count_update_every=count_update_every, count_window=str(count_window))
     return module

@@ -1,18 +1,19 @@
 """The loss of every family: per-class Tversky with class weights, logit shifts and compensation held in buffers, and
-beside it a share of cross-entropy.
+beside it a share of cross-entropy and other terms.
 
 Shapes: N batch, C classes, *S any number of space axes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trainables.losses.terms import NUMBERS, TERMS, voxel_sums
 from trainables.losses.tversky import (
     ClassSums,
     compensation,
@@ -44,7 +45,8 @@ class WeightedTversky(nn.Module):
     """loss = mean over annotated classes of weight_c · compensation_c · (1 − Tversky_c(σ(z + shift_c))).
 
     With a share λ = cross_entropy > 0 it is (1 − λ) times that and λ times the mean binary cross-entropy of
-    σ(z + shift_c) over all annotated voxels of all classes.
+    σ(z + shift_c) over all annotated voxels of all classes. That times `both`, and each term of `terms` with its weight
+    added to it, is the loss.
 
     Every number is a buffer of the same name and shape for every family: one compiled graph serves them all, `reset`
     rewrites the buffers in place, and a state_dict is the whole state (name, parameters and counts included).
@@ -59,6 +61,9 @@ class WeightedTversky(nn.Module):
     compensation_gate: Tensor
     compensation_exponent: Tensor
     cross_entropy: Tensor
+    both: Tensor
+    term_weights: Tensor
+    term_numbers: Tensor
     positive_count: Tensor
     known_count: Tensor
     average_positive: Tensor
@@ -69,13 +74,15 @@ class WeightedTversky(nn.Module):
     count_update_every: int = 50
     count_window: str = "50"
 
-    def __init__(self, num_classes: int, make_rule: MakeRule) -> None:
+    def __init__(self, classes: Sequence[str], make_rule: MakeRule) -> None:
         super().__init__()
-        self._make_rule = make_rule
+        self.classes, self._make_rule, num_classes = tuple(classes), make_rule, len(classes)
         for name in ("weight", "shift", "inference_shift"):
             self.register_buffer(name, torch.zeros(num_classes))
         for name in SCALARS:
             self.register_buffer(name, torch.zeros(()))
+        for name, size in (("both", ()), ("term_weights", (len(TERMS),)), ("term_numbers", (len(NUMBERS),))):
+            self.register_buffer(name, torch.zeros(size), persistent=False)  # they follow from name and parameters
         for name in (
             "positive_count",
             "known_count",
@@ -89,18 +96,18 @@ class WeightedTversky(nn.Module):
         self._updates = list[tuple[int, Tensor]]()
 
     def forward(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """(loss, per_class): loss 0-d float32; per_class (C,) float32 detached, 1 − Tversky before any weight.
+        """(loss, figures): loss 0-d float32; figures (C + T,) float32 detached, see `figure_names`.
 
         logits: (N, C, *S), any float dtype. target: (N, C, *S), 0, 1, NaN = not annotated. A class not annotated in the
-        batch leaves the mean and has per_class NaN (accumulate with nansum and a count of its own); a batch with no
-        annotated voxel has loss 0 and zero gradient. Changes no state; compiles with fullgraph=True, dynamic=False.
+        batch leaves the mean and has a NaN (accumulate with nansum and a count of its own); a batch with no annotated
+        voxel has loss 0 and zero gradient. Changes no state; compiles with fullgraph=True, dynamic=False.
         """
-        return self._values(over_batch(self._plane_sums(logits, target)))
+        return self._values(*self._summed(logits, target)[1:])
 
     def with_counts(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(loss, per_class, positive, known): `forward` and `count` in one reading of the target, for training."""
-        sums = self._plane_sums(logits, target)
-        return *self._values(over_batch(sums)), *voxel_counts(sums)
+        """(loss, figures, positive, known): `forward` and `count` in one reading of the target, for training."""
+        sums, totals, extra = self._summed(logits, target)
+        return *self._values(totals, extra), *voxel_counts(sums)
 
     def totals(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(sums, positive, known) of a batch: sums (S, C) float32, differentiable, is all that the loss depends on.
@@ -108,26 +115,49 @@ class WeightedTversky(nn.Module):
         Sums of several batches, or of the shares of several processes, add up to those of one large batch, of which
         `of_totals` makes the loss.
         """
-        sums = self._plane_sums(logits, target)
-        return torch.stack([x for x in over_batch(sums) if x is not None]), *voxel_counts(sums)
+        sums, totals, extra = self._summed(logits, target)
+        return torch.stack([*(x for x in totals if x is not None), *extra]), *voxel_counts(sums)
 
     def of_totals(self, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """(loss, per_class) as `forward` has them, from sums (S, C)."""
-        return self._values(ClassSums(*sums))
+        """(loss, figures) as `forward` has them, from sums (S, C)."""
+        extra = sum(TERMS[name].voxel is not None for name in self._active)
+        return self._values(ClassSums(*sums[: len(sums) - extra]), list(sums[len(sums) - extra :]))
 
-    def _plane_sums(self, logits: Tensor, target: Tensor) -> ClassSums:
+    @property
+    def figure_names(self) -> list[str]:
+        """What the figures of a batch are called: per class 1 − Tversky before any weight, NaN where the class is not
+        annotated in it, then each of the T terms that have a weight, before it."""
+        return [*(f"loss/{name}" for name in self.classes), *(f"term/{name}" for name in self._active)]
+
+    def _summed(self, logits: Tensor, target: Tensor) -> tuple[ClassSums, ClassSums, list[Tensor]]:
+        """Sums (N, C), the same over the batch, (C,), and those (C,) of the voxel losses of the active terms."""
         with without_autocast(logits.device.type):
-            return plane_sums(logits.float(), target, self.shift, cross_entropy=self._with_cross_entropy)
+            z = logits.float()
+            sums = plane_sums(z, target, self.shift, cross_entropy=self._with_cross_entropy)
+            if not self._active:
+                return sums, over_batch(sums), []
+            shifted = z + self.shift.view(1, -1, *(1,) * (z.dim() - 2))
+            numbers = dict(zip(NUMBERS, self.term_numbers.unbind()))
+            return sums, over_batch(sums), voxel_sums(shifted, target, self._active, numbers)
 
-    def _values(self, totals: ClassSums) -> tuple[Tensor, Tensor]:
-        """(loss, per_class) from sums (C,) in float32; nothing here is of full size or touched by autocast."""
+    def _values(self, totals: ClassSums, extra: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """(loss, figures) from sums (C,) in float32; nothing here is of full size or touched by autocast."""
         losses = 1.0 - tversky_index(totals, self.fp_weight, self.fn_weight)
         factor = self.weight * compensation(totals, self.compensation_gate, self.compensation_exponent)
         loss = mean_over_annotated(factor * losses, totals.known)
         if totals.cross_entropy is not None:
             mean = totals.cross_entropy.sum() / totals.known.sum().clamp_min(1.0)
             loss = loss.lerp(mean, self.cross_entropy)
-        return loss, torch.where(totals.known > 0, losses, torch.nan).detach()
+        figures = [torch.where(totals.known > 0, losses, torch.nan)]
+        if self._active:
+            loss, summed = self.both * loss, iter(extra)
+            for index, name in enumerate(TERMS):
+                if name in self._active:
+                    per_class = TERMS[name].value(totals, next(summed) if TERMS[name].voxel else None)
+                    value = mean_over_annotated(per_class, totals.known)
+                    loss = loss + self.term_weights[index] * value
+                    figures.append(value[None])
+        return loss, (torch.cat(figures) if self._active else figures[0]).detach()
 
     @staticmethod
     def count(target: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,8 +229,12 @@ class WeightedTversky(nn.Module):
         return Counts(self.positive_count, self.known_count)
 
     def _take(self, rule: Rule) -> None:
-        """A compiled step has one graph for losses with the cross-entropy and one for those without, and keeps both."""
+        """A compiled step has a graph for every set of terms that a loss has, and keeps them."""
         self._rule, self._with_cross_entropy = rule, rule.cross_entropy > 0
+        self._active = tuple(name for name in TERMS if rule.terms.get(name, 0.0) > 0)
+        self.both.fill_(rule.both)
+        self.term_weights.copy_(torch.tensor([rule.terms.get(name, 0.0) for name in TERMS]))
+        self.term_numbers.copy_(torch.tensor([rule.numbers.get(name, usual) for name, usual in NUMBERS.items()]))
 
     @torch.no_grad()
     def _set_factors(self, factors: Factors) -> None:
@@ -223,12 +257,12 @@ class WeightedTversky(nn.Module):
         """
         rule = self._make_rule(name, params)
         self.name, self.params = name, dict(params)
-        self._take(rule)
         self.count_update_every = count_update_every or self.count_update_every
         self.count_window = count_window or self.count_window
         for buffer in self.buffers():
             buffer.zero_()
         self._batches, self._updates = 0, []
+        self._take(rule)
         for field in SCALARS:
             getattr(self, field).fill_(getattr(rule, field))
         self._set_factors(rule.factors(Counts(self.positive_count, self.known_count)))

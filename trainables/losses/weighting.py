@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -54,7 +54,13 @@ class Rule:
     compensation_gate: float = 0.0
     compensation_exponent: float = 1.0
     cross_entropy: float = 0.0
-    """Share λ of the binary cross-entropy in the loss, in [0, 1]; the rest is Tversky."""
+    """Share λ of the binary cross-entropy beside Tversky, in [0, 1]."""
+    both: float = 1.0
+    """Weight of Tversky and cross-entropy together, ≥ 0."""
+    terms: Mapping[str, float] = field(default_factory=dict)
+    """Weight of each other term, see `trainables.losses.terms`; those that are not named are not computed."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """Parameters of these terms; absent: their defaults."""
 
     online: ClassVar[bool] = False
     windowed: ClassVar[bool] = False

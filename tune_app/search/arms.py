@@ -90,7 +90,7 @@ def _word(value: Any) -> str:
 def searched_space(settings: Settings) -> Space:
     """The space that is searched, narrowed by space.…; empty for compare, preset= and trial=."""
     if not settings.single_arms:
-        return space_of(settings.family, settings.space)
+        return space_of(settings.family, settings.space, settings.families)
     if settings.space:
         what = "trial=" if settings.trial else "preset=" if settings.preset else "family=compare"
         raise InputError(f"space.{next(iter(settings.space))}: {what} has no space to narrow. Leave space.… out")
@@ -106,8 +106,9 @@ def planned_arms(settings: Settings, space: Space) -> list[Arm]:
     if settings.trial:
         return [exported_arm(Path(settings.trial), seed) for seed in seeds]
     if settings.single_arms:
-        names = [settings.preset] if settings.preset else [n for n in PUBLISHED if _suits(get_preset(n), settings)]
-        presets = [get_preset(name) for name in names]
+        presets = (
+            [get_preset(settings.preset)] if settings.preset else [p for p in compared(settings) if _suits(p, settings)]
+        )
         return [_preset_arm(preset, seed, {}) for seed in seeds for preset in presets]
     if settings.seeds > 1:
         raise InputError(
@@ -120,6 +121,13 @@ def planned_arms(settings: Settings, space: Space) -> list[Arm]:
     tried = [dict(arm.searched) for arm in arms]
     on_grid = grid_arms(settings.family, space, settings.search.grid_points, settings.seed)
     return arms + [arm for arm in on_grid if arm.point not in tried]
+
+
+def compared(settings: Settings) -> list[Preset]:
+    """The arms of family=compare: every preset of the families of the experiment, else the published comparison."""
+    if settings.families:
+        return [preset for preset in all_presets().values() if preset.family in settings.families]
+    return [get_preset(name) for name in PUBLISHED]
 
 
 def in_turn(arms: Iterable[Arm]) -> list[Arm]:
@@ -162,7 +170,7 @@ def with_baseline(
 def baseline_arm(settings: Settings, space: Space) -> Arm:
     """The untuned baseline of the family, with its place in the searched space where it has one. An axis that is fixed
     for every trial and that its preset leaves open, it shares: with space.scale=small it is small."""
-    preset, joint = untuned(settings.family), settings.family == "all"
+    preset, joint = untuned(settings.family, settings.families), settings.family == "all"
     within = joint or (settings.family == preset.family and bool(space))
     if within and not joint:
         fixed = {name: parameter.grid(1)[0] for name, parameter in space.items() if parameter.fixed}

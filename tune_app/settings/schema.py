@@ -226,6 +226,9 @@ class Settings:
     family: str = "seesaw"
     """A file of search_spaces/, or all (conditional search over the families of losses), or compare (the 15 published
     configurations)."""
+    families: list[str] = field(default_factory=list)
+    """Set by experiment=: the families of losses that family=all searches and whose presets family=compare trains.
+    Empty: those of class weightings, and the 15 published configurations."""
     preset: str = ""
     """Train this one named configuration at full budget instead of searching."""
     trial: str = field(default="", metadata=PATH)

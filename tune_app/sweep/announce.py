@@ -97,7 +97,7 @@ def classes_line(counts: ClassCounts) -> str:
 
 def _baseline_line(prepared: Prepared) -> str:
     """Which arm the baseline is."""
-    preset = untuned(prepared.settings.family).name
+    preset = untuned(prepared.settings.family, prepared.settings.families).name
     name = prepared.baseline if prepared.baseline == preset else f"{prepared.baseline}, which is the same as {preset}"
     return f"{name}; ASHA does not stop it" if prepared.settings.early_stopping else name
 

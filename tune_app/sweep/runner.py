@@ -100,7 +100,7 @@ def _write_folder(prepared: Prepared) -> None:
         experiment=settings.experiment_name,
         space={name: asdict(parameter) for name, parameter in prepared.space.items()},
         baseline={
-            "preset": prepared.untuned.preset or untuned(settings.family).name,
+            "preset": prepared.untuned.preset or untuned(settings.family, settings.families).name,
             "signature": prepared.untuned.signature(prepared.counts, prepared.window_voxels),
         },
         settings=settings.as_dict(),

@@ -27,6 +27,7 @@ PARAMS = {
     "seesaw": {"p": 0.8, "q": 2.0},
     "tversky": {"fp_weight": 0.3},
     "mixture": {"cross_entropy": 0.3, "tau": 1.0},
+    "composite": {"tversky": 0.3, "cross_entropy": 0.2, "focal": 0.7, "sqrt_dice": 0.1, "focal_alpha": 0.4},
 }
 
 
@@ -260,12 +261,12 @@ def test_one_compiled_graph_serves_all_families_and_equals_eager() -> None:
             loss.end_batch()
         values.append(value.item())
         graphs = counter.frame_count
-        assert graphs == (2 if name == "mixture" else 1), "the cross-entropy is a sum more"
+        assert graphs == {"mixture": 2, "composite": 3}.get(name, 1), "other sums are another graph"
     assert len(set(values)) == len(PARAMS)
-    for name in ("seesaw", "mixture"):
+    for name in ("seesaw", "mixture", "composite"):
         loss.reset(name, PARAMS[name])
         compiled(logits, target)
-    assert counter.frame_count == graphs, "both are kept"
+    assert counter.frame_count == graphs, "all are kept"
 
 
 @pytest.mark.slow

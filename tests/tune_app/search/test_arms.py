@@ -8,7 +8,16 @@ import math
 import pytest
 from planned import COUNTS, PAPER_COUNTS, settings_of
 
-from search_spaces import PUBLISHED, ClassCounts, Float, all_presets, families, get_family, loss_families, parameters_of
+from search_spaces import (
+    PUBLISHED,
+    ClassCounts,
+    Float,
+    all_presets,
+    families,
+    get_family,
+    parameters_of,
+    together_in_all,
+)
 from tune_app.errors import InputError
 from tune_app.search.arms import (
     Arm,
@@ -42,7 +51,7 @@ def test_a_search_begins_with_the_presets_of_its_family(family):
 
 def test_families_take_turns():
     order = [arm.family for arm in planned("family=all")]
-    losses = list(loss_families())
+    losses = list(together_in_all())
     assert order[: len(losses)] == list(dict.fromkeys(order)), "each once before any comes again"
     assert sorted(order) == sorted(preset.family for preset in all_presets().values() if preset.family in losses)
     of_each = {family: [a.preset for a in planned("family=all") if a.family == family] for family in losses}
@@ -86,6 +95,16 @@ def test_compare_is_the_fifteen_names_in_order_once_per_seed():
     assert len(PUBLISHED) == 15
     arms = planned("family=compare", "seeds=3", "seed=5")
     assert [(arm.seed, arm.preset) for arm in arms] == list(itertools.product((5, 6, 7), PUBLISHED))
+
+
+def test_compare_and_all_are_those_of_the_families_that_an_experiment_names():
+    words = ("families=[focal_tversky,bce_dice]", "data.classes=[nuc]", "task.name=binary")
+    presets = [*get_family("focal_tversky").presets, *get_family("bce_dice").presets]
+    assert sorted(labels("family=compare", *words)) == sorted(presets)
+    assert sorted(labels("family=all", "search.num_samples=99", *words)) == sorted(presets)
+    arms, baseline = planned_with_baseline("family=all", *words, counts=ClassCounts(("nuc",), (5.0,), (100.0,)))
+    assert (arms[0].preset, baseline) == ("bce", "bce")
+    assert arms[0].searched == {"family": "bce_dice", "bce_dice.dice": 0.0}
 
 
 def test_five_of_the_fifteen_are_one_at_the_published_counts():
