@@ -187,7 +187,7 @@ def steps() -> Result:
     )
 
 
-def held_by_steps(settings: Any, patches: int) -> int:
+def held_by_steps(settings: Any, patches: int, in_channels: int = 1) -> int:
     """The most bytes that PyTorch's allocator had given out in two uncompiled training steps on the CPU."""
     import torch
     from torch.profiler import ProfilerActivity, profile
@@ -201,12 +201,14 @@ def held_by_steps(settings: Any, patches: int) -> int:
 
     hardware, data = resolve(settings.hardware, share=1, cpus=1), settings.data
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        network = models.build(settings.model, in_channels=1, num_classes=len(data.classes), patch=data.patch).train()
+        network = models.build(
+            settings.model, in_channels=in_channels, num_classes=len(data.classes), patch=data.patch
+        ).train()
         forward = Forward(network, get_task("multilabel"), data.classes, hardware)
         loss = losses.build("static", {"weights": [1.0] * len(data.classes)}, data.classes)
         optim = Optimisation(network, settings.trainer, hardware, "max")
         for step in range(2):
-            em = torch.zeros(patches, 1, *data.patch, dtype=torch.uint8)
+            em = torch.zeros(patches, in_channels, *data.patch, dtype=torch.uint8)
             labels = torch.zeros(patches, packed_bytes(len(data.classes)), *data.patch, dtype=torch.uint8)
             optim.optimizer.zero_grad(set_to_none=True)
             optim.backward(loss.with_counts(*forward(em, labels))[0])

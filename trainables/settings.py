@@ -176,12 +176,13 @@ class ModelSettings:
     """The network."""
 
     name: str = "unet"
-    """A file of trainables/models: unet, resnet, swin or vit. 2D where the patch is one slice thick, else 3D (unet2d:
-    in 2D only)."""
+    """A file of trainables/models: unet, resnet, swin, vit, or emberformer for series of rasters. 2D where the patch is
+    one slice thick, else 3D (emberformer, unet2d: in 2D only)."""
     width: int = 64
     """Channels of the first level; 64 gives the published UNet of 31 036 741 parameters at five classes."""
     depth: int = 4
-    """Number of halvings; unet and resnet take patches whose sides are divisible by 2**depth. swin: 5, vit: 4."""
+    """Number of halvings; unet and resnet take patches whose sides are divisible by 2**depth. swin: 5, vit: 4.
+    emberformer: temporal layers, 3 as published."""
     output_bias: str = "drawn"
     """Bias of the last layer at the start: drawn, as the architecture draws it, or prior, the log odds of each class in
     the training patches: a rare class begins at its share and not at ½. A loss that shifts logits does that, too."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tiny_trial import fewest_channels
 
 from benchmarks.memory import held_by_steps
 from trainables.memory import state_bytes, step_bytes
@@ -26,9 +27,9 @@ def settings_of(name: str, **sections: dict[str, Any]) -> TrialSettings:
 @pytest.mark.parametrize("name", SMALL)
 def test_it_is_what_a_step_takes(name: str) -> None:
     settings = settings_of(name)
-    patches = settings.trainer.batch_size
-    said = step_bytes(settings, in_channels=1, patches=patches, gpu=False)
-    assert said == pytest.approx(held_by_steps(settings, patches), rel=DEVIATION)
+    patches, channels = settings.trainer.batch_size, fewest_channels(settings)
+    said = step_bytes(settings, in_channels=channels, patches=patches, gpu=False)
+    assert said == pytest.approx(held_by_steps(settings, patches, channels), rel=DEVIATION)
 
 
 def test_it_grows_with_what_a_trial_asks_for() -> None:

@@ -6,14 +6,17 @@ import copy
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from trainables import models
 from trainables.data import PackedCrop, PackedDataset
 from trainables.data.expand import pack_class, packed_bytes
+from trainables.errors import SettingsError
 from trainables.settings import DataSettings, TrialSettings, trial_settings
 
 sys.path.append(str(Path(__file__).parent / "data"))  # volume_writer
@@ -99,6 +102,15 @@ def tiny_dataset(settings: DataSettings) -> PackedDataset:
     sides = ("train", "validate", "train", "validate", "train", "validate", "train")
     crops = tuple(tiny_crop(f"cells/crop{i}", side, i) for i, side in enumerate(sides))
     return PackedDataset(settings, CLASSES, crops, "f00d", "", Path())
+
+
+def fewest_channels(settings: TrialSettings, least: int = 1) -> int:
+    """The fewest input channels, `least` or more, that the network takes: most take any, some whole frames only."""
+    for channels in range(least, least + 100):
+        with suppress(SettingsError), torch.device("meta"):
+            models.build(settings.model, in_channels=channels, num_classes=1, patch=settings.data.patch)
+            return channels
+    raise AssertionError(f"{settings.model} is built for no number of channels")
 
 
 def steady(row: dict[str, Any]) -> dict[str, Any]:

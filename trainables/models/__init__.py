@@ -8,10 +8,10 @@ images (N, in_channels, *space) to logits (N, num_classes, *space) and has these
     fixed_size     the only space that its exported program takes, and so the window of predictions; may be left out,
                    or None: any multiples of the stride
 
-`build` refuses what this architecture cannot take: patch, depth, `settings.options`; it runs on the meta device, too,
-before a sweep starts. Its layers re-initialise by construction: the engine draws a new model on the CPU and copies its
-state_dict in place, so a model needs no reset of its own, and no buffer that is not in the state_dict. A parameter that
-never gets a gradient has requires_grad=False. The module is one graph for torch.compile.
+`build` refuses what this architecture cannot take: patch, channels, depth, `settings.options`; it runs on the meta
+device, too, before a sweep starts. Its layers re-initialise by construction: the engine draws a new model on the CPU
+and copies its state_dict in place, so a model needs no reset of its own, and no buffer that is not in the state_dict. A
+parameter that never gets a gradient has requires_grad=False. The module is one graph for torch.compile.
 
 A file may also define `blocks(network) -> Iterable[torch.nn.Module]`: what model.checkpointing computes again in the
 backward pass, each with tensors in and one tensor out.
