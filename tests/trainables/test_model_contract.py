@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_trial import fewest_channels, inductor_cache, tiny_dataset, tiny_settings, trial_config
+from tiny_trial import fewest_channels, tiny_dataset, tiny_settings, trial_config
 from torch import Tensor, nn
 
 from trainables import models
@@ -30,8 +30,9 @@ def dimensions(name: str) -> list[int]:
 
 CASES = [pytest.param(name, dims, id=f"{name}-{dims}D") for name in models.model_names() for dims in dimensions(name)]
 EVERY = pytest.mark.parametrize(("name", "dims"), CASES)
-BUILT = {("resnet", 2)}
-"""Compiled to the end, for which the C++ compiler takes minutes. Of the others, the graphs that it would be given."""
+CHECKPOINTED = [
+    case for case in CASES if hasattr(importlib.import_module(f"trainables.models.{case.values[0]}"), "blocks")
+]
 PARAMETERS = {
     "unet_2d": 31.036,
     "unet_3d": 90.298,
@@ -168,46 +169,40 @@ def test_weights_written_and_read_by_the_exported_program_give_the_same_logits(
             torch.testing.assert_close(program(em), expected)
 
 
-@EVERY
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_training_is_one_graph(name: str, dims: int, checkpointing: bool) -> None:
-    from torch._dynamo.testing import CompileCounterWithBackend
-
-    if checkpointing and not hasattr(importlib.import_module(f"trainables.models.{name}"), "blocks"):
-        return
-    torch.compiler.reset()
-    network = built(name, dims, checkpointing=checkpointing)
-    graphs = CompileCounterWithBackend("aot_eager" if checkpointing else "eager")  # which computes no batch norm again
-    compiled = torch.compile(network, backend=graphs, fullgraph=True, dynamic=False)
+@pytest.mark.parametrize(("name", "dims"), CHECKPOINTED)
+def test_training_with_recomputed_blocks_is_one_graph(name: str, dims: int) -> None:
+    network = built(name, dims, checkpointing=True)
+    compiled, graphs = compiled_by_counting(network)
     image = images(network, name)
     compiled(image).square().mean().backward()
     compiled(image + 1).square().mean().backward()
-    torch.compiler.reset()
     assert graphs.frame_count == 1
 
 
 @EVERY
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
-def test_the_compiled_network_gives_the_same_logits_and_gradients(
-    name: str, dims: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", inductor_cache())
-    torch.compiler.reset()
+def test_the_network_as_one_graph_gives_the_same_logits_and_gradients(name: str, dims: int) -> None:
+    """The graph that the compiler would be given, as it is; `test_engine` compiles one to the end."""
     network = built(name, dims, **without_dropout(name, dims))
+    compiled, graphs = compiled_by_counting(network)
     image = images(network, name)
     found = []
-    backend = "inductor" if (name, dims) in BUILT else "aot_eager"
-    for call in (network, torch.compile(network, fullgraph=True, dynamic=False, backend=backend)):
+    for call in (network, compiled, compiled):
         network.zero_grad()
         logits = call(image)
         logits.square().mean().backward()
         found.append((logits.detach(), torch.cat([p.grad.flatten() for p in network.parameters() if p.requires_grad])))
-    torch.compiler.reset()
+    assert graphs.frame_count == 1
     torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-3, atol=1e-3)
     scale = float(found[0][1].abs().max())
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-2, atol=1e-3 * scale)
+
+
+def compiled_by_counting(network: nn.Module) -> tuple[Any, Any]:
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch.compiler.reset()
+    graphs = CompileCounterWithBackend("aot_eager")
+    return torch.compile(network, backend=graphs, fullgraph=True, dynamic=False), graphs
 
 
 def kept_bytes(network: nn.Module, image: Tensor) -> int:
@@ -228,9 +223,7 @@ def kept_bytes(network: nn.Module, image: Tensor) -> int:
     return sum(kept.values())
 
 
-@pytest.mark.parametrize(
-    ("name", "dims"), [case for case in CASES if case.values[0] in ("emberformer", "resnet", "swin", "unet", "vit")]
-)
+@pytest.mark.parametrize(("name", "dims"), CHECKPOINTED)
 def test_checkpointing_is_the_same_training_in_less_memory(name: str, dims: int) -> None:
     """Dropout and running statistics included, for the same random numbers."""
     options = {"options": {"dropout": 0.2}} if name == "unet" else {}
