@@ -51,6 +51,7 @@ class PredictionPictures:
             engine.model.eval()
             logits = engine.evaluation_step(device.em, device.labels)[1][: self.num_shown].cpu()
         em, labels, crop = (getattr(self._batch, name)[: self.num_shown] for name in ("em", "labels", "crop"))
+        em = em[:, engine.dataset.shown_channel, None]
         em = (normalise(em, engine.settings.data.intensity) * 255).round().to(torch.uint8)  # as the network sees it
         return {
             **engine.task.picture(PackedBatch(em, labels, crop), logits, engine.dataset.classes),

@@ -1,4 +1,4 @@
-"""Make the phantom, or check a data set:  python -m tune_app.data action=check data=cellmap data.root=PATH"""
+"""Generate data, or check a data set:  python -m tune_app.data action=check data=cellmap data.root=PATH"""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainables.data.check import check
-from trainables.data.phantom.generate import EDITIONS, make
 from trainables.data.sources import open_source
 from trainables.settings import PATH, DataSettings, require_choice
 from tune_app.errors import InputError, written
@@ -22,11 +21,12 @@ class DataVerbSettings:
     """What `python -m tune_app.data` takes."""
 
     action: str = "check"
-    """make: generate the phantom into out=. check: verify a data set and its split, and say what is wrong."""
+    """make: generate the phantom, or fires (data=wildfire), into out=. check: verify a data set and its split, and say
+    what is wrong."""
     out: str = field(default="", metadata=PATH)
     """Folder to make; it must not exist or be empty."""
     seed: int = 0
-    """Seed of the generated volumes."""
+    """Seed of what is generated."""
     data: DataSettings = field(default_factory=DataSettings)
 
     def __post_init__(self) -> None:
@@ -35,22 +35,21 @@ class DataVerbSettings:
 
 def act(settings: DataVerbSettings) -> int:
     """Make or check; the exit code."""
-    return make_phantom(settings) if settings.action == "make" else check_data(settings.data)
+    return generate(settings) if settings.action == "make" else check_data(settings.data)
 
 
-def make_phantom(settings: DataVerbSettings) -> int:
-    """Generate the phantom and say how to use it."""
+def generate(settings: DataVerbSettings) -> int:
+    """Generate data and say how to use them."""
     if not settings.out:
         raise InputError("out=: a folder is needed to generate into, for example action=make out=phantom")
-    edition = getattr(open_source(settings.data).options, "edition", "five")
+    source = open_source(settings.data)
     with written(f"out={settings.out}", "Give another folder, on a disk with 60 MB free"):
-        root = make(Path(settings.out).expanduser(), seed=settings.seed, plan=EDITIONS[edition])
+        root = source.generate(Path(settings.out).expanduser(), settings.seed)
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) / 1e6
     print(f"phantom written to {root} ({size:.0f} MB)")
-    typed = shlex.quote(str(root))
-    data = "" if edition == "five" else "data=phantom14 "
-    print(f"use it     python -m tune_app.run family=seesaw {data}data.root={typed}")
-    print(f"check it   python -m tune_app.data action=check {data or 'data=cellmap '}data.root={typed}")
+    words = f"{source.choice} data.root={shlex.quote(str(root))}".strip()
+    print(f"use it     python -m tune_app.run {words}")
+    print(f"check it   python -m tune_app.data action=check {words}")
     return 0
 
 

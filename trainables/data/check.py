@@ -77,6 +77,7 @@ def _crop(source: Source[Any], item: Item) -> Iterator[Finding]:
     if crop.padded:
         told = f"the EM of {100 * crop.padded:.1f} % of the crop is zero padding; unknown there"
         yield Finding("warning", item.name, told)
+    yield from (Finding("warning", item.name, remark) for remark in crop.remarks)
     count = len(source.settings.classes)
     if not any(np.any(class_masks(crop.labels, index, count)[1]) for index in range(count)):
         yield Finding("warning", item.name, "no voxel is known for any of the classes")

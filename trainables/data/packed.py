@@ -81,6 +81,11 @@ class PackedDataset:
         return channels(self.crops[0].em)
 
     @property
+    def shown_channel(self) -> int:
+        """Which of them is drawn in a picture."""
+        return self.source.shown_channel if self.source else 0
+
+    @property
     def leak(self) -> str:
         """What of the validation crops is trained on, as a sentence; empty where nothing is."""
         return self.source.leak(self.items) if self.source else ""

@@ -88,6 +88,8 @@ def _pack_crop(source: Source[Any], item: Item, folder: Path, number: int) -> di
         log.warning("%s: no EM for %.1f %% of the crop, masked there.", item.name, 100 * crop.masked)
     if crop.padded:
         log.warning("%s: the EM of %.1f %% of the crop is zero padding, unknown there.", item.name, 100 * crop.padded)
+    for remark in crop.remarks:
+        log.warning("%s: %s.", item.name, remark)
     num_classes = len(source.settings.classes)
     positive, known, positions = _statistics(crop.labels, num_classes, np.random.default_rng(number))
     stem = f"{number:04d}"

@@ -103,8 +103,8 @@ class Multilabel(Task):
     def picture(self, batch: PackedBatch, logits: Tensor, classes: Sequence[str]) -> dict[str, np.ndarray]:
         """Each patch as one plane: em (N, H, W), labels (N, P, H, W) packed, predicted (N, Q, H, W), uint8.
 
-        em is the first input channel. Class c is predicted where bit c % 8 of byte c // 8 is set. Of a 3D patch three
-        planes side by side, see `three_planes`, through the voxel with most to see around it.
+        em is the first channel. Class c is predicted where bit c % 8 of byte c // 8 is set. Of a 3D patch three planes
+        side by side, see `three_planes`, through the voxel with most to see around it.
         """
         em, labels = batch.em[:, 0].numpy(), batch.labels.numpy()
         predicted = np.packbits(logits.numpy() > 0, axis=1, bitorder="little")

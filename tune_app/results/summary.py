@@ -25,7 +25,7 @@ from tune_app.settings.terminal import drawing, plain, screen
 
 FORMATS = ("table", "csv", "json", "md")
 RANKINGS = ("dice", "calibrated")
-PHANTOM = "PHANTOM DATA: generated volumes. These scores say nothing about real electron microscopy."
+PHANTOM = "PHANTOM DATA: generated. These scores say nothing about real data."
 NOT_VALIDATED = (
     "NOT VALIDATED: the validation crops were trained on, too (final=), so scores on them say nothing of other data."
 )

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection, Iterable
 
 from search_spaces import ClassCounts, flatten, untuned
+from trainables.data.sources import open_source
 from trainables.files import write_text
 from trainables.hardware import compiler_problem
 from tune_app.planning.forecast import PLAN, batches, budget, make_plan, share
@@ -41,7 +42,8 @@ def announce(
     """What a person wants to know before the first trial. given: the keys of the command line."""
     settings = prepared.settings
     if prepared.phantom:
-        tell("*** PHANTOM DATA: generated, for trying things out. Real data: data=cellmap data.root=PATH ***")
+        real = open_source(settings.data).real
+        tell(f"*** PHANTOM DATA: generated, for trying things out. Real data: {real} ***")
     elif settings.experiment_name == "" and settings.trainer.epochs < 20:
         tell("note: the quick budget on real data; experiment=class_weighting is the published set-up")
     what = settings.preset or settings.trial or f"family={settings.family}"

@@ -14,7 +14,7 @@ from trainables.data.phantom import generate as phantom
 from tune_app import run as run_module
 from tune_app.__main__ import VERBS
 from tune_app.__main__ import main as list_verbs
-from tune_app.data import DataVerbSettings, make_phantom
+from tune_app.data import DataVerbSettings, generate
 from tune_app.errors import InputError, RunFailed
 from tune_app.ray_adapters.remote import plain
 from tune_app.results.summary import SummarySettings
@@ -83,7 +83,7 @@ BAD = {
     "space of a preset": (["preset=seesaw_default", "space.p=1"], ["preset= has no space"]),
     "unknown group choice": (["search=bogus"], ["search=bogus", "grid, optuna, random"]),
     "unknown searcher": (["search.name=bogus"], ["search.name=bogus", "optuna, random, grid"]),
-    "unknown data": (["data=bogus"], ["data=bogus", "cellmap, cellmap14, phantom, phantom14"]),
+    "unknown data": (["data=bogus"], ["data=bogus", "cellmap, cellmap14, phantom, phantom14, wildfire"]),
     "unknown experiment": (["experiment=bogus"], ["experiment=bogus", "class_weighting"]),
     "unknown model": (["model.name=bogus"], ["model.name=bogus", "unet"]),
     "unknown option of a model": (["model.options.bogus=1"], ["model.options.bogus=1", "Choices: norm"]),
@@ -482,4 +482,4 @@ def test_data_that_cannot_be_generated_where_it_was_asked_for(tmp_path):
     (tmp_path / "file").touch()
     out = tmp_path / "file" / "phantom"
     with pytest.raises(InputError, match=re.escape(f"out={out}: cannot be written (")):
-        make_phantom(DataVerbSettings(action="make", out=str(out)))
+        generate(DataVerbSettings(action="make", out=str(out)))

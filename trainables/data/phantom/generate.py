@@ -17,9 +17,10 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -134,13 +135,19 @@ EDITIONS = {
 
 
 def make(out: Path, *, seed: int = 0, plan: Plan | None = None) -> Path:
-    """Write the phantom into `out` and return it; the folder appears complete or not at all.
-
-    The same seed and plan give the same bytes. A complete phantom of this version, seed and plan is left as it is,
-    another one is replaced. DataError where `out` holds anything else.
-    """
-    out, plan = Path(out).absolute(), plan or Plan()
+    """Write the phantom into `out` and return it; see `make_folder`. The same seed and plan give the same bytes."""
+    plan = plan or Plan()
     description = {"phantom": VERSION, "seed": seed, "plan": json.loads(json.dumps(asdict(plan)))}
+    return make_folder(out, description, lambda folder: _write(folder, seed, plan))
+
+
+def make_folder(out: Path, description: dict[str, Any], write: Callable[[Path], None]) -> Path:
+    """Let `write` fill the folder `out`, and return it; it appears complete or not at all.
+
+    description: what decides the bytes, as JSON has it, with a key `phantom`. A complete folder of this description is
+    left as it is, another generated one is replaced. DataError where `out` holds anything else.
+    """
+    out = Path(out).absolute()
     if is_phantom(out) and json.loads((out / MARKER).read_text()) == description:
         return out
     if out.exists() and not is_phantom(out) and (not out.is_dir() or any(out.iterdir())):
@@ -153,7 +160,7 @@ def make(out: Path, *, seed: int = 0, plan: Plan | None = None) -> Path:
     building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     replaced = building.with_name(f"{building.name}.old")
     try:
-        _write(building, seed, plan)
+        write(building)
         (building / MARKER).write_text(json.dumps(description, indent=1))
         building.chmod(0o755)
         if out.exists():
@@ -167,10 +174,15 @@ def make(out: Path, *, seed: int = 0, plan: Plan | None = None) -> Path:
 
 def ensure(cache_dir: Path, edition: str = "five") -> Path:
     """The phantom below `cache_dir`, made if it is not there; processes that start together make it once."""
-    root = Path(cache_dir) / f"{'' if edition == 'five' else f'{edition}-'}phantom-v{VERSION}"
+    name = f"{'' if edition == 'five' else f'{edition}-'}phantom-v{VERSION}"
+    return made_once(Path(cache_dir) / name, lambda root: make(root, plan=EDITIONS[edition]))
+
+
+def made_once(root: Path, make_it: Callable[[Path], Path]) -> Path:
+    """`make_it(root)`, by one process at a time."""
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{root}.lock"):
-        return make(root, plan=EDITIONS[edition])
+        return make_it(root)
 
 
 def is_phantom(root: Path) -> bool:

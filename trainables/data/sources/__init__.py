@@ -16,13 +16,14 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainables.errors import DataError
-from trainables.settings import DataSettings, from_mapping, require_choice
+from trainables.settings import DataSettings, from_mapping, require, require_choice
 
 
 class Item(Protocol):
@@ -55,6 +56,8 @@ class Decoded:
     """Share of the crop, in [0, 1], that is unknown because there is no image of it."""
     padded: float = 0.0
     """Share of the crop, in [0, 1], that is unknown because its image is zero padding."""
+    remarks: tuple[str, ...] = ()
+    """What else was done to it, a sentence each."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ class Source(ABC, Generic[T]):
     """A dataclass of what `data.options` may hold; values are checked in its `__post_init__`."""
     vocabulary: ClassVar[Collection[str]] = ()
     """Classes that may be asked for even where no crop annotates them."""
+    real: ClassVar[str] = "data.root=PATH"
+    """What to type for real data instead of generated ones."""
 
     def __init__(self, settings: DataSettings) -> None:
         self.settings = settings
@@ -104,6 +109,16 @@ class Source(ABC, Generic[T]):
     def in_channels(self) -> int:
         """Channels K of an image; known without the data, so that a network can be built."""
         return 1
+
+    @property
+    def choice(self) -> str:
+        """What to type for this source; empty where it is the default."""
+        return ""
+
+    @property
+    def shown_channel(self) -> int:
+        """Which of them is drawn in a picture."""
+        return 0
 
     @property
     def root(self) -> str:
@@ -126,6 +141,11 @@ class Source(ABC, Generic[T]):
     @abstractmethod
     def decode(self, item: T) -> Decoded:
         """The crop at the target voxel size, with `em_margin` voxels round it where there are any. DataError."""
+
+    def generate(self, out: Path, seed: int) -> Path:
+        """Write generated data into the folder `out`, and return it. SettingsError for a source that has none."""
+        require(False, "data.name", self.settings.name, "has no generated data", "Use data=phantom or data=wildfire")
+        return out
 
     def annotated(self) -> list[str]:
         """Names of all classes, for data.classes=auto. Raises DataError."""

@@ -30,6 +30,14 @@ class Phantom(cellmap.CellMap):
     Options = Options
     decoding = ()
     """What is generated has no padding, so caches of earlier versions hold."""
+    real = "data=cellmap data.root=PATH"
+
+    @property
+    def choice(self) -> str:
+        return "" if self.options.edition == "five" else "data=phantom14"
+
+    def generate(self, out: Path, seed: int) -> Path:
+        return generate.make(out, seed=seed, plan=generate.EDITIONS[self.options.edition])
 
     @cached_property
     def folder(self) -> Path:
