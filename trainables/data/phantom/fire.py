@@ -1,8 +1,8 @@
 """Generated wildfires in the layout of `trainables.data.sources.raster_series`: fire that spreads with the wind.
 
 A cell burns for `BURNS` frames and is then burnt out. One that has not burnt catches fire from its eight neighbours:
-the more of them burn to windward and below it, and the more fuel it has, the likelier. The chance is close to 0 or 1
-almost everywhere, so that the next frame follows from fire, wind, fuel and elevation, and not from the last fire alone.
+the more of them burn to windward and below it, and the more fuel it has, the likelier. The chance is mostly near 0
+or 1, so that the next frame follows from fire, wind, fuel and elevation, and not from the last fire alone.
 
 Shapes: T frames, H W cells; wind in m/s towards +y and +x, elevation in metres, fuel in [0, 1].
 """
@@ -36,7 +36,7 @@ RANGE = {
 ROLES = {"fire": ("fire",), "wind": ("wind_y", "wind_x"), "static": ("fuel", "elevation")}
 ABOUT = {"channels": CHANNELS, "range": RANGE, **ROLES}
 """channels.json."""
-HEAT, SHARPNESS, BARE = 0.5, 9.0, 0.12
+HEAT, SHARPNESS, BARE = 0.68, 4.0, 0.12
 """Heat at which a cell is as likely to catch fire as not, how steeply the chance rises with heat, and the fuel below
 which nothing burns."""
 UNKNOWN = 255
@@ -62,7 +62,8 @@ EDITIONS = {
 
 def make(out: Path, *, seed: int = 0, plan: Plan = EDITIONS["small"]) -> Path:
     """Write the series into `out` and return it, see `generate.make_folder`."""
-    description = {"phantom": f"fire-{VERSION}", "seed": seed, "plan": asdict(plan)}
+    rule = [BURNS, HEAT, SHARPNESS, BARE]
+    description = {"phantom": f"fire-{VERSION}", "seed": seed, "plan": asdict(plan), "rule": rule}
     return make_folder(out, description, lambda folder: _write(folder, seed, plan))
 
 
