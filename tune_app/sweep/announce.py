@@ -45,7 +45,7 @@ def announce(
         real = open_source(settings.data).real
         tell(f"*** PHANTOM DATA: generated, for trying things out. Real data: {real} ***")
     elif settings.experiment_name == "" and settings.trainer.epochs < 20:
-        tell("note: the quick budget on real data; experiment=class_weighting is the published set-up")
+        tell("note: the quick budget on real data; trainer=published or an experiment= is a longer one")
     what = settings.preset or settings.trial or f"family={settings.family}"
     searcher = f" ({settings.search.name})" if prepared.space else ""
     stopping = (

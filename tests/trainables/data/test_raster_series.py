@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -200,6 +201,9 @@ ABOUTS: dict[str, tuple[dict[str, Any], str]] = {
     "no role": ({"static": []}, "height is in none of fire, wind, static; it must be in one of them"),
     "no fire": ({"fire": [], "static": ["fire", "height"]}, "fire names no channel"),
     "twice": ({"channels": ["fire", "fire", "wind"]}, "a list of different names is needed"),
+    "no ranges": ({"range": ["height"]}, "is no JSON object with `channels` and `range`"),
+    "endless range": ({"range": ABOUT["range"] | {"fire": [0, math.inf]}}, "range of fire is [0, inf]; two numbers"),
+    "a word": ({"channels": "fire"}, "a list of different names is needed"),
     "no channels": ({"channels": None}, "a list of different names is needed"),
 }
 

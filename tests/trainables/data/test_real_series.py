@@ -48,18 +48,18 @@ def test_months_that_are_warm_for_their_place_are_five_percent_and_land_is_unkno
 
 
 def test_grey_values_and_masks_are_those_of_the_measurement(dataset: PackedDataset) -> None:
-    kelvin, mask = real_series.sea_surface()
+    excess, mask = real_series.sea_surface()
     crop = next(crop for crop in dataset.crops if crop.name == "east060")
     place = np.s_[..., real_series.COLUMNS : 2 * real_series.COLUMNS]
-    kelvin, mask = kelvin[place], mask[place]
+    excess, mask = excess[place], mask[place]
     assert (crop.em.shape, dataset.in_channels) == ((8, 50, 18, 72), 8)
     low, high = real_series.RANGE
     for t in range(4):
-        temperature, sea = crop.em[2 * t], crop.em[2 * t + 1]
-        wet = np.isfinite(kelvin[t : t + 50])
+        warmth, sea = crop.em[2 * t], crop.em[2 * t + 1]
+        wet = np.isfinite(excess[t : t + 50])
         np.testing.assert_array_equal(sea, 255 * wet)
         step = (high - low) / 255
-        np.testing.assert_allclose(low + temperature[wet] * step, kelvin[t : t + 50][wet], atol=step / 2 + 1e-4)
+        np.testing.assert_allclose(low + warmth[wet] * step, excess[t : t + 50][wet], atol=step / 2 + 1e-4)
     present, known = class_masks(crop.labels, 0, 1)
     np.testing.assert_array_equal(present, mask[4:] == 1)
     np.testing.assert_array_equal(known, mask[4:] != 255)

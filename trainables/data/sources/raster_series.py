@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -307,14 +308,14 @@ class RasterSeries(Source[Series]):
         frames, mask = self._open(item.folder)
         grey, problems, remarks = self._grey(frames)
         known, present = np.empty(mask.shape, np.bool_), np.empty(mask.shape, np.bool_)
-        wrong: Counter[float] = Counter()
+        wrong: Counter[str] = Counter()
         for first, block in mask.blocks():
             rows = slice(first, first + len(block))
             present[rows], known[rows] = block == 1, block != UNKNOWN
             others, counts = np.unique(block[~np.isin(block, (0, 1, UNKNOWN))], return_counts=True)
-            wrong.update(dict(zip(others.tolist(), counts.tolist())))
+            wrong.update({f"{value:g}": count for value, count in zip(others.tolist(), counts.tolist())})
         if wrong:
-            told = ", ".join(f"{value:g} ({count} times)" for value, count in sorted(wrong.items())[:MOST_NAMED])
+            told = ", ".join(f"{value} ({count} times)" for value, count in wrong.most_common(MOST_NAMED))
             more = f" and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
             problems.append(
                 f"{mask.path}: holds {told}{more}; allowed are 0, 1 and {UNKNOWN} (unknown). Map it to those."
@@ -363,20 +364,22 @@ def read_channels(path: Path) -> Channels:
     form = "Write " + json.dumps(fire.ABOUT)
     try:
         about = json.loads(path.read_text())
-        names, ranges = about["channels"], about["range"]
+        names, ranges = about["channels"], dict(about["range"])
         roles = {role: tuple(about.get(role, ())) for role in ROLES}
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: it names the channels of the stacks. {form}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is no JSON object with `channels` and `range` ({error!r}). {form}") from error
-    if not names or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+    named = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not named or not names or len({*names}) < len(names):
         raise DataError(f"{path}: channels={names}; a list of different names is needed. {form}")
     for key, found in {"range": ranges, **roles}.items():
         if others := [name for name in found if name not in names]:
             raise DataError(f"{path}: {key} names {', '.join(map(str, others))}; channels are {', '.join(names)}.")
     for name in names:
         ends, told = ranges.get(name), [role for role in ROLES if name in roles[role]]
-        if not (isinstance(ends, list) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)):
+        numbers = isinstance(ends, list) and all(type(end) in (int, float) and math.isfinite(end) for end in ends)
+        if not numbers or len(ends) != 2:
             raise DataError(f'{path}: range of {name} is {ends}; two numbers are needed, for example "{name}": [0, 1].')
         if not ends[0] < ends[1]:
             raise DataError(f"{path}: range of {name} is {ends}; the first value must be below the second.")
