@@ -11,6 +11,8 @@ import planned
 import pytest
 
 from trainables.data.phantom import generate as phantom
+from trainables.errors import SettingsError
+from trainables.settings import DataSettings
 from tune_app import run as run_module
 from tune_app.__main__ import VERBS
 from tune_app.__main__ import main as list_verbs
@@ -483,3 +485,11 @@ def test_data_that_cannot_be_generated_where_it_was_asked_for(tmp_path):
     out = tmp_path / "file" / "phantom"
     with pytest.raises(InputError, match=re.escape(f"out={out}: cannot be written (")):
         generate(DataVerbSettings(action="make", out=str(out)))
+
+
+def test_what_is_generated_is_that_of_the_data_that_were_named(tmp_path, capsys):
+    fires = {"name": "raster_series", "classes": ["fire"], "patch": [1, 64, 64]}
+    assert generate(DataVerbSettings(action="make", out=str(tmp_path / "fires"), data=DataSettings(**fires))) == 0
+    assert f"tune_app.run data=wildfire data.root={tmp_path / 'fires'}" in capsys.readouterr().out
+    with pytest.raises(SettingsError, match=r"data\.name=cellmap: has no generated data"):
+        generate(DataVerbSettings(action="make", out=str(tmp_path / "cells"), data=DataSettings(name="cellmap")))

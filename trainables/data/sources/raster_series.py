@@ -378,8 +378,7 @@ def read_channels(path: Path) -> Channels:
             raise DataError(f"{path}: {key} names {', '.join(map(str, others))}; channels are {', '.join(names)}.")
     for name in names:
         ends, told = ranges.get(name), [role for role in ROLES if name in roles[role]]
-        numbers = isinstance(ends, list) and all(type(end) in (int, float) and math.isfinite(end) for end in ends)
-        if not numbers or len(ends) != 2:
+        if not isinstance(ends, list) or [type(e) in (int, float) and math.isfinite(e) for e in ends] != [True, True]:
             raise DataError(f'{path}: range of {name} is {ends}; two numbers are needed, for example "{name}": [0, 1].')
         if not ends[0] < ends[1]:
             raise DataError(f"{path}: range of {name} is {ends}; the first value must be below the second.")
