@@ -202,7 +202,12 @@ def left_out(settings: Settings) -> list[str]:
     """Presets that compare, or the chosen families, would try with other classes than these."""
     if settings.preset or settings.trial:
         return []
-    wanted = [p for p in all_presets().values() if settings.family in ("compare", "all", p.family)]
+    listed = settings.families and settings.family in ("compare", "all")
+    wanted = [
+        preset
+        for preset in all_presets().values()
+        if (preset.family in settings.families if listed else settings.family in ("compare", "all", preset.family))
+    ]
     return [preset.name for preset in wanted if not _suits(preset, settings)]
 
 
