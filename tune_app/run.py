@@ -80,8 +80,8 @@ def finish(outcome: Outcome) -> int:
     scored = bool(board["rank"].notna().any())
     print("\n" + best_line(sweep, board.iloc[0]["name"]) if scored else "")
     print(f"sweep folder   {outcome.folder}")
-    more = not stored_settings(outcome.folder).listed
-    steps = next_steps(name, more) if scored else [f"python -m tune_app.summary sweep={name}"]
+    settings = stored_settings(outcome.folder)
+    steps = next_steps(name, settings) if scored else [f"python -m tune_app.summary sweep={name}"]
     print("next           " + "\n               ".join(steps))
     if not scored:
         print("error: no trial ended with a score; see the reasons above", file=sys.stderr)

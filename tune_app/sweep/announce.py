@@ -20,6 +20,7 @@ from tune_app.results.tables import counted, in_words, sentences
 from tune_app.search.arms import left_out, planned_arms, same_arms
 from tune_app.settings.fitting import shortages
 from tune_app.settings.objective import ObjectiveSettings
+from tune_app.settings.schema import Settings
 from tune_app.settings.terminal import columns
 from tune_app.sweep.prepare import Prepared
 
@@ -134,15 +135,18 @@ def best_line(sweep: Sweep, name: str) -> str:
     return f"{role:<15}{best.name}: {best.family}  {params}  seed={best.seed}, epoch {best.best['epoch']}"
 
 
-def next_steps(name: str, more: bool) -> list[str]:
-    """Commands worth typing after a sweep; more: further trials can be added to it."""
+def next_steps(name: str, settings: Settings) -> list[str]:
+    """Commands worth typing after a sweep."""
     steps = [
         f"python -m tune_app.confirm sweep={name} top=4 replicates=5",
         f"python -m tune_app.export sweep={name} top=3 out=best/",
         f"python -m tune_app.report sweep={name}",
-        f"python -m tune_app.summary sweep={name} reference=published",
     ]
-    return [*steps, f"python -m tune_app.run extend={name} search.num_samples=20"] if more else steps
+    if not settings.families:
+        steps.append(f"python -m tune_app.summary sweep={name} reference=published")
+    if not settings.listed:
+        steps.append(f"python -m tune_app.run extend={name} search.num_samples=20")
+    return steps
 
 
 def record_plan(prepared: Prepared, resources: TrialResources) -> str:
