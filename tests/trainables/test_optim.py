@@ -115,7 +115,7 @@ def test_accumulated_batches_are_one_large_batch(loss: str) -> None:
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-6)
     read = [engine.sums.read() for engine in engines]
     assert read[1]["loss"] == pytest.approx(read[0]["loss"])
-    assert read[1]["per_class"] == pytest.approx(read[0]["per_class"], nan_ok=True)
+    assert read[1]["figures"] == pytest.approx(read[0]["figures"], nan_ok=True)
     for name in ("window_positive", "window_known", "num_batches"):
         assert torch.equal(getattr(divided.loss, name), getattr(whole.loss, name))
 
