@@ -149,8 +149,10 @@ class WeightedTversky(nn.Module):
             mean = totals.cross_entropy.sum() / totals.known.sum().clamp_min(1.0)
             loss = loss.lerp(mean, self.cross_entropy)
         figures = [torch.where(totals.known > 0, losses, torch.nan)]
+        if self._scaled:
+            loss = self.both * loss
         if self._active:
-            loss, summed = self.both * loss, iter(extra)
+            summed = iter(extra)
             for index, name in enumerate(TERMS):
                 if name in self._active:
                     per_class = TERMS[name].value(totals, next(summed) if TERMS[name].voxel else None)
@@ -232,6 +234,7 @@ class WeightedTversky(nn.Module):
         """A compiled step has a graph for every set of terms that a loss has, and keeps them."""
         self._rule, self._with_cross_entropy = rule, rule.cross_entropy > 0
         self._active = tuple(name for name in TERMS if rule.terms.get(name, 0.0) > 0)
+        self._scaled = bool(self._active) or rule.both != 1.0
         self.both.fill_(rule.both)
         self.term_weights.copy_(torch.tensor([rule.terms.get(name, 0.0) for name in TERMS]))
         self.term_numbers.copy_(torch.tensor([rule.numbers.get(name, usual) for name, usual in NUMBERS.items()]))

@@ -116,6 +116,12 @@ def test_the_loss_is_the_sum_of_its_weighted_terms_and_each_is_a_figure() -> Non
     assert composite(tversky=1.0).figure_names == ["loss/a", "loss/b"]
 
 
+def test_a_weight_counts_where_the_term_is_alone_too() -> None:
+    logits, target = batch()
+    for name in ("tversky", "cross_entropy", "focal", "dice"):
+        assert value(logits, target, **{name: 3.0}) == pytest.approx(3 * value(logits, target, **{name: 1.0}), rel=1e-6)
+
+
 def test_what_is_not_annotated_is_as_if_it_were_cut_off() -> None:
     params = {"focal": 0.7, "tversky": 0.3, "sqrt_dice": 0.2}
     logits, target = batch(unknown=0.0)
