@@ -19,11 +19,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from trainables.data.cellmap.reader import Grid, mask_missing_em, read_grey, read_labels
-from trainables.data.expand import class_masks
 from trainables.tiling import blended, block_shape, span
 from tune_app.exporting.trained_model import Model
-from tune_app.exporting.volume import Volume
+from tune_app.exporting.volume import Volume, place
 
 
 def block_of(model: Model, overlap: float) -> tuple[int, int, int]:
@@ -59,7 +57,7 @@ def predict_blocks(
                 place = tuple(slice(a, b) for a, b in zip(start, stop))
                 for array, mask in zip(arrays, masks):
                     array[place] = mask
-                done[number] = _counts(masks, truth).tolist()
+                done[number] = _counts(masks, truth, model).tolist()
                 log.write(json.dumps([number, done[number]]) + "\n")
                 log.flush()
                 bar.update(task, completed=len(done))
@@ -89,15 +87,18 @@ def _blocks(shape: Sequence[int], block: Sequence[int]) -> Iterator[tuple[tuple[
         yield start, tuple(min(a + b, n) for a, b, n in zip(start, block, shape))
 
 
-def _counts(masks: NDArray[np.uint8], truth: NDArray[np.uint8] | None) -> NDArray[np.int64]:
-    """TP, FP, FN (3, C) of masks (C, D, H, W) against packed labels."""
+def _counts(masks: NDArray[np.uint8], truth: NDArray[np.uint8] | None, model: Model) -> NDArray[np.int64]:
+    """TP, FP, FN (3, C) of masks (C, D, H, W) against packed labels, where the network's task counts at all."""
     counts = np.zeros((3, len(masks)), np.int64)
-    for index, mask in enumerate(masks if truth is not None else ()):
-        assert truth is not None
-        present, known = class_masks(truth, index, len(masks))
-        predicted = (mask > 0) & known
-        tp = np.count_nonzero(predicted & present)
-        counts[:, index] = tp, np.count_nonzero(predicted) - tp, np.count_nonzero(present & known) - tp
+    if truth is None:
+        return counts
+    labels = torch.from_numpy(truth)[None]
+    for number, one in enumerate(labels.split(1, dim=2)):  # as float32 a block would take five times its masks
+        target = model.task.target(one, model.data.classes)[0, :, 0]  # (C, H, W)
+        predicted, present = torch.from_numpy(masks[:, number]) > 0, target == 1
+        tp = (predicted & present).sum(dim=(1, 2))
+        fp = (predicted & (target == 0)).sum(dim=(1, 2))
+        counts += torch.stack([tp, fp, present.sum(dim=(1, 2)) - tp]).numpy()
     return counts
 
 
@@ -115,31 +116,20 @@ def predict_block(
     As in validation, windows lie inside a crop that is larger than one; a smaller crop is seen in the middle of a
     window, with the EM round it. Where there is no EM, nothing is predicted. advance: is told each further share of it.
     """
-    grid, level = volume.grid, volume.level
-    shape = [b - a for a, b in zip(start, stop)]
-    block = Grid(grid.corner + np.array(start) * grid.voxel, grid.voxel, (shape[0], shape[1], shape[2]))
-    masks = np.zeros((len(model.classes), *shape), np.uint8)
-    if block.lies_outside(level):
-        return masks, None
-    axes = list(zip(start, stop, grid.shape, model.window))
+    masks = np.zeros((len(model.classes), *(b - a for a, b in zip(start, stop))), np.uint8)
+    axes = list(zip(start, stop, volume.grid.shape, model.window))
     spans = [_span(a, b, length, window, overlap) for a, b, length, window in axes]
-    before = [a - low for a, (low, _) in zip(start, spans)]
-    after = [high - b for b, (_, high) in zip(stop, spans)]
-    em, box, taps = read_grey(level, block, np.maximum(before, after).tolist(), volume.to_grey)
-    context = np.zeros([high - low for low, high in spans], np.uint8)
-    _place(em, np.add(box[0], before).tolist(), context)
-    device_em, done = torch.from_numpy(context).to(model.cut.device), 0
-    for logits in blended(model.network, device_em[None], model.window, overlap, batch_size):
-        at = [0, done - before[0], -before[1], -before[2]]
-        _place((logits > model.cut).cpu().numpy(), at, masks)
-        done += logits.shape[1]
-        advance(logits.shape[1] / context.shape[0])
-    mask_missing_em(masks, box, level, taps)
-    if volume.truth is None:
+    seen = volume.see(start, stop, spans, model.data)
+    if seen is None:
         return masks, None
-    labels = read_labels(volume.truth, model.classes, block, model.data.label_resampling)
-    mask_missing_em(labels, box, level, taps)
-    return masks, labels
+    image, done = torch.from_numpy(seen.image).to(model.cut.device), 0
+    low, row, column = (first - a for (first, _), a in zip(spans, start))
+    for logits in blended(model.network, image, model.window, overlap, batch_size):
+        place((logits > model.cut).cpu().numpy(), [0, done + low, row, column], masks)
+        done += logits.shape[1]
+        advance(logits.shape[1] / image.shape[1])
+    seen.erase(masks)
+    return masks, seen.truth
 
 
 def _span(start: int, stop: int, length: int, window: int, overlap: float) -> tuple[int, int]:
@@ -148,10 +138,3 @@ def _span(start: int, stop: int, length: int, window: int, overlap: float) -> tu
         first = -((window - length) // 2)
         return first, first + window
     return span(start, stop, length, window, overlap)
-
-
-def _place(source: NDArray[Any], at: Sequence[int], out: NDArray[np.uint8]) -> None:
-    """out ← source, whose first element is out's element `at`, where the two overlap."""
-    taken = tuple(slice(max(0, -a), max(0, min(n, m - a))) for a, n, m in zip(at, source.shape, out.shape))
-    placed = tuple(slice(max(0, a), max(0, min(m, a + n))) for a, n, m in zip(at, source.shape, out.shape))
-    out[placed] = source[taken]

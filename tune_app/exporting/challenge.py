@@ -25,7 +25,7 @@ from trainables.data.cellmap.ngff import choose_level, read_levels
 from trainables.data.cellmap.ngff_labels import write_group
 from trainables.data.cellmap.reader import Grid, read_grey, source_of
 from tune_app.errors import InputError
-from tune_app.exporting.volume import Volume
+from tune_app.exporting.volume import StoredVolume
 
 MANIFEST = Path(__file__).with_name("test_crop_manifest.csv")
 CHUNK = 64
@@ -40,7 +40,7 @@ class ChallengeCrop:
     dataset: str
     grids: dict[str, Grid]
     """By class: the voxels on which it is scored."""
-    volume: Volume
+    volume: StoredVolume
     """The crop, and a voxel round it, at the network's voxel size."""
 
     @property
@@ -145,7 +145,7 @@ def _with_em(
     grid, level = Grid(corner, voxel, (z, y, x)), choose_level(read_levels(em), voxel_nm)
     if grid.lies_outside(level):
         return f"lies outside the EM volume {em}"
-    volume = Volume(em=em, level=level, grid=grid, crop=f"{dataset}/{name}")
+    volume = StoredVolume(em=em, level=level, grid=grid, crop=f"{dataset}/{name}")
     return ChallengeCrop(name=name, dataset=dataset, grids=grids, volume=volume)
 
 

@@ -26,7 +26,7 @@ from tune_app.exporting.blocks import block_of, predict_blocks, read_record, say
 from tune_app.exporting.challenge import Submission, find_test_crops, write_crop
 from tune_app.exporting.out_folder import KIND, RECORD, refuse_place, refuse_to_replace, unfinished
 from tune_app.exporting.trained_model import Model, read_model
-from tune_app.exporting.volume import Volume, data_folder, find_crop, find_volume
+from tune_app.exporting.volume import DecodedVolume, Volume, data_folder, find_crop, find_volume
 from tune_app.results.manifest import now, read_manifest
 
 
@@ -35,7 +35,7 @@ class DataFolder:
     """Where the volumes lie."""
 
     root: str = field(default="", metadata=PATH)
-    """Folder that holds {dataset}/{dataset}.zarr; empty: where the network was trained."""
+    """Folder of the data, {dataset}/{dataset}.zarr in the CellMap layout; empty: where the network was trained."""
     cache_dir: str = field(default="", metadata=PATH)
     """Folder of the generated data, for a network trained on them; empty: $TUNE_APP_CACHE or ~/.cache/tune_app."""
 
@@ -47,7 +47,8 @@ class PredictSettings:
     checkpoint: str = field(default="best/1", metadata=PATH)
     """Folder of an export."""
     crop: str = field(default="", metadata=PATH)
-    """DATASET/CROP below data.root: predicted as far as its labels reach, and scored against them."""
+    """A crop of the data that the network was trained on or of data.root, DATASET/CROP in the CellMap layout:
+    predicted as far as its labels reach, and scored against them."""
     volume: str = field(default="", metadata=PATH)
     """Instead: a whole EM volume, the folder of its OME-Zarr multiscale, …/recon-1/em/fibsem-uint8, or a stack in one
     file, .npy or TIFF."""
@@ -149,9 +150,25 @@ def predict(settings: PredictSettings, console: Console | None = None) -> Predic
     )
     if settings.submission:
         return _predict_submission(settings, model, data, out, console)
+    volume: Volume
     if settings.crop:
         volume = find_crop(settings.crop, data, model.classes)
+        if isinstance(volume, DecodedVolume):
+            require(
+                volume.channels == model.channels,
+                "checkpoint",
+                settings.checkpoint,
+                f"its network takes {model.channels} channels, and crop={settings.crop} has {volume.channels}",
+                "Give the data.root whose crops have the channels that it was trained on",
+            )
     else:
+        require(
+            model.channels == 1,
+            "volume",
+            settings.volume,
+            f"a stack has one channel, and the network takes {model.channels}",
+            "Name one of its crops with crop=NAME, below data.root",
+        )
         wanted = model.data.voxel_nm
         volume = find_volume(settings.volume, wanted, voxel_nm=settings.voxel_nm, intensity=settings.intensity)
     return _predict_volume(settings, model, volume, out, console)
@@ -173,7 +190,7 @@ def _predict_volume(settings: PredictSettings, model: Model, volume: Volume, out
             batch_size=settings.batch_size,
             console=console,
         )
-        dice = _dice(counts, volume.truth.classes if volume.truth else (), model.classes)
+        dice = _dice(counts, volume.annotated, model.classes)
         figures = {name: value if value == value else None for name, value in dice.items()}
         write_group(building, {"tune_app": {**job, "made": now(), "dice": figures}})
     return Prediction(out=out, shape=volume.grid.shape, dice=dice)

@@ -10,7 +10,8 @@ import torch
 import yaml
 
 from trainables.inference import load_program
-from trainables.settings import DataSettings, from_mapping
+from trainables.settings import DataSettings, TaskSettings, from_mapping
+from trainables.tasks import Task, get_task
 from tune_app.errors import InputError
 from tune_app.exporting.model_file import ABOUT, PROGRAM
 from tune_app.results.manifest import file_sha256, read_manifest
@@ -28,8 +29,11 @@ class Model:
     """(C, 1, 1, 1) logits above which a class is predicted."""
     window: tuple[int, int, int]
     """z y x, voxels."""
+    channels: int
+    """Of its input."""
     data: DataSettings
     """Of its training."""
+    task: Task
     sha256: str
 
 
@@ -48,12 +52,8 @@ def read_model(folder: Path, device: torch.device) -> Model:
     if file_sha256(folder / PROGRAM) != digest or file_sha256(folder / ABOUT) != manifest["sha256"].get(ABOUT):
         raise InputError(f"checkpoint={folder}: {PROGRAM} or {ABOUT} is damaged or was changed since. {make_one}")
     about = read_json(folder / ABOUT)
-    if about.get("in_channels", 1) != 1:
-        raise InputError(
-            f"checkpoint={folder}: its network takes {about['in_channels']} channels; predict takes networks of one. "
-            f"Run {PROGRAM} as the README.md beside it shows"
-        )
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    task = from_mapping(TaskSettings, config.get("task", {}), "task")
     program, flat = load_program(folder / PROGRAM, device), about.get("spatial_dims", 2) == 2
     least = about.get("least_side", 2 * about["stride"])  # programs of earlier versions take no smaller side
     depth, height, width = (max(side, least) for side in about["patch"])
@@ -62,6 +62,8 @@ def read_model(folder: Path, device: torch.device) -> Model:
         classes=tuple(about["classes"]),
         cut=torch.tensor(about["logit"], device=device).view(-1, 1, 1, 1),
         window=(1 if flat else depth, height, width),
+        channels=about.get("in_channels", 1),
         data=from_mapping(DataSettings, config["data"], "data"),
+        task=get_task(task.name, task.options),
         sha256=digest,
     )

@@ -36,6 +36,7 @@ from trainables.settings import DataSettings, network_preset, trial_settings
 from trainables.tiling import MOST_LOGITS, block_shape, span, step
 from tune_app.errors import InputError
 from tune_app.exporting import blocks
+from tune_app.exporting import volume as volume_module
 from tune_app.exporting.predict import DataFolder, PredictSettings, predict, predict_and_print
 from tune_app.exporting.trained_model import read_model
 from tune_app.predict import main
@@ -190,14 +191,14 @@ def test_blocks_give_what_the_whole_gives(
     volume = tmp_path / "data" / "cells" / "cells.zarr" / "recon-1" / "em" / "fibsem-uint8"
     monkeypatch.setattr(blocks, "block_shape", lambda *_: block)
     read: list[tuple[int, ...]] = []
-    original = blocks.read_grey
+    original = volume_module.read_grey
 
     def watched(*given: Any) -> Any:
         found = original(*given)
         read.append(found[0].shape)
         return found
 
-    monkeypatch.setattr(blocks, "read_grey", watched)
+    monkeypatch.setattr(volume_module, "read_grey", watched)
     done = predict(asked(volume=str(volume), overlap=overlap, checkpoint=str(exports[dims]), batch_size=3))
     assert done.dice == {}
     assert len(read) == num_blocks
@@ -335,6 +336,7 @@ KILLED = """
 import itertools, os, signal, sys
 import zarr
 from tune_app.exporting import blocks
+from tune_app.exporting import volume as volume_module
 from tune_app.predict import main
 
 blocks.block_shape = lambda *_: (2, 40, 24)

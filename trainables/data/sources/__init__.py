@@ -142,6 +142,10 @@ class Source(ABC, Generic[T]):
     def decode(self, item: T) -> Decoded:
         """The crop at the target voxel size, with `em_margin` voxels round it where there are any. DataError."""
 
+    def predictable(self, item: T) -> Decoded:
+        """The crop as it is predicted: that of `decode`, and what more of it can be seen but not learnt. DataError."""
+        return self.decode(item)
+
     def generate(self, out: Path, seed: int) -> Path:
         """Write generated data into the folder `out`, and return it. SettingsError for a source that has none."""
         require(False, "data.name", self.settings.name, "has no generated data", "Use data=phantom or data=wildfire")

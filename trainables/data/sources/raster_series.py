@@ -15,7 +15,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -303,8 +303,19 @@ class RasterSeries(Source[Series]):
             )
         return told
 
+    def predictable(self, item: Series) -> Decoded:
+        """All windows, and the one of the newest frames, whose mask nobody knows yet. DataError."""
+        steps, frames = self.options.steps, self._open(item.folder)[0].shape[0]
+        told = f"slice d of the prediction is frame d + {steps}, counted from 0; the last is frame {frames}, to come"
+        decoded = self._decode(item, ahead=1)
+        return replace(decoded, remarks=(*decoded.remarks, told))
+
     def decode(self, item: Series) -> Decoded:
         """All windows of a series. DataError for NaN and for a mask of other values, with how many there are."""
+        return self._decode(item)
+
+    def _decode(self, item: Series, ahead: int = 0) -> Decoded:
+        """ahead: windows more than there are masks for."""
         frames, mask = self._open(item.folder)
         grey, problems, remarks = self._grey(frames)
         known, present = np.empty(mask.shape, np.bool_), np.empty(mask.shape, np.bool_)
@@ -323,10 +334,10 @@ class RasterSeries(Source[Series]):
         if problems:
             raise DataError(" ".join(problems))
         steps = self.options.steps
-        windows = sliding_window_view(grey[:-1], steps, axis=0)  # (D, C, H, W, steps)
+        windows = sliding_window_view(grey[: len(grey) - 1 + ahead], steps, axis=0)  # (D + ahead, C, H, W, steps)
         em = windows.transpose(4, 1, 0, 2, 3).reshape(self.in_channels, -1, *grey.shape[2:])
         labels = np.zeros((packed_bytes(1), *em.shape[1:]), np.uint8)
-        pack_class(labels, 0, 1, present[steps:], known[steps:])
+        pack_class(labels[:, : mask.shape[0] - steps], 0, 1, present[steps:], known[steps:])
         return Decoded(em=em, labels=labels, remarks=tuple(remarks))
 
     def _grey(self, frames: Stack) -> tuple[NDArray[np.uint8], list[str], list[str]]:
