@@ -23,6 +23,7 @@ from tune_app.confirmation.settings import ConfirmSettings
 from tune_app.data import DataVerbSettings
 from tune_app.exporting.export import ExportSettings
 from tune_app.exporting.predict import DataFolder, PredictSettings
+from tune_app.exporting.show import ShowSettings
 from tune_app.frequencies import FrequenciesSettings
 from tune_app.plan import PlanSettings
 from tune_app.report import ReportSettings
@@ -40,6 +41,7 @@ OTHER_VERBS = {
     "confirm": ConfirmSettings,
     "report": ReportSettings,
     "plan": PlanSettings,
+    "show": ShowSettings,
     "compare": CompareSettings,
     "export": ExportSettings,
     "predict": PredictSettings,

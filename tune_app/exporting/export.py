@@ -38,13 +38,13 @@ from tune_app.exporting.operating_point import inference_shift, inherited_point,
 from tune_app.results.finding import confirmation_of, in_confirmed_order, read_confirmation
 from tune_app.results.folders import CONFIRMATIONS, is_sweep
 from tune_app.results.manifest import MANIFEST, file_sha256, git_revision, now, package_versions, read_manifest
+from tune_app.results.run import EXPORT
 from tune_app.results.summary import NOT_VALIDATED, PHANTOM
 from tune_app.results.sweep import Sweep
 from tune_app.results.tables import in_words, to_plain
 from tune_app.results.trial import Trial, read_json
 from tune_app.settings.stored import TRIAL
 
-KIND = "tune_app export"
 SECTIONS = ("loss", "data", "task", "model", "trainer", "hardware", "resources")
 NEEDED = ("loss", "data", "model", "trainer", "hardware")
 """Those that every config has: earlier versions knew one task."""
@@ -187,7 +187,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
     if not target.exists() and not target.is_symlink():
         return
     manifest = read_manifest(target)
-    if target.is_symlink() or not target.is_dir() or (manifest.get("kind") != KIND and any(target.iterdir())):
+    if target.is_symlink() or not target.is_dir() or (manifest.get("kind") != EXPORT and any(target.iterdir())):
         raise InputError(f"out: {target} exists and is no export, so it is not replaced. {other}")
     if manifest and not overwrite and not _is_unchanged(target, manifest):
         raise InputError(f"out: {target} is an export that was changed since. {other} overwrite=true replaces it.")
@@ -212,7 +212,7 @@ def _tell_about(sweep: Sweep, out: Path, chosen: list[tuple[int, Trial]], tell: 
     if unfinished and not chosen[0][1].as_of:
         tell(f"not trained to the end: {', '.join(unfinished)}; exported as of the best epoch so far")
     written = {str(rank) for rank, _ in chosen}
-    stale = [p for p in out.glob("*") if p.name not in written and read_manifest(p).get("kind") == KIND]
+    stale = [p for p in out.glob("*") if p.name not in written and read_manifest(p).get("kind") == EXPORT]
     if stale:
         tell(f"left over from an earlier export, not of this one: {', '.join(sorted(map(str, stale)))}")
 
@@ -394,7 +394,7 @@ def _metrics(sweep: Sweep, trial: Trial) -> str:
 def _provenance(sweep: Sweep, trial: Trial, rank: int) -> dict[str, Any]:
     source, confirmed = sweep.manifest, confirmation_of(sweep, trial)
     return {
-        "kind": KIND,
+        "kind": EXPORT,
         "rank": rank,
         "confirmation": confirmed and confirmed | {"best_epochs": confirmed_epochs(sweep, str(confirmed["name"]))},
         "trials_ranked": int(sweep.leaderboard()["rank"].notna().sum()),

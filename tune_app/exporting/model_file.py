@@ -26,7 +26,7 @@ def best_state(trial: Trial) -> tuple[dict[str, Any], str]:
         state = checkpoint.read(path)
     except CheckpointError as error:
         return {}, str(error)
-    return (state, "") if _tensors(state) else ({}, f"{path} holds no weights")
+    return (state, "") if tensors_of(state) else ({}, f"{path} holds no weights")
 
 
 def write_model(sweep: Sweep, trial: Trial, state: dict[str, Any], path: Path, thresholds: dict[str, str]) -> None:
@@ -38,7 +38,7 @@ def write_model(sweep: Sweep, trial: Trial, state: dict[str, Any], path: Path, t
     score = str(row.get(sweep.metric)) if sweep.validated else "not validated"
     about = {"classes": json.dumps(sweep.classes), "epoch": str(epoch), sweep.metric: score}
     about |= {"sweep": sweep.name, "trial": trial.name, "format": "pt", **thresholds}
-    path.write_bytes(save(_tensors(state), about))  # Its save_file would make a file that only its owner may read.
+    path.write_bytes(save(tensors_of(state), about))  # Its save_file would make a file that only its owner may read.
 
 
 def write_program(
@@ -57,7 +57,7 @@ def write_program(
         return "its checkpoint does not hold the logit shift of apply_at=inference"
     try:
         settings = trial_settings(trial.config)
-        model = inference(settings, _tensors(state), list(shift.values()))
+        model = inference(settings, tensors_of(state), list(shift.values()))
     except TrainablesError as error:
         return str(error)
     save_program(model, folder / PROGRAM)
@@ -76,7 +76,7 @@ def write_program(
     return ""
 
 
-def _tensors(state: dict[str, Any]) -> dict[str, Any]:
+def tensors_of(state: dict[str, Any]) -> dict[str, Any]:
     """The weights in a best.pt, each with storage of its own and contiguous, as safetensors wants them."""
     sections = [state[key] for key in ("model", "state_dict", "weights") if isinstance(state.get(key), dict)]
     weights = sections[0] if sections else state

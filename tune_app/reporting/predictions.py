@@ -9,7 +9,7 @@ Legend: M patches, C classes, H W space.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +57,7 @@ def predictions(findings: Findings) -> Section:
     base = read_shown(findings.baseline) if findings.baseline and findings.baseline.name != best.trial.name else None
     same = base is not None and base.em.shape == best.em.shape and bool((base.em == best.em).all())
     others = [base] if base is not None and same else []
-    parts = [overview(best, others)]
+    parts = [overview(dict(zip(("prediction of the best", "prediction of the baseline"), [best, *others])))]
     worst = worst_class(best.trial, best.classes)
     if worst and best.present[:, best.classes.index(worst)].any():
         parts.append(errors(best, others, worst))
@@ -92,23 +92,24 @@ def worst_class(trial: Trial, classes: Sequence[str]) -> str:
     return min(finite, key=lambda name: finite[name], default="")
 
 
-def overview(best: Shown, others: Sequence[Shown]) -> Gallery:
-    """EM, truth and what each trial predicts: classes outlined, so that none hides another."""
+def overview(trials: Mapping[str, Shown]) -> Gallery:
+    """EM, truth and what each trial predicts: classes outlined, so that none hides another. By the names of rows."""
+    all_shown = list(trials.values())
+    best = all_shown[0]
     order = drawn_classes(best)
     rows = [
         ("EM", [Image(png=png(em), alt=f"EM of {name}") for em, name in zip(best.em, best.crops)]),
         ("truth", images(best, truth(best), order, "truth of")),
     ]
-    for shown, role in ((best, "best"), *((other, "baseline") for other in others)):
-        pictures = images(shown, outlined(shown, shown.predicted, order), order, f"prediction of the {role} for")
-        rows.append((f"prediction of the {role}", pictures))
+    for role, shown in trials.items():
+        rows.append((role, images(shown, outlined(shown, shown.predicted, order), order, f"{role} for")))
     legend = [(TOL_MUTED[place], best.classes[c]) for c, place in places(order).items()]
     left_out = [name for c, name in enumerate(best.classes) if c not in order]
     names = listed(
         [
             f"{shown.trial.name} ({in_words(shown.trial.metric)} {short(shown.trial.score(shown.trial.metric), 3)}, "
             f"epoch {shown.best_epoch})"
-            for shown in (best, *others)
+            for shown in all_shown
         ]
     )
     alt = (
@@ -124,7 +125,7 @@ def overview(best: Shown, others: Sequence[Shown]) -> Gallery:
         columns=best.crops,
         rows=rows,
         legend=legend,
-        data=patch_data([best, *others]),
+        data=patch_data(all_shown),
     )
 
 

@@ -25,7 +25,7 @@ from tune_app.errors import InputError
 from tune_app.export import main
 from tune_app.exporting import export as export_module
 from tune_app.exporting import model_file
-from tune_app.exporting.export import KIND, ExportSettings, export, export_and_print
+from tune_app.exporting.export import EXPORT, ExportSettings, export, export_and_print
 from tune_app.exporting.operating_point import metadata, operating_point
 from tune_app.results.summary import PHANTOM
 from tune_app.results.sweep import Sweep
@@ -63,7 +63,7 @@ def test_an_export_holds_its_files_and_their_digests(sweep: Path, tmp_path: Path
     for name, digest in manifest["sha256"].items():
         assert hashlib.sha256((folders[0] / name).read_bytes()).hexdigest() == digest
     expected = {
-        "kind": KIND,
+        "kind": EXPORT,
         "rank": 1,
         "sweep": "a",
         "trial": "0001_seesaw_p0.8",
@@ -208,7 +208,7 @@ def test_a_shift_at_inference_is_taken_off_the_thresholds(tmp_path: Path, known:
 
 
 def test_the_prefix_of_a_compiled_model_is_taken_off() -> None:
-    tensors = model_file._tensors({"model": {"_orig_mod.a": torch.ones(2)}, "epoch": 1})
+    tensors = model_file.tensors_of({"model": {"_orig_mod.a": torch.ones(2)}, "epoch": 1})
     assert list(tensors) == ["a"]
 
 

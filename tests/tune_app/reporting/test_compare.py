@@ -16,7 +16,7 @@ from sweep_folder import UNIFORM, WrittenTrial, write_sweep
 
 from trainables.errors import SettingsError
 from tune_app.compare import main
-from tune_app.reporting.compare import CompareSettings, as_json, as_table, compare, page_of
+from tune_app.reporting.compare import CompareSettings, compare
 from tune_app.reporting.page import render
 
 SCORES = {"a": [0.50, 0.52, 0.55, 0.51], "b": [0.53, 0.56, 0.56, 0.55]}
@@ -119,14 +119,14 @@ def test_runs_that_were_stopped_early_do_not_pair(tmp_path: Path) -> None:
 
 def test_the_three_forms_say_the_same(pair: tuple[Path, Path], tmp_path: Path) -> None:
     found = compare(settings(pair))
-    table = as_table(found, 100)
+    table = found.text(100)
     assert all(len(line) <= 100 for line in table.split("\n\n")[3].splitlines()), "the leaderboard fits"
-    content = json.loads(as_json(found), parse_constant=pytest.fail)
+    content = json.loads(found.json(), parse_constant=pytest.fail)
     assert content["same_data"] is True
     assert len(content["leaderboard"]) == 11
     assert content["paired"][1]["difference"] == pytest.approx(0.03)
     page = tmp_path / "page.html"
-    page.write_text(render(page_of(found)))
+    page.write_text(render(found.page()))
     read = read_report(page)
     assert list(read.sections) == ["leaderboard", "paired", "settings"]
     assert len(read.sections["paired"].data["paired-differences.csv"]) == 2
