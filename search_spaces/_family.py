@@ -269,6 +269,9 @@ def effective_signature(loss: Mapping[str, Any], counts: ClassCounts, *, window_
     rule = make_rule(loss["name"], loss["params"], counts.classes)
     factors = rule.factors(_window_counts(counts, window_voxels))
     rows = [[float(f"{v:.6g}") + 0.0 for v in values.tolist()] for values in factors]
+    if rule.exclusive:
+        rest = {name: value for name, value in loss["params"].items() if name != "weights"}
+        return f"softmax {loss['name']} weight={rows[0]} {sorted(rest.items())}"
     neutral = rows[0] == [1.0] * len(rows[0]) and not any(rows[1] + rows[2])
     parts = [f"tversky(fp={rule.fp_weight:g}, fn={rule.fn_weight:g})"] if rule.both and rule.cross_entropy < 1 else []
     parts.append(f"weight={rows[0]}")

@@ -146,11 +146,12 @@ class Engine:
         self.evaluation_step = Step(evaluation_step, compiled=compiled, cuda=self.hardware.cuda)
         self.compile_clock = CompileClock(running=compiled)
 
-    def fits(self, settings: TrialSettings, *, share: float = 1.0, cpus: int = 1) -> bool:
-        """Whether a trial with these settings can be run by `reset` alone."""
+    def fits(self, settings: TrialSettings, loss: str, *, share: float = 1.0, cpus: int = 1) -> bool:
+        """Whether a trial with these settings, and the loss of this name, can be run by `reset` alone."""
         mine, other = self.settings, settings
         return (
-            all(getattr(mine, name) == getattr(other, name) for name in ("data", "model", "hardware", "task"))
+            losses.is_exclusive(loss) == losses.is_exclusive(self.loss.name)
+            and all(getattr(mine, name) == getattr(other, name) for name in ("data", "model", "hardware", "task"))
             and all(getattr(mine.trainer, f) == getattr(other.trainer, f) for f in FIXED_TRAINER_SETTINGS)
             and resolve(other.hardware, share=share, cpus=cpus) == self.hardware
         )
@@ -402,7 +403,7 @@ class Engine:
             "weight_growth": self._weight_norm() / self._first_weight_norm,
             "lr": self.optim.optimizer.param_groups[0]["lr"],
         }
-        row |= dict(zip(self.loss.figure_names, training["figures"]))
+        row |= self.loss.training_figures(training["figures"])
         for name, values in per_class.items():
             row |= {f"{name}/{c}": v for c, v in zip(self.classes, values)}
         return row

@@ -81,7 +81,7 @@ class SegmentationTrial(tune.Trainable):
         self._trial = config = config if self._own else _completed(config, self.logdir)
         taken, settings = config["resources"], _settings(config)
         share, cores = min(1.0, taken["gpus_per_trial"]) or 1.0, max(1, int(taken["cpus_per_trial"]))
-        if self._engine is None or not self._engine.fits(settings, share=share, cpus=cores):
+        if self._engine is None or not self._engine.fits(settings, config["loss"]["name"], share=share, cpus=cores):
             self._pictures = None  # they hold their engine
         self._prepare(settings, share, cores)
 

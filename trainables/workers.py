@@ -84,10 +84,11 @@ class Worker:
         gets short all of them are let go. pieces: those of a new engine, see `Engine`; one that is there keeps to what
         had fitted into memory.
         """
-        if self.engine is not None and not self.engine.fits(settings, share=share, cpus=cpus):
+        name = loss["name"]
+        if self.engine is not None and not self.engine.fits(settings, name, share=share, cpus=cpus):
             self.engine.park()
             self._parked.append(self.engine)
-            self.engine = next((e for e in self._parked if e.fits(settings, share=share, cpus=cpus)), None)
+            self.engine = next((e for e in self._parked if e.fits(settings, name, share=share, cpus=cpus)), None)
             if self.engine is not None:
                 self._parked.remove(self.engine)
             elif not self._room():

@@ -372,7 +372,7 @@ def test_reset_refuses_other_shapes():
     ],
 )
 def test_fits_tells_what_reset_can_do(section, change, fits):
-    assert make().fits(tiny_settings(**{section: change})) is fits
+    assert make().fits(tiny_settings(**{section: change}), "static") is fits
 
 
 def test_bf16_model_and_float32_loss():

@@ -1,8 +1,8 @@
 """Losses by name: `build` makes one, `reset` on it makes another in the same storage.
 
 static, class_balanced, balanced_softmax, seesaw and tversky are per-class Tversky losses, mixture has a share of
-cross-entropy, composite is a sum of weighted terms; the first four use fp_weight 0.6 and fn_weight 0.4. One file per
-weighting rule; formulas in weights.py, tversky.py and terms.py.
+cross-entropy, composite is a sum of weighted terms; the first four use fp_weight 0.6 and fn_weight 0.4. cross_entropy
+is that of a softmax, a module of its own. One file per weighting rule; formulas in weights.py, tversky.py and terms.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from trainables.errors import SettingsError
 from trainables.losses.balanced_softmax import APPLY_AT, BalancedSoftmax
 from trainables.losses.class_balanced import ClassBalanced
 from trainables.losses.composite import Composite
+from trainables.losses.cross_entropy import SMOOTHINGS, CrossEntropy, SoftmaxCrossEntropy
 from trainables.losses.mixture import Mixture
 from trainables.losses.seesaw import Seesaw
 from trainables.losses.static import FreeTversky, Static
@@ -31,12 +32,14 @@ RULES: dict[str, type[Rule]] = {
     "tversky": FreeTversky,
     "mixture": Mixture,
     "composite": Composite,
+    "cross_entropy": CrossEntropy,
 }
 
 __all__ = [
     "APPLY_AT",
     "FREQUENCIES",
     "RULES",
+    "SMOOTHINGS",
     "STATIC_RULES",
     "Counts",
     "Factors",
@@ -45,6 +48,7 @@ __all__ = [
     "WeightedTversky",
     "build",
     "comparable_counts",
+    "is_exclusive",
     "make_rule",
     "power_weights",
     "static_vector",
@@ -66,6 +70,12 @@ def make_rule(name: str, params: Mapping[str, Any], classes: Sequence[str]) -> R
     return RULES[name].from_params(params, classes)
 
 
+def is_exclusive(name: str) -> bool:
+    """Whether the loss of this name is for labels that exclude each other: then it is a module of another kind, which
+    `reset` does not turn into one of the others."""
+    return name in RULES and RULES[name].exclusive
+
+
 def build(
     name: str,
     params: Mapping[str, Any],
@@ -83,6 +93,7 @@ def build(
         value, figures = loss(logits, target)
     """
     names = tuple(classes)
-    module = WeightedTversky(names, partial(make_rule, classes=names))
+    kind = SoftmaxCrossEntropy if is_exclusive(name) else WeightedTversky
+    module = kind(names, partial(make_rule, classes=names))
     module.reset(name, params, count_update_every=count_update_every, count_window=str(count_window))
     return module

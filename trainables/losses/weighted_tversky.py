@@ -129,6 +129,10 @@ class WeightedTversky(nn.Module):
         annotated in it, then each of the T terms that have a weight, before it."""
         return [*(f"loss/{name}" for name in self.classes), *(f"term/{name}" for name in self._active)]
 
+    def training_figures(self, means: Sequence[float]) -> dict[str, float]:
+        """What a row says of an epoch's training, from the means of the `figure_names` over its batches."""
+        return dict(zip(self.figure_names, means))
+
     def _summed(self, logits: Tensor, target: Tensor) -> tuple[ClassSums, ClassSums, list[Tensor]]:
         """Sums (N, C), the same over the batch, (C,), and those (C,) of the voxel losses of the active terms."""
         with without_autocast(logits.device.type):

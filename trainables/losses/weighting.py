@@ -64,6 +64,8 @@ class Rule:
 
     online: ClassVar[bool] = False
     windowed: ClassVar[bool] = False
+    exclusive: ClassVar[bool] = False
+    """Whether it is for labels that exclude each other, by softmax; else every class is learnt by itself."""
     choices: ClassVar[tuple[str, ...]] = ()
     """Names of the parameters this rule takes."""
 
