@@ -47,7 +47,7 @@ from trainables.steps import (
     no_reduction,
     prepare_ahead,
 )
-from trainables.tasks import get_task
+from trainables.tasks import get_task, require_labels_for
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +104,7 @@ class Engine:
         device = self.hardware.device
         self.model = self._new_model().to(device)
         _set_memory_format(self.model, self.hardware)
+        require_labels_for(loss["name"], self.task, settings.task.name)
         self.loss = losses.build(loss["name"], loss["params"], self.classes).to(device)
         ranks = {"rank": rank, "world": world}
         of_pieces = replace(

@@ -41,7 +41,11 @@ class Validator:
         slot = torch.full((len(dataset.crops),), -1, dtype=torch.int64)
         slot[members] = torch.arange(len(members))
         patches = validation_set(
-            dataset, batch_size=trainer.batch_size, num_batches=trainer.validation_batches, seed=split_seed
+            dataset,
+            batch_size=trainer.batch_size,
+            num_batches=trainer.validation_batches,
+            seed=split_seed,
+            whole_crops=task.whole_crops,
         )
         self.batches = Batches(patches, slot)
 

@@ -245,28 +245,44 @@ class ValidationSet:
         return cut(self._dataset, members, starts, self._size, {})
 
 
-def validation_set(dataset: PackedDataset, *, batch_size: int, num_batches: int, seed: int) -> ValidationSet:
+def validation_set(
+    dataset: PackedDataset, *, batch_size: int, num_batches: int, seed: int, whole_crops: bool = False
+) -> ValidationSet:
     """Fixed patches of the validation crops, patch-sized, not augmented: the same for every trial of a sweep.
 
     Stratified: the crops take turns (each appears ⌊n/K⌋ or one more times), and every class with positive voxels on
     the validation side has some in the set, as far as n ≥ the number of such classes. With data.validation_patch these
     are boxes of that size, which do not depend on the patch; they are tiled by patches, in as many batches as it takes,
-    each of the largest size up to `batch_size` that divides their number. Raises DataError without crops.
+    each of the largest size up to `batch_size` that divides their number. whole_crops: every crop once, from its first
+    voxel on, in batches of such a size, whatever `num_batches` says. Raises DataError without crops.
     """
     rng = np.random.default_rng([VALIDATION_STREAM, seed])
     members, settings = side_members(dataset, "validate"), dataset.settings
     patch = np.array(settings.patch, dtype=np.int64)
     box = np.array(settings.validation_patch or patch, dtype=np.int64)
+    if whole_crops:
+        picks = [(int(member), np.zeros(3, np.int64)) for member in members]
+        return _in_batches(rng, dataset, picks, _even(len(picks), batch_size), patch)
     num_boxes = settings.validation_boxes or batch_size * num_batches
     required = _class_patches(rng, dataset, members, box)[:num_boxes]
     picks = required + _turns(rng, dataset, members, [m for m, _ in required], num_boxes, box)
     tiles = np.stack(np.meshgrid(*map(np.arange, box // patch), indexing="ij"), axis=-1).reshape(-1, 3) * patch
     picks = [(member, start + tile) for member, start in picks for tile in tiles]
-    num_patches = len(picks)
     if settings.validation_patch:
-        least = math.ceil(num_patches / batch_size)
-        num_batches = next(n for n in range(least, num_patches + 1) if num_patches % n == 0)
-    chosen = np.split(rng.permutation(num_patches), num_batches)
+        num_batches = _even(len(picks), batch_size)
+    return _in_batches(rng, dataset, picks, num_batches, patch)
+
+
+def _even(patches: int, batch_size: int) -> int:
+    """The fewest batches of equal size, at most `batch_size`, that hold so many patches."""
+    return next(n for n in range(math.ceil(patches / batch_size), patches + 1) if patches % n == 0)
+
+
+def _in_batches(
+    rng: np.random.Generator, dataset: PackedDataset, picks: list[tuple[int, Position]], number: int, patch: Position
+) -> ValidationSet:
+    """The picks, shuffled, in `number` batches of equal size."""
+    chosen = np.split(rng.permutation(len(picks)), number)
     batches = [(np.array([picks[i][0] for i in order]), np.stack([picks[i][1] for i in order])) for order in chosen]
     return ValidationSet(dataset, batches, patch)
 

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from trainables.data import PackedBatch
-from trainables.settings import from_mapping, require_choice
+from trainables.losses import is_exclusive
+from trainables.settings import from_mapping, require, require_choice
 
 Counts = dict[str, Tensor]
 """Sums of a validation pass, on the device, by name."""
@@ -47,6 +48,10 @@ class Task(ABC):
     """Those that it holds of the newest epoch alone."""
     of_best_epoch: ClassVar[tuple[str, ...]] = ()
     """Those that it holds of the best epoch alone."""
+    exclusive: ClassVar[bool] = False
+    """Whether labels exclude each other: a loss over a softmax is for such labels alone."""
+    whole_crops: ClassVar[bool] = False
+    """Whether a crop is one sample, of which the patch is all: validation then takes every crop once."""
 
     @abstractmethod
     def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
@@ -115,6 +120,12 @@ def get_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
     require_choice("task.name", name, task_names())
     kind: type[Task] = importlib.import_module(f"{__name__}.{name}").TASK
     return from_mapping(kind, options or {}, "task.options")
+
+
+def require_labels_for(loss: str, task: Task, name: str) -> None:
+    """SettingsError for a loss over labels that exclude each other where those of the task do not. name: the task's."""
+    rule = f"loss {loss} is for one label per sample, and the labels of this task do not exclude each other"
+    require(task.exclusive or not is_exclusive(loss), "task.name", name, rule, "Write task.name=classification")
 
 
 def short(value: float) -> str:
