@@ -74,13 +74,14 @@ class DataSettings:
 
     name: str = "phantom"
     """A file of trainables/data/sources. phantom: generated, for trying things out. cellmap: the layout of CellMap.
-    raster_series: rasters over time, and the mask of the next one."""
+    raster_series: rasters over time, and the mask of the next one. labelled_volumes: images and labels, 0, 1 or 2 for
+    unlabelled."""
     root: str = field(default="", metadata=PATH)
-    """Folder that holds {dataset}/{dataset}.zarr, with name=raster_series channels.json and a folder per series. Empty
-    with either of name=phantom and name=raster_series: the generated data in the cache."""
+    """Folder that holds {dataset}/{dataset}.zarr, with name=raster_series channels.json and a folder per series, with
+    name=labelled_volumes images and labels. Empty with any of them but cellmap: the generated data in the cache."""
     split_file: str = field(default="", metadata=PATH)
     """datasplit.csv. Empty: root/datasplit.csv where it exists, else one written into the cache folder. With
-    name=raster_series split.csv in the root, else drawn."""
+    name=raster_series or labelled_volumes split.csv in the root, else drawn."""
     cache_dir: str = field(default="", metadata=PATH)
     """Node-local folder of packed crops and the phantom. Empty: $TUNE_APP_CACHE or ~/.cache/tune_app."""
     classes: list[str] = field(default_factory=lambda: list(FIVE_CLASSES))

@@ -21,8 +21,8 @@ class DataVerbSettings:
     """What `python -m tune_app.data` takes."""
 
     action: str = "check"
-    """make: generate the phantom, or fires (data=wildfire), into out=. check: verify a data set and its split, and say
-    what is wrong."""
+    """make: generate the phantom, fires (data=wildfire) or sheets (data=surface) into out=. check: verify a data set
+    and its split, and say what is wrong."""
     out: str = field(default="", metadata=PATH)
     """Folder to make; it must not exist or be empty."""
     seed: int = 0

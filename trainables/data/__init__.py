@@ -5,8 +5,8 @@ augment.py, expand.py              patches augmented and expanded on the device
 packing.py, packed.py              the bit-packed, memory-mapped cache
 check.py                           what is wrong with a data set and its split
 cellmap                            the CellMap Zarr layout at a target voxel size; which crop trains and which validates
-phantom                            generated volumes in the same layout, and generated fires
-sources                            one file per layout: volumes, rasters over time
+phantom                            generated volumes in the same layout, fires, sheets
+sources                            one file per layout: volumes, rasters over time, labelled volumes
 """
 
 from trainables.data.augment import augment

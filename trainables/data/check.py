@@ -34,8 +34,11 @@ def check(settings: DataSettings) -> list[Finding]:
     except DataError as error:
         return [*findings, Finding("error", settings.root or settings.name, str(error))]
     findings += source.overlaps(used)
+    labels: dict[str, Counter[str]] = {}
     for item in used:
-        findings += _crop(source, item)
+        findings += _crop(source, item, labels.setdefault(item.side, Counter()))
+    if not any(finding.level == "error" for finding in findings):  # else they are not all of them
+        findings += source.judged(labels)
     numbers = dict(Counter(sorted(item.side for item in used)))
     told = f"{len(used)} crops hold at least one class: {json.dumps(numbers)}"
     findings.append(Finding("info", "split", told))
@@ -65,13 +68,14 @@ def _classes(source: Source[Any], items: Sequence[Item]) -> list[Finding]:
     return findings
 
 
-def _crop(source: Source[Any], item: Item) -> Iterator[Finding]:
-    """Decode one crop as packing does."""
+def _crop(source: Source[Any], item: Item, labels: Counter[str]) -> Iterator[Finding]:
+    """Decode one crop as packing does, and add up its labels as they lie on disk."""
     try:
         crop = source.decode(item)
     except DataError as error:
         yield Finding("error", item.name, str(error))
         return
+    labels.update(crop.label_counts)
     if crop.masked:
         yield Finding("warning", item.name, f"no EM for {100 * crop.masked:.1f} % of the crop; masked there")
     if crop.padded:

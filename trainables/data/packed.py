@@ -15,7 +15,8 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -57,6 +58,8 @@ class PackedCrop:
     """(C,) voxels in which the class is annotated."""
     positions: NDArray[np.int32]
     """(C, M, 3) crop coordinates of positive voxels, drawn at random; the first min(positive, M) are filled."""
+    label_counts: Mapping[str, int] = field(default_factory=dict)
+    """Voxels of each label as it lies on disk, where the source judges by them."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,10 @@ class PackedDataset:
     @property
     def remarks(self) -> list[str]:
         """What was found elsewhere than expected, and what is left out: a sentence each."""
-        return self.source.remarks(self.items) if self.source else []
+        if not self.source:
+            return []
+        told = [finding.message for finding in self.source.judged(label_counts(self.crops))]
+        return [*self.source.remarks(self.items), *told]
 
     def counts(self, side: str = "train") -> dict[str, list[Any]]:
         """Exact voxel counts over the crops of one side: classes, positive, known, in class order."""
@@ -104,6 +110,14 @@ class PackedDataset:
             "positive": sum((c.positive for c in chosen), zero).tolist(),
             "known": sum((c.known for c in chosen), zero).tolist(),
         }
+
+
+def label_counts(crops: Iterable[PackedCrop]) -> dict[str, Counter[str]]:
+    """Voxels of each label on each side."""
+    counts: dict[str, Counter[str]] = {}
+    for crop in crops:
+        counts.setdefault(crop.side, Counter()).update(crop.label_counts)
+    return counts
 
 
 def cache_folder(settings: DataSettings) -> Path:
@@ -156,6 +170,9 @@ def open_packed(settings: DataSettings) -> PackedDataset:
         mark_used(folder)
         try:
             found = load_packed(settings, on_this_node(folder), source.root)
+            for finding in source.judged(label_counts(found.crops)):
+                if finding.level == "error":
+                    raise DataError(f"{source.root}: {finding}")
             return replace(found, source=source, items=tuple(items))
         except FileNotFoundError:
             if (folder / "index.json").exists():
@@ -267,4 +284,6 @@ def _load_crop(folder: Path, row: dict[str, Any]) -> PackedCrop:
     )
     positive, known = (np.array(row[name], dtype=np.int64) for name in ("positive", "known"))
     shape, offset = tuple(row["shape"]), tuple(row["offset"])
-    return PackedCrop(row["name"], row["side"], shape, em, labels, offset, positive, known, positions)
+    return PackedCrop(
+        *(row["name"], row["side"], shape, em, labels, offset, positive, known, positions, row.get("label_counts", {}))
+    )

@@ -104,6 +104,7 @@ def _pack_crop(source: Source[Any], item: Item, folder: Path, number: int) -> di
         "positive": positive,
         "known": known,
         "masked": crop.masked,
+        "label_counts": dict(crop.label_counts),
         "digest": _digest(crop.em, crop.labels),
     }
 

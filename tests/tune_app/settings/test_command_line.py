@@ -85,7 +85,7 @@ BAD = {
     "space of a preset": (["preset=seesaw_default", "space.p=1"], ["preset= has no space"]),
     "unknown group choice": (["search=bogus"], ["search=bogus", "grid, optuna, random"]),
     "unknown searcher": (["search.name=bogus"], ["search.name=bogus", "optuna, random, grid"]),
-    "unknown data": (["data=bogus"], ["data=bogus", "cellmap, cellmap14, phantom, phantom14, wildfire"]),
+    "unknown data": (["data=bogus"], ["data=bogus", "cellmap, cellmap14, phantom, phantom14, surface, wildfire"]),
     "unknown experiment": (["experiment=bogus"], ["experiment=bogus", "class_weighting"]),
     "unknown model": (["model.name=bogus"], ["model.name=bogus", "unet"]),
     "unknown option of a model": (["model.options.bogus=1"], ["model.options.bogus=1", "Choices: norm"]),

@@ -10,12 +10,13 @@ voxels, D' H' W' the crop with its surroundings.
 
 from __future__ import annotations
 
+import csv
 import difflib
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -58,6 +59,8 @@ class Decoded:
     """Share of the crop, in [0, 1], that is unknown because its image is zero padding."""
     remarks: tuple[str, ...] = ()
     """What else was done to it, a sentence each."""
+    label_counts: Mapping[str, int] = field(default_factory=dict)
+    """Voxels of each label as it lies on disk, where a source judges its labels by them."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,9 @@ class Source(ABC, Generic[T]):
 
     def generate(self, out: Path, seed: int) -> Path:
         """Write generated data into the folder `out`, and return it. SettingsError for a source that has none."""
-        require(False, "data.name", self.settings.name, "has no generated data", "Use data=phantom or data=wildfire")
+        require(
+            False, "data.name", self.settings.name, "has no generated data", "Use data=phantom, wildfire or surface"
+        )
         return out
 
     def annotated(self) -> list[str]:
@@ -167,6 +172,10 @@ class Source(ABC, Generic[T]):
         """What of the validation crops is trained on, as a sentence; empty where nothing is."""
         return ""
 
+    def judged(self, labels: Mapping[str, Mapping[str, int]]) -> list[Finding]:
+        """What the labels of each side say together, {side: {label: voxels}}; a run stops at an error."""
+        return []
+
     def inspected(self) -> tuple[Sequence[T], list[Finding]]:
         """The usable crops, and all that is wrong with the split where `items` raises at the first. DataError."""
         return self.items(), []
@@ -175,6 +184,39 @@ class Source(ABC, Generic[T]):
         """Crops that share voxels."""
         if told := self.leak(items):
             yield Finding("warning", "split", told)
+
+
+SIDES = ("train", "validate", "test")
+
+
+def read_sides(path: Path, known: Collection[str], what: str) -> tuple[dict[str, str], list[str]]:
+    """The side of each series, volume, … in split.csv, and a sentence for every row that cannot be used.
+
+    known: the names that there are; what: what they are the names of.
+    """
+    sides, problems = dict[str, str](), list[str]()
+    try:
+        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, ValueError) as error:
+        return {}, [f"{path} cannot be read ({error}). Write a line `side,{what}` for each {what}."]
+    for number, row in enumerate(([cell.strip() for cell in row] for row in rows), 1):
+        if not any(row) or (number == 1 and row == ["side", what]):
+            continue
+        side, name = row if len(row) == 2 else ("", "")
+        if side not in SIDES:
+            problems.append(f"{path}:{number}: {','.join(row)}; needed is SIDE,{what.upper()} with {', '.join(SIDES)}.")
+        elif name not in known:
+            problems.append(f"{path}:{number}: {name} is no {what}; there are {', '.join(known)}. Correct the name.")
+        elif name in sides:
+            problems.append(f"{path}:{number}: {name} appears again; keep one row of it.")
+        else:
+            sides[name] = side
+    return sides, problems
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files of an array on disk: itself, or all in the folder that it is."""
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 def source_names() -> tuple[str, ...]:

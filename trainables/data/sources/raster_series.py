@@ -10,7 +10,6 @@ D = T − steps windows, H W cells.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections import Counter
@@ -30,13 +29,12 @@ from trainables.data.cellmap.ngff import KINDS
 from trainables.data.expand import pack_class, packed_bytes
 from trainables.data.packed import cache_folder, cache_written, mark_used
 from trainables.data.phantom import fire
-from trainables.data.sources import Decoded, Finding, Source
+from trainables.data.sources import Decoded, Finding, Source, files_of, read_sides
 from trainables.errors import DataError
 from trainables.settings import DataSettings, require, require_choice
 
 ABOUT, SPLIT = "channels.json", "split.csv"
 ROLES = ("fire", "wind", "static")
-SIDES = ("train", "validate", "test")
 UNKNOWN = 255
 MOST_NAMED = 5
 """Values and channels that a message names."""
@@ -264,7 +262,7 @@ class RasterSeries(Source[Series]):
             sides = {s.name: "validate" if fnmatchcase(s.name, pattern) else "train" for s in series}
             return f"data.options.validate={pattern}", sides, []
         if self.settings.split_file or file.is_file():
-            return str(file), *_read_sides(file, known)
+            return str(file), *read_sides(file, known, "series")
         return self.root, self._drawn(series), []
 
     def _drawn(self, series: Sequence[Series]) -> dict[str, str]:
@@ -277,7 +275,7 @@ class RasterSeries(Source[Series]):
         return {s.name: "validate" if n < number else "train" for n, s in enumerate(order)}
 
     def stamp(self, item: Series) -> str:
-        files = [file for name in ("frames", "mask") for file in _files(_open_stack(item.folder, name).path)]
+        files = [file for name in ("frames", "mask") for file in files_of(_open_stack(item.folder, name).path)]
         found = [(str(path), stat.st_size, stat.st_mtime_ns) for path in files for stat in [path.stat()]]
         return json.dumps([str(item.folder), item.side, asdict(self.channels), found])
 
@@ -401,28 +399,6 @@ def read_channels(path: Path) -> Channels:
     return Channels(names=tuple(names), low=low, high=high, roles=roles)
 
 
-def _read_sides(path: Path, known: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The side of each series in split.csv, and a sentence for every row that cannot be used."""
-    sides, problems = dict[str, str](), list[str]()
-    try:
-        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, ValueError) as error:
-        return {}, [f"{path} cannot be read ({error}). Write a line `side,series` for each series."]
-    for number, row in enumerate(([cell.strip() for cell in row] for row in rows), 1):
-        if not any(row) or (number == 1 and row == ["side", "series"]):
-            continue
-        side, name = row if len(row) == 2 else ("", "")
-        if side not in SIDES:
-            problems.append(f"{path}:{number}: {','.join(row)}; needed is SIDE,SERIES with {', '.join(SIDES)}.")
-        elif name not in known:
-            problems.append(f"{path}:{number}: {name} is no series; there are {', '.join(known)}. Correct the name.")
-        elif name in sides:
-            problems.append(f"{path}:{number}: {name} appears again; keep one row of it.")
-        else:
-            sides[name] = side
-    return sides, problems
-
-
 def _is_series(folder: Path) -> bool:
     return any((folder / f"{name}{kind}").exists() for name in ("frames", "mask") for kind in (".npy", ".zarr"))
 
@@ -441,11 +417,6 @@ def _open_stack(folder: Path, name: str) -> Stack:
     if array.dtype.kind not in KINDS:
         raise DataError(f"{path}: values of type {array.dtype}; numbers are needed. Save it anew.")
     return Stack(path, array)
-
-
-def _files(path: Path) -> list[Path]:
-    """Those of a stack."""
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
