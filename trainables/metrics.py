@@ -178,3 +178,48 @@ def fg_true(tp: Any, fn: Any, known: Any) -> Tensor:
 def mean_over_known(scores: Tensor) -> Tensor:
     """Mean of (C,) over the classes that have a score, 0-d; NaN where none has."""
     return torch.nanmean(torch.as_tensor(scores))
+
+
+def widened(mask: Tensor, radius: float) -> Tensor:
+    """Voxels whose centre is at most `radius` voxels from one of `mask`: bool (N, C, *S), as it is. Exact."""
+    sides, reach = mask.shape[2:], int(radius)
+    padded, wide = torch.nn.functional.pad(mask, (reach, reach) * len(sides)), torch.zeros_like(mask)
+    for steps in itertools.product(range(-reach, reach + 1), repeat=len(sides)):
+        if sum(step * step for step in steps) <= radius * radius:
+            at: tuple[Any, ...] = tuple(slice(reach + step, reach + step + n) for step, n in zip(steps, sides))
+            wide |= padded[(..., *at)]
+    return wide
+
+
+def surface_voxels(mask: Tensor, known: Tensor) -> Tensor:
+    """Voxels of `mask` that share a face with a known voxel outside of it: bool (N, C, *S), as both are.
+
+    Where a patch or the annotation ends there is no surface: what lies beyond may belong to the mask, too.
+    """
+    outside, beside = known & ~mask, torch.zeros_like(mask)
+    for axis in range(2, mask.dim()):
+        length = mask.shape[axis] - 1
+        beside.narrow(axis, 1, length).logical_or_(outside.narrow(axis, 0, length))
+        beside.narrow(axis, 0, length).logical_or_(outside.narrow(axis, 1, length))
+    return mask & beside
+
+
+def surface_counts(logits: Tensor, target: Tensor, tolerance: float) -> Tensor:
+    """Surface voxels of each sample, int64 (N, C, 4): predicted, those of them near the true surface, true, those of
+    them near the predicted surface. Near is at most `tolerance` voxels away, centre to centre. No sync.
+
+    logits, target: (N, C, *S); target 0, 1, NaN = unknown.
+    """
+    known = ~torch.isnan(target)
+    predicted, true = (surface_voxels((values > cut) & known, known) for values, cut in ((logits, 0.0), (target, 0.5)))
+    found = (predicted, predicted & widened(true, tolerance), true, true & widened(predicted, tolerance))
+    return torch.stack([each.flatten(2).sum(2) for each in found], dim=-1)
+
+
+def surface_dice(counts: Any) -> Tensor:
+    """Share of both surfaces that is near the other one, in [0, 1], of counts (…, 4); NaN without a true surface.
+
+    Nikolov et al. 2018, arXiv:1809.04430, counted in voxels and not in area.
+    """
+    predicted, near_true, true, near_predicted = torch.as_tensor(counts).unbind(-1)
+    return ratio(near_true + near_predicted, predicted + true, true > 0)

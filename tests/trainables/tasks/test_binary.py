@@ -133,3 +133,74 @@ def test_a_picture_shows_what_is_ignored_as_unknown() -> None:
 def test_what_does_not_fit_is_refused(options: dict[str, object], classes: list[str], match: str) -> None:
     with pytest.raises(SettingsError, match=match):
         get_task("binary", options).outputs(classes)
+
+
+def counted(logits: torch.Tensor, target: torch.Tensor, unit: list[int], **options: float) -> dict[str, float]:
+    """The row of one batch, of as many crops as `unit` names."""
+    task = get_task("binary", options)
+    counts = task.zeros(max(unit) + 1, 1, CPU)
+    for n in range(len(unit)):  # sample by sample: counts are sums
+        part = slice(n, n + 1)
+        task.count_(counts, logits[part], target[part], torch.tensor(unit[part]), n)
+    return task.scores({**task.result(counts), "val_loss": 0.0}, ["sheet"])
+
+
+def test_how_much_is_foreground_is_told_of_all_and_of_the_worst_volume() -> None:
+    target, logits = torch.zeros(3, 1, 10, 10, 10), torch.full((3, 1, 10, 10, 10), -1.0)
+    target[0, 0, :2], logits[0, 0, :4] = 1, 1  # twice as much as there is
+    target[1, 0, :5], logits[1, 0, :1] = 1, 1  # a fifth of it
+    logits[2, 0, :3] = 1  # none there
+    target[2, 0, 5:] = torch.nan
+    row = counted(logits, target, [0, 1, 2])
+    assert (row["fg_true"], row["fg_pred"]) == (pytest.approx(700 / 2500), pytest.approx(800 / 2500))
+    assert (row["fg_ratio"], row["fg_ratio_low"], row["fg_ratio_high"]) == (pytest.approx(8 / 7), 0.2, 2.0)
+    assert row["fg_off"] == pytest.approx(0.6)
+    assert row["fg_pred"] == row["fg_pred/sheet"]
+    two = counted(logits, target, [0, 0, 1])
+    assert (two["fg_ratio_low"], two["fg_ratio_high"]) == (pytest.approx(5 / 7), pytest.approx(5 / 7))
+    assert all(two[f"fg_{name}"] == row[f"fg_{name}"] for name in ("pred", "true", "ratio"))
+
+
+def test_the_calibrated_foreground_is_that_at_the_threshold() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = (torch.rand(2, 1, 8, 16, 16, generator=generator) < 0.1).float()
+    logits = torch.randn(target.shape, generator=generator) + 1.5 * target
+    row = counted(logits, target, [0, 1])
+    cut = float(np.log(row["threshold"] / (1 - row["threshold"])))
+    shares = [float((z > cut).sum() / t.sum()) for z, t in zip(logits, target)]
+    assert row["calibrated_fg_ratio_low"] == pytest.approx(min(shares))
+    assert row["calibrated_fg_ratio_high"] == pytest.approx(max(shares))
+    assert row["calibrated_fg_pred"] == pytest.approx(float((logits > cut).float().mean()))
+    assert row["fg_ratio"] > row["calibrated_fg_ratio"] + 0.5
+
+
+@pytest.mark.parametrize("level", [-8.0, -4.0, 0.0, 3.0, 40.0])
+def test_the_spread_of_the_output_is_none_where_it_is_uniform_and_all_where_it_is_sure(level: float) -> None:
+    target = (torch.rand(2, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.1).float()
+    target[0, 0, 0] = torch.nan
+    uniform = counted(torch.full(target.shape, level), target, [0, 1])
+    assert uniform["spread_p"] == pytest.approx(0, abs=1e-9)
+    sure = counted(torch.where(target.isnan(), level, 60 * target - 30), target, [0, 1])
+    assert sure["spread_p"] == pytest.approx(1, abs=1e-6)
+    assert sure["mean_p"] == pytest.approx(sure["fg_true"])
+    assert sure["var_p"] == pytest.approx(sure["fg_true"] * (1 - sure["fg_true"]))
+
+
+def test_var_p_is_the_variance_over_the_known_voxels() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits, target = torch.randn(3, 1, 6, 7, 8, generator=generator), torch.zeros(3, 1, 6, 7, 8)
+    target[1, 0, :, :, :3] = torch.nan
+    row = counted(logits, target, [0, 1, 0])
+    p = torch.sigmoid(logits[~target.isnan()]).double()
+    assert row["mean_p"] == pytest.approx(float(p.mean()))
+    assert row["var_p"] == pytest.approx(float(p.var(correction=0)))
+
+
+def test_surface_dice_is_counted_where_a_tolerance_is_given() -> None:
+    target, logits = torch.zeros(2, 1, 12, 10, 10), torch.full((2, 1, 12, 10, 10), -1.0)
+    target[:, 0, 4:6], logits[0, 0, 6:8], logits[1, 0, 9:11] = 1, 1, 1
+    assert counted(logits, target, [0, 1], surface_tolerance=2)["surface_dice"] == 0.5  # one within 2 voxels, one not
+    assert counted(logits, target, [0, 1], surface_tolerance=5)["surface_dice"] == 1.0
+    assert "surface_dice" not in counted(logits, target, [0, 1])
+    with pytest.raises(SettingsError, match=r"task\.options\.surface_tolerance=6: must lie in \[0, 5\]"):
+        get_task("binary", {"surface_tolerance": 6})
