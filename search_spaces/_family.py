@@ -21,6 +21,7 @@ import torch
 from search_spaces._counts import ClassCounts
 from search_spaces._parameters import Choice, Parameter, Space, flatten, narrow
 from trainables.losses import Counts, SettingsError, make_rule
+from trainables.losses.terms import NUMBERS_OF
 
 PUBLISHED = (
     "weight_uniform",
@@ -281,7 +282,8 @@ def effective_signature(loss: Mapping[str, Any], counts: ClassCounts, *, window_
     if rule.cross_entropy:
         parts.append(f"cross_entropy={rule.cross_entropy:g}")
     if rule.terms:
-        chosen = {"both": rule.both, **rule.terms, **(rule.numbers if rule.terms.get("focal") else {})}
+        used = [number for term, weight in rule.terms.items() if weight for number in NUMBERS_OF.get(term, ())]
+        chosen = {"both": rule.both, **rule.terms, **{number: rule.numbers.get(number, 0.0) for number in used}}
         parts += [f"{name}={value:.6g}" for name, value in chosen.items() if value]
     if rule.online and not neutral:
         parts.append(f"online {loss['name']} {sorted(loss['params'].items())}")

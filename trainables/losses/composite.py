@@ -11,7 +11,7 @@ from trainables.losses.weighting import Counts, Factors, Rule, neutral_factors, 
 from trainables.settings import require
 
 WEIGHTS = ("tversky", "cross_entropy", *TERMS)
-LIMITS = {"focal_alpha": 1.0}
+LIMITS = {"focal_alpha": 1.0, "skeleton_tube": 1.0, "cldice_iterations": 50.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,10 @@ class Composite(Rule):
     params: weights w_k ≥ 0 by the name of the term, 0 if absent, `tversky` with fp_weight and fn_weight (0.5 each: soft
     Dice), `cross_entropy`, and those of `terms`; and the numbers of these: focal_gamma γ (2), focal_alpha α, the weight
     of positives (0.25), and weight_on_fg_voxels and weight_on_bg_voxels, each 1, by which the focal loss of voxels that
-    are or are not of the class is multiplied. Weights are taken as they are, not divided by their sum.
+    are or are not of the class is multiplied; cldice_iterations, erosions that clDice's skeleton takes (3); band_full
+    and band_end, voxels from the boundary up to which boundary_band counts in full and at all (3, 5); skeleton_tube,
+    weight of the voxels beside the skeleton in skeleton_recall (1). Weights are taken as they are, not divided by their
+    sum.
     """
 
     choices: ClassVar[tuple[str, ...]] = (*WEIGHTS, "fp_weight", "fn_weight", *NUMBERS)
@@ -37,6 +40,15 @@ class Composite(Rule):
             f"Give one of {', '.join(WEIGHTS)} a weight",
         )
         both = weights["tversky"] + weights["cross_entropy"]
+        numbers = {
+            name: read_number(params, name, 0.0, LIMITS.get(name, 100.0), default=usual)
+            for name, usual in NUMBERS.items()
+        }
+        iterations, end = numbers["cldice_iterations"], numbers["band_end"]
+        whole = "erosions are counted in whole numbers"
+        require(iterations == int(iterations), "loss.params.cldice_iterations", iterations, whole, "Write 3")
+        rule = f"the band ends at band_full={numbers['band_full']:g} voxels or farther out"
+        require(numbers["band_full"] <= end, "loss.params.band_end", end, rule, "Give a larger one, as 5")
         return cls(
             num_classes=len(classes),
             fp_weight=read_number(params, "fp_weight", 1e-6, 100.0, default=0.5),
@@ -44,10 +56,7 @@ class Composite(Rule):
             cross_entropy=weights["cross_entropy"] / both if both else 0.0,
             both=both,
             terms={name: weights[name] for name in TERMS},
-            numbers={
-                name: read_number(params, name, 0.0, LIMITS.get(name, 100.0), default=usual)
-                for name, usual in NUMBERS.items()
-            },
+            numbers=numbers,
         )
 
     def factors(self, counts: Counts) -> Factors:

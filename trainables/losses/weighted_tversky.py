@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.losses.terms import NUMBERS, TERMS, voxel_sums
+from trainables.losses.terms import NUMBERS, TERMS, Maps, term_sums
 from trainables.losses.tversky import (
     ClassSums,
     compensation,
@@ -95,32 +95,35 @@ class WeightedTversky(nn.Module):
         self.register_buffer("num_batches", torch.zeros((), dtype=torch.int64))
         self._updates = list[tuple[int, Tensor]]()
 
-    def forward(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, logits: Tensor, target: Tensor, maps: Maps | None = None) -> tuple[Tensor, Tensor]:
         """(loss, figures): loss 0-d float32; figures (C + T,) float32 detached, see `figure_names`.
 
-        logits: (N, C, *S), any float dtype. target: (N, C, *S), 0, 1, NaN = not annotated. A class not annotated in the
-        batch leaves the mean and has a NaN (accumulate with nansum and a count of its own); a batch with no annotated
-        voxel has loss 0 and zero gradient. Changes no state; compiles with fullgraph=True, dynamic=False.
+        logits: (N, C, *S), any float dtype. target: (N, C, *S), 0, 1, NaN = not annotated. maps: only where a term
+        needs them (`uses_maps`). A class not annotated in the batch leaves the mean and has a NaN (accumulate with
+        nansum and a count of its own); a batch with no annotated voxel has loss 0 and zero gradient. Changes no state;
+        compiles with fullgraph=True, dynamic=False.
         """
-        return self._values(*self._summed(logits, target)[1:])
+        return self._values(*self._summed(logits, target, maps)[1:])
 
-    def with_counts(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def with_counts(
+        self, logits: Tensor, target: Tensor, maps: Maps | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(loss, figures, positive, known): `forward` and `count` in one reading of the target, for training."""
-        sums, totals, extra = self._summed(logits, target)
+        sums, totals, extra = self._summed(logits, target, maps)
         return *self._values(totals, extra), *voxel_counts(sums)
 
-    def totals(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def totals(self, logits: Tensor, target: Tensor, maps: Maps | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(sums, positive, known) of a batch: sums (S, C) float32, differentiable, is all that the loss depends on.
 
         Sums of several batches, or of the shares of several processes, add up to those of one large batch, of which
         `of_totals` makes the loss.
         """
-        sums, totals, extra = self._summed(logits, target)
+        sums, totals, extra = self._summed(logits, target, maps)
         return torch.stack([*(x for x in totals if x is not None), *extra]), *voxel_counts(sums)
 
     def of_totals(self, sums: Tensor) -> tuple[Tensor, Tensor]:
         """(loss, figures) as `forward` has them, from sums (S, C)."""
-        extra = sum(TERMS[name].voxel is not None for name in self._active)
+        extra = sum(TERMS[name].num_sums for name in self._active)
         return self._values(ClassSums(*sums[: len(sums) - extra]), list(sums[len(sums) - extra :]))
 
     @property
@@ -133,8 +136,13 @@ class WeightedTversky(nn.Module):
         """What a row says of an epoch's training, from the means of the `figure_names` over its batches."""
         return dict(zip(self.figure_names, means))
 
-    def _summed(self, logits: Tensor, target: Tensor) -> tuple[ClassSums, ClassSums, list[Tensor]]:
-        """Sums (N, C), the same over the batch, (C,), and those (C,) of the voxel losses of the active terms."""
+    @property
+    def uses_maps(self) -> bool:
+        """Whether a term needs the maps of data.maps."""
+        return any(TERMS[name].uses_maps for name in self._active)
+
+    def _summed(self, logits: Tensor, target: Tensor, maps: Maps | None) -> tuple[ClassSums, ClassSums, list[Tensor]]:
+        """Sums (N, C), the same over the batch, (C,), and those (C,) of the summands of the active terms."""
         with without_autocast(logits.device.type):
             z = logits.float()
             sums = plane_sums(z, target, self.shift, cross_entropy=self._with_cross_entropy)
@@ -142,7 +150,8 @@ class WeightedTversky(nn.Module):
                 return sums, over_batch(sums), []
             shifted = z + self.shift.view(1, -1, *(1,) * (z.dim() - 2))
             numbers = dict(zip(NUMBERS, self.term_numbers.unbind()))
-            return sums, over_batch(sums), voxel_sums(shifted, target, self._active, numbers)
+            own = term_sums(shifted, target, self._active, numbers, iterations=self._iterations, maps=maps)
+            return sums, over_batch(sums), own
 
     def _values(self, totals: ClassSums, extra: list[Tensor]) -> tuple[Tensor, Tensor]:
         """(loss, figures) from sums (C,) in float32; nothing here is of full size or touched by autocast."""
@@ -156,10 +165,11 @@ class WeightedTversky(nn.Module):
         if self._scaled:
             loss = self.both * loss
         if self._active:
-            summed = iter(extra)
+            own = iter(extra)
             for index, name in enumerate(TERMS):
                 if name in self._active:
-                    per_class = TERMS[name].value(totals, next(summed) if TERMS[name].voxel else None)
+                    sums = [next(own) for _ in range(TERMS[name].num_sums)]
+                    per_class = TERMS[name].value(totals, torch.stack(sums) if sums else totals.known[:0])
                     value = mean_over_annotated(per_class, totals.known)
                     loss = loss + self.term_weights[index] * value
                     figures.append(value[None])
@@ -241,7 +251,9 @@ class WeightedTversky(nn.Module):
         self._scaled = bool(self._active) or rule.both != 1.0
         self.both.fill_(rule.both)
         self.term_weights.copy_(torch.tensor([rule.terms.get(name, 0.0) for name in TERMS]))
-        self.term_numbers.copy_(torch.tensor([rule.numbers.get(name, usual) for name, usual in NUMBERS.items()]))
+        numbers = {name: rule.numbers.get(name, usual) for name, usual in NUMBERS.items()}
+        self.term_numbers.copy_(torch.tensor([*numbers.values()]))
+        self._iterations = int(numbers["cldice_iterations"])
 
     @torch.no_grad()
     def _set_factors(self, factors: Factors) -> None:
