@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from trainables.losses.static import Static
+from trainables.losses.terms import Maps
 from trainables.losses.weighted_tversky import WeightedTversky, without_autocast
 from trainables.losses.weighting import Rule, read_number
 from trainables.settings import require, require_choice
@@ -74,20 +75,22 @@ class SoftmaxCrossEntropy(WeightedTversky):
         # It follows from name and parameters.
         self.register_buffer("costs", torch.zeros(len(self.classes), len(self.classes)), persistent=False)
 
-    def forward(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, logits: Tensor, target: Tensor, maps: Maps | None = None) -> tuple[Tensor, Tensor]:
         """(loss, figures): loss 0-d float32; figures (3C,) float32 detached, see `figure_names`.
 
         logits: (N, C, *S), any float dtype. target: (N, C, *S), 1 in the true class and 0 in the others, or NaN. A
-        batch without a known sample has loss 0 and zero gradient.
+        batch without a known sample has loss 0 and zero gradient. No use is made of maps.
         """
         return self.of_totals(self.totals(logits, target)[0])
 
-    def with_counts(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def with_counts(
+        self, logits: Tensor, target: Tensor, maps: Maps | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(loss, figures, positive, known): samples of each class, and all that have a label, (C,) float64 each."""
         sums, positive, known = self.totals(logits, target)
         return *self.of_totals(sums), positive, known
 
-    def totals(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def totals(self, logits: Tensor, target: Tensor, maps: Maps | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(sums, positive, known): sums (4, C) float32 by true class: Σ cost, Σ −ln p_y, samples, right predictions."""
         with without_autocast(logits.device.type):
             z, truth = (x.flatten(2).transpose(1, 2).flatten(0, 1) for x in (logits.float(), target))  # (M, C)
