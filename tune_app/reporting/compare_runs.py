@@ -15,6 +15,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from trainables.calibration import CALIBRATED
+from trainables.settings import TaskSettings
+from trainables.tasks import get_task
 from tune_app.confirmation.runs import best_counts, is_sound
 from tune_app.evidence.crops import difference_over_crops
 from tune_app.reporting.compare_sweeps import PAIRED, Compared, difference, differing_settings, same_data
@@ -33,8 +35,6 @@ SECTIONS = ("loss.", "data.", "task.", "model.", "trainer.", "hardware.", "resou
 BOOKKEEPING = ("best_", "seconds_", "time_", "sigmoid/", "weight/", "shift/", "support/", "fg_true/", "loss/", "term/")
 PLAIN = ("epoch", "grad_norm", "grad_scale", "skipped_share", "weight_growth", "lr", "patches_per_s", "compiled_graphs")
 """Figures of a row that say nothing of how good a network is."""
-COUNTED = ("dice/", "mean_dice", "f1")
-"""Figures that are Dice at ½, of the counts of each crop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,9 +218,10 @@ def _half_widths(a: Run, b: Run) -> dict[str, float]:
     if len(crops[0]["crops"]) < 2:
         return {}
     _, half = difference_over_crops(np.stack(counts[0]), np.stack(counts[1]))
-    classes = [str(name) for name in crops[0]["classes"]]
-    widths = {f"dice/{name}": float(width) for name, width in zip(classes, half)} | {"mean_dice": float(half[-1])}
-    return widths | ({"f1": float(half[0])} if len(classes) == 1 else {})
+    own = {f"dice/{name}": float(width) for name, width in zip(crops[0]["classes"], half)}
+    told = a.trial.config.get("task") or {}
+    task = get_task(told.get("name") or TaskSettings().name, told.get("options"))
+    return own | {task.metric: float(half[-1])}  # a task that counts TP, FP and FN is judged by their Dice
 
 
 def _paired(a: Run, b: Run) -> pd.DataFrame:
