@@ -128,7 +128,8 @@ class Engine:
         over several batches or ranks the sums that it is made of."""
         task, loss = self.task, self.loss
         self.forward = forward = Forward(
-            self.model, task, self.dataset.classes, self.hardware, self.settings.data.intensity
+            *(self.model, task, self.dataset.classes, self.hardware, self.settings.data.intensity),
+            maps=self.settings.data.maps,
         )
 
         def training_step(em: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -138,8 +139,8 @@ class Engine:
             return loss.totals(*forward(em, labels))
 
         def evaluation_step(em: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            logits, target = forward(em, labels)
-            return *task.evaluate(loss, logits, target), target
+            logits, target, *maps = forward(em, labels)
+            return *task.evaluate(loss, logits, target, *maps), target
 
         compiled = can_compile(self.settings.trainer.compile)
         self.train_step = Step(training_step, compiled=compiled, cuda=self.hardware.cuda)
@@ -175,6 +176,13 @@ class Engine:
             loss["params"],
             count_update_every=trainer.count_update_every,
             count_window=trainer.count_window,
+        )
+        require(
+            self.settings.data.maps or not self.loss.uses_maps,
+            "data.maps",
+            self.settings.data.maps,
+            f"{loss['name']} has a term that needs distances or skeletons of the labels",
+            "Use data.maps=true",
         )
         self.sums = TrainingSums(len(self.loss.figure_names), self.hardware.device)
         self.settings.trainer, self.seed, self.epoch = trainer, seed, 0

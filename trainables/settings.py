@@ -103,6 +103,9 @@ class DataSettings:
     of its own: it confounds a comparison of loss weightings)."""
     train_on: str = "train"
     """train, or all: the validation crops too, so that no score says anything any more. `final=` sets it."""
+    maps: bool = False
+    """Pack signed distances and skeletons of the classes beside their labels, for the terms boundary, boundary_band and
+    skeleton_recall of a loss. In voxels; for patches of one slice, slice by slice."""
     label_resampling: str = "nearest"
     """nearest or majority, where labels are resampled to the target voxel size."""
     validation_fraction: float = 0.15

@@ -18,7 +18,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from trainables.data.maps import expand_maps
 from trainables.hardware import Hardware, compiler_problem
+from trainables.losses.terms import Maps
 from trainables.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -40,26 +42,41 @@ def normalise(em: Tensor, intensity: Sequence[float] = ()) -> Tensor:
 
 
 class Forward(nn.Module):
-    """Packed bytes to logits and targets: the part that the training and the evaluation graph share."""
+    """Packed bytes to logits and targets: the part that the training and the evaluation graph share.
+
+    maps: whether there are maps behind the labels, for the loss.
+    """
 
     def __init__(
-        self, model: nn.Module, task: Task, classes: Sequence[str], hardware: Hardware, intensity: Sequence[float] = ()
+        self,
+        model: nn.Module,
+        task: Task,
+        classes: Sequence[str],
+        hardware: Hardware,
+        intensity: Sequence[float] = (),
+        *,
+        maps: bool = False,
     ) -> None:
         super().__init__()
         self.intensity = tuple(intensity)
+        self.mapped = [classes.index(name) for name in task.outputs(classes)] if maps else []
         self.model, self.task, self.classes, self.hardware = model, task, tuple(classes), hardware
         spatial_dims = getattr(model, "spatial_dims", 3)
         self.flat, self.memory_format = spatial_dims == 2, hardware.memory_format(spatial_dims)
 
-    def forward(self, em: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """em uint8 (N, K, D, H, W), labels uint8 (N, P, D, H, W): logits and target float32 (N, C, *space)."""
+    def forward(self, em: Tensor, labels: Tensor) -> Any:
+        """em uint8 (N, K, D, H, W), labels uint8 (N, P, D, H, W): logits and target float32 (N, C, *space), and their
+        `Maps` where there are any."""
         image, target = normalise(em, self.intensity), self.task.target(labels, self.classes)
         if self.flat:
             image, target = image[:, :, 0], target[:, :, 0]
         image = image.contiguous(memory_format=self.memory_format)
         with self._autocast():
             logits = self.model(image)
-        return logits.float(), target
+        if not self.mapped:
+            return logits.float(), target
+        maps = (of_all[:, self.mapped] for of_all in expand_maps(labels, len(self.classes)))
+        return logits.float(), target, Maps(*(x[:, :, 0] if self.flat else x for x in maps))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """None at all where precision is off: a graph with an autocast in it cannot be found in the on-disk cache."""

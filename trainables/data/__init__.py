@@ -2,6 +2,7 @@
 
 patch.py, sampling.py              which voxels a patch holds, and a batch of them cut on the host
 augment.py, expand.py              patches augmented and expanded on the device
+maps.py                            distances and skeletons of labels, for losses that ask for them
 packing.py, packed.py              the bit-packed, memory-mapped cache
 check.py                           what is wrong with a data set and its split
 cellmap                            the CellMap Zarr layout at a target voxel size; which crop trains and which validates

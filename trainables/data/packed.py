@@ -49,7 +49,7 @@ class PackedCrop:
     """(D', H', W'), the crop and its surroundings as far as patches reach and the volume goes; (K, D', H', W') where
     there are K > 1 input channels."""
     labels: NDArray[np.uint8]
-    """(P, D, H, W)"""
+    """(P, D, H, W), see `expand`; behind them, with data.maps, those of `maps`"""
     offset: tuple[int, int, int]
     """Crop coordinates of em[0, 0, 0]; not positive where the surroundings begin before the crop."""
     positive: NDArray[np.int64]

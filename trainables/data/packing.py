@@ -1,6 +1,7 @@
 """Building the packed cache: every crop decoded once, in parallel, one crop per thread.
 
-Shapes: C classes, P packed bytes, D H W the crop in target voxels, M sampled positions per class.
+Shapes: C classes, P packed bytes (with data.maps those of `maps`, too), D H W the crop in target voxels, M sampled
+positions per class.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.data.expand import class_masks
+from trainables.data.maps import with_maps
 from trainables.data.sources import Item, Source, channels, open_source
 from trainables.errors import DataError
 from trainables.settings import DataSettings
@@ -39,6 +41,7 @@ def shaping_settings(settings: DataSettings) -> dict[str, Any]:
         "voxel_nm": [float(v) for v in settings.voxel_nm],
         "patch": [int(v) for v in settings.patch],
         "label_resampling": settings.label_resampling,
+        **({"maps": settings.maps} if settings.maps else {}),  # caches of earlier versions stay valid
         **open_source(settings).key,
     }
 
@@ -90,10 +93,12 @@ def _pack_crop(source: Source[Any], item: Item, folder: Path, number: int) -> di
         log.warning("%s: the EM of %.1f %% of the crop is zero padding, unknown there.", item.name, 100 * crop.padded)
     for remark in crop.remarks:
         log.warning("%s: %s.", item.name, remark)
-    num_classes = len(source.settings.classes)
-    positive, known, positions = _statistics(crop.labels, num_classes, np.random.default_rng(number))
+    num_classes, labels = len(source.settings.classes), crop.labels
+    positive, known, positions = _statistics(labels, num_classes, np.random.default_rng(number))
+    if source.settings.maps:
+        labels = with_maps(labels, num_classes, flat=source.settings.patch[0] == 1)
     stem = f"{number:04d}"
-    for part, array in (("em", crop.em), ("labels", crop.labels), ("positions", positions)):
+    for part, array in (("em", crop.em), ("labels", labels), ("positions", positions)):
         np.save(folder / f"{stem}.{part}.npy", array)
     return {
         "name": item.name,
@@ -105,7 +110,7 @@ def _pack_crop(source: Source[Any], item: Item, folder: Path, number: int) -> di
         "known": known,
         "masked": crop.masked,
         "label_counts": dict(crop.label_counts),
-        "digest": _digest(crop.em, crop.labels),
+        "digest": _digest(crop.em, labels),
     }
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainables.data.expand import class_masks, packed_bytes
+from trainables.data.expand import class_masks
 from trainables.data.packed import PackedCrop, PackedDataset
 from trainables.data.patch import PackedBatch, context_size
 from trainables.errors import DataError
@@ -205,7 +205,7 @@ def cut(
     """Copy boxes of `size` (3,) at `starts` (N, 3) out of the crops `members` (N,); what no crop holds stays 0."""
     shape = tuple(int(v) for v in size)
     em = np.zeros((len(members), dataset.in_channels, *shape), dtype=np.uint8)
-    labels = np.zeros((len(members), packed_bytes(len(dataset.classes)), *shape), dtype=np.uint8)
+    labels = np.zeros((len(members), len(dataset.crops[0].labels), *shape), dtype=np.uint8)
     for n, (member, start) in enumerate(zip(members.tolist(), starts.tolist())):
         crop = dataset.crops[member]
         _copy_box(crop.em, [s - o for s, o in zip(start, crop.offset)], em[n])

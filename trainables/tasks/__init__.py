@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from trainables.data import PackedBatch
 from trainables.losses import is_exclusive
+from trainables.losses.terms import Maps
 from trainables.settings import from_mapping, require, require_choice
 
 Counts = dict[str, Tensor]
@@ -64,9 +65,12 @@ class Task(ABC):
         labels: packed, uint8 (N, P, D, H, W), see `trainables.data.expand`; classes: those of the data set.
         """
 
-    def evaluate(self, loss: nn.Module, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss (0-d) and logits (N, C, *S) as they are scored; it is traced into the compiled evaluation step."""
-        return loss(logits, target)[0], logits
+    def evaluate(self, loss: nn.Module, logits: Tensor, target: Tensor, *maps: Maps) -> tuple[Tensor, Tensor]:
+        """Loss (0-d) and logits (N, C, *S) as they are scored; it is traced into the compiled evaluation step.
+
+        maps: for the loss, where data.maps has them packed.
+        """
+        return loss(logits, target, *maps)[0], logits
 
     @abstractmethod
     def zeros(self, units: int, outputs: int, device: torch.device) -> Counts:

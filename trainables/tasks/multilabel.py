@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from trainables import metrics
 from trainables.calibration import calibrate, searched_figures
 from trainables.data import PackedBatch, expand_labels
-from trainables.data.expand import class_masks
+from trainables.data.expand import class_masks, packed_bytes
+from trainables.losses.terms import Maps
 from trainables.metrics import LOGIT_EDGES, ValidationCounts
 from trainables.tasks import Counts, Result, Task, short
 
@@ -44,9 +45,9 @@ class Multilabel(Task):
     def target(self, labels: Tensor, classes: Sequence[str]) -> Tensor:
         return expand_labels(labels, len(classes))
 
-    def evaluate(self, loss: nn.Module, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, loss: nn.Module, logits: Tensor, target: Tensor, *maps: Maps) -> tuple[Tensor, Tensor]:
         shift: Any = loss.inference_shift
-        return loss(logits, target)[0], logits + shift.view(1, -1, *(1,) * (logits.dim() - 2))
+        return loss(logits, target, *maps)[0], logits + shift.view(1, -1, *(1,) * (logits.dim() - 2))
 
     def zeros(self, units: int, outputs: int, device: torch.device) -> Counts:
         """Histograms of the logits, (K, C, 2, B), and `sigmoid` (C, 5), the statistics of the first batch alone."""
@@ -106,7 +107,7 @@ class Multilabel(Task):
         em is the first channel. Class c is predicted where bit c % 8 of byte c // 8 is set. Of a 3D patch three planes
         side by side, see `three_planes`, through the voxel with most to see around it.
         """
-        em, labels = batch.em[:, 0].numpy(), batch.labels.numpy()
+        em, labels = batch.em[:, 0].numpy(), batch.labels[:, : packed_bytes(len(classes))].numpy()
         predicted = np.packbits(logits.numpy() > 0, axis=1, bitorder="little")
         if logits.dim() == 4:
             return {"em": em[:, 0], "labels": labels[:, :, 0], "predicted": predicted}
