@@ -285,6 +285,8 @@ def effective_signature(loss: Mapping[str, Any], counts: ClassCounts, *, window_
         used = [number for term, weight in rule.terms.items() if weight for number in NUMBERS_OF.get(term, ())]
         chosen = {"both": rule.both, **rule.terms, **{number: rule.numbers.get(number, 0.0) for number in used}}
         parts += [f"{name}={value:.6g}" for name, value in chosen.items() if value]
+    for name in ("curriculum_from", "curriculum_ramp"):
+        parts += [f"{name}={value:g}"] if (value := getattr(rule, name)) else []
     if rule.online and not neutral:
         parts.append(f"online {loss['name']} {sorted(loss['params'].items())}")
     return " ".join(parts)

@@ -251,7 +251,8 @@ class Engine:
             | {name: dict(zip(self.classes, values)) for name, values in zip(UPDATED, figures)}
             for step, figures in self.loss.take_updates()
         ]
-        if (swa_from := self.settings.trainer.swa_from) and self.epoch + 1 >= swa_from:
+        trainer = self.settings.trainer
+        if trainer.swa_from and self.epoch + 1 >= trainer.epochs_here(trainer.swa_from):
             seen = prepare_ahead(self._batches(), self._patches, self.hardware.device)
             self.optim.put_average(LogitsOf(self.forward), ((patches,) for patches in seen))
         if self.world > 1:
@@ -274,14 +275,17 @@ class Engine:
             self.diagnosis = "nan"
             row |= dict.fromkeys((*self.task.summary, self.objective.metric), math.nan)
         self.record.add(self.epoch, result, row, self.objective.better)
-        self.optim.take_figure(row[self.objective.metric])
+        self.optim.take_figure(row[self.objective.metric], trainer)
         row |= {f"best_{name}": self.record.best_row.get(name, math.nan) for name in figures}
         row["best_epoch"] = self.record.best_epoch
         return row | self._timing(started, trained, finished, seconds_load) | {"diagnosis": self.diagnosis}
 
     def _train_epoch(self, on_step: Callable[[int, int], None] | None = None) -> float:
         """All steps of one epoch, without host synchronisation; returns the seconds spent waiting for patches."""
+        trainer = self.settings.trainer
         self.optim.take_up()
+        self.optim.add_noise(self.epoch + 1, self.seed, trainer)
+        self.loss.begin_epoch(self.epoch * (trainer.published_epochs or trainer.epochs) / trainer.epochs)
         self.model.train()
         self.sums.zero_()
         batches = Waiting(self._batches())

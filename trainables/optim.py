@@ -1,15 +1,18 @@
 """From a loss to new weights: optimiser and learning-rate schedule by name, clipping, scaling, weight averaging.
 
-All is torch's. The learning rate is a pure function of the step, so nothing of it is checkpointed; what cannot be one
-(the rate that falls where the objective stands still, the average of the weights) is part of the state.
+Nearly all is torch's. The learning rate is a pure function of the step and the noise in the weights one of the epoch,
+so nothing of them is checkpointed; what cannot be one (the rate that falls or rises where the objective stands still,
+the average of the weights) is part of the state.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -17,6 +20,9 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 from trainables.hardware import Hardware
 from trainables.settings import TrainerSettings
+
+NOISE_STREAM = 0x4015E
+"""Keeps the noise of the weights apart from what else is drawn with a trial's seed."""
 
 
 def make_optimizer(parameters: list[nn.Parameter], trainer: TrainerSettings) -> torch.optim.Optimizer:
@@ -77,6 +83,31 @@ def sum_as_one(tensors: list[Tensor], reduce: Callable[[Tensor], object], scale:
     torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors)])
 
 
+@dataclass
+class Stalls:
+    """What the learning rate is multiplied by where the objective stands still: a + (k − 1)·b at the k-th time, on top
+    of what it was before."""
+
+    factor: float = 1.0
+    count: int = 0
+    """k, how often it has stood still."""
+    epochs: int = 0
+    """Epochs since the best figure, or since it last stood still."""
+    best: float = math.nan
+
+    def take(self, figure: float, *, mode: str, patience: int, multiplier: Iterable[float]) -> None:
+        """Take an epoch's figure; NaN is no progress. More than `patience` epochs without a better one is a stall."""
+        better = figure > self.best if mode == "max" else figure < self.best
+        if better or (math.isnan(self.best) and not math.isnan(figure)):
+            self.best, self.epochs = figure, 0
+            return
+        self.epochs += 1
+        if self.epochs > patience:
+            first, more = multiplier
+            self.factor *= first + self.count * more
+            self.count, self.epochs = self.count + 1, 0
+
+
 class Optimisation:
     """What trains a model with one trainer's settings. Between epochs the model holds the weights that are validated.
 
@@ -94,8 +125,9 @@ class Optimisation:
                 self.optimizer,
                 mode="max" if mode == "max" else "min",
                 factor=trainer.plateau_factor,
-                patience=trainer.plateau_patience,
+                patience=trainer.epochs_here(trainer.plateau_patience),
             )
+        self.mode, self.stalls = mode, Stalls() if trainer.plateau_multiplier else None
         self.average = AveragedModel(model) if trainer.swa_from else None
         self._trained: dict[str, Tensor] = {}  # the weights in training, while the model holds their average
         self._held: list[Tensor] = []
@@ -133,6 +165,8 @@ class Optimisation:
         rate = learning_rate(step, trainer)
         if self.plateau is not None:
             rate *= float(self.plateau.get_last_lr()[0]) / trainer.lr
+        if self.stalls is not None:
+            rate *= self.stalls.factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if self.scaler.is_enabled():
@@ -143,8 +177,11 @@ class Optimisation:
         self.scaler.update()
         return norm
 
-    def take_figure(self, figure: float) -> None:
+    def take_figure(self, figure: float, trainer: TrainerSettings) -> None:
         """Tell the plateau the objective's figure of an epoch; NaN is no progress."""
+        if self.stalls is not None:
+            patience = trainer.epochs_here(trainer.plateau_patience)
+            self.stalls.take(figure, mode=self.mode, patience=patience, multiplier=trainer.plateau_multiplier)
         if self.plateau is not None:
             for group in self.optimizer.param_groups:  # as the plateau left it, without warm-up
                 group["lr"] = self.plateau.get_last_lr()[0]
@@ -155,6 +192,21 @@ class Optimisation:
         if self._trained:
             self.model.load_state_dict(self._trained)
             self._trained = {}
+
+    @torch.no_grad()
+    def add_noise(self, epoch: int, seed: int, trainer: TrainerSettings) -> None:
+        """Before the steps of epoch `epoch` (from 1 on): add the noise of trainer.noise_std, where one is due.
+
+        A pure function of seed and epoch, drawn on the CPU: the same on all ranks and devices and after a resume.
+        """
+        begin, every = trainer.epochs_here(trainer.noise_from), trainer.epochs_here(trainer.noise_every)
+        if trainer.noise_std == 0 or epoch < begin or (epoch - begin) % every:
+            return
+        drawn_from = np.random.SeedSequence([NOISE_STREAM, seed, epoch])
+        generator = torch.Generator().manual_seed(int(drawn_from.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        for parameter in self.parameters:
+            noise = torch.randn(parameter.shape, generator=generator) * trainer.noise_std
+            parameter.add_(noise.to(parameter.device))
 
     def put_average(self, forward: nn.Module, batches: Iterable[tuple[Any]]) -> None:
         """Take the model's weights into the average (stochastic weight averaging) and put that into the model.
@@ -169,10 +221,13 @@ class Optimisation:
         update_bn(batches, forward)
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser and scaler, and where there are any the plateau, the average and the weights in training."""
+        """Optimiser and scaler, and where there are any the plateau, the stalls, the average and the weights in
+        training."""
         state: dict[str, Any] = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
         if self.plateau is not None:
             state["plateau"] = self.plateau.state_dict()
+        if self.stalls is not None:
+            state["stalls"] = asdict(self.stalls)
         if self.average is not None:
             state |= {"average": self.average.state_dict(), "trained": self._trained}
         return state
@@ -184,6 +239,8 @@ class Optimisation:
             self.scaler.load_state_dict(state["scaler"])
         if self.plateau is not None:
             self.plateau.load_state_dict(state["plateau"])
+        if self.stalls is not None:
+            self.stalls = Stalls(**state["stalls"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
             self._trained = dict(state["trained"])

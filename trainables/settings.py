@@ -248,6 +248,18 @@ class TrainerSettings:
     swa_from: int = 0
     """Epoch from which on the weights after each epoch are averaged, and the average is validated and kept (SWA);
     0: never."""
+    plateau_multiplier: list[float] = field(default_factory=list)
+    """[a, b]: at the k-th plateau, of more than plateau_patience epochs without a better figure, the learning rate of
+    whatever schedule is multiplied by a + (k − 1)·b, on top of what it was before; empty: never."""
+    noise_std: float = 0.0
+    """Standard deviation of the noise that is added to every weight before some epochs; 0: none."""
+    noise_from: int = 1
+    """First epoch with noise before it."""
+    noise_every: int = 1
+    """Epochs from one noise to the next."""
+    published_epochs: int = 0
+    """Epochs of the training that swa_from, noise_from, noise_every, plateau_patience and the curriculum of a loss are
+    meant for: in one of fewer epochs they are as many fewer. 0: they are meant for this one."""
     clip_grad_norm: float = 1.0
     """Gradient norm limit; 0 switches clipping off."""
     compile: bool = True
@@ -285,6 +297,10 @@ class TrainerSettings:
             patience=f"[0, {MOST_STEPS}]",
             min_delta="[0, inf]",
             plateau_factor="(0, 1)",
+            noise_std="[0, inf]",
+            noise_from=counted,
+            noise_every=counted,
+            published_epochs=f"[0, {MOST_STEPS}]",
             momentum="[0, 1)",
             lr="(0, inf]",
             weight_decay="[0, inf]",
@@ -293,12 +309,20 @@ class TrainerSettings:
         )
         for name, most, what in (
             ("keep_epoch", self.epochs, "trainer.epochs"),
-            ("swa_from", self.epochs, "trainer.epochs"),
+            ("swa_from", self.published_epochs or self.epochs, "trainer.epochs, or trainer.published_epochs"),
             ("restarts", steps - 1, "steps of the training − 1"),
             ("warmup_steps", steps, "steps of the training"),
         ):
             value = getattr(self, name)
             require(0 <= value <= most, f"trainer.{name}", value, f"must lie in [0, {most}] ({what})", "Use 0 for none")
+        factors = self.plateau_multiplier
+        require(
+            not factors or (len(factors) == 2 and factors[0] > 0 and factors[1] >= 0),
+            "trainer.plateau_multiplier",
+            factors,
+            "two numbers a > 0 and b ≥ 0 are needed, or none",
+            "Use [1,0.3]",
+        )
         require_choice("trainer.optimizer", self.optimizer, ("adamw", "sgd"))
         require_choice("trainer.schedule", self.schedule, ("one_cycle", "cosine", "plateau", "constant"))
         require(
@@ -322,6 +346,10 @@ class TrainerSettings:
             "a positive number of batches or `all`",
             "Use 50",
         )
+
+    def epochs_here(self, epochs: int) -> int:
+        """An epoch or a number of epochs that is meant for `published_epochs`, in this training; 0 stays 0."""
+        return max(1, round(epochs * self.epochs / (self.published_epochs or self.epochs))) if epochs else 0
 
 
 @dataclass(kw_only=True)

@@ -172,7 +172,7 @@ def test_the_rate_falls_where_the_figure_stands_still() -> None:
     for figures, share in (([0.1, 0.2, 0.3], 1.0), ([0.3, 0.2, float("nan")], 0.01)):
         engine = make(**trainer)
         for figure in figures:
-            engine.optim.take_figure(figure)
+            engine.optim.take_figure(figure, engine.settings.trainer)
         em, labels = engine._patches(engine.sampler.batch(0))
         engine.train_on(em, labels, 0)
         assert engine.optim.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * share)

@@ -11,6 +11,7 @@ from trainables.losses.weighting import Counts, Factors, Rule, neutral_factors, 
 from trainables.settings import require
 
 WEIGHTS = ("tversky", "cross_entropy", *TERMS)
+CURRICULUM = ("curriculum_from", "curriculum_ramp")
 LIMITS = {"focal_alpha": 1.0, "skeleton_tube": 1.0, "cldice_iterations": 50.0}
 
 
@@ -24,10 +25,11 @@ class Composite(Rule):
     are or are not of the class is multiplied; cldice_iterations, erosions that clDice's skeleton takes (3); band_full
     and band_end, voxels from the boundary up to which boundary_band counts in full and at all (3, 5); skeleton_tube,
     weight of the voxels beside the skeleton in skeleton_recall (1). Weights are taken as they are, not divided by their
-    sum.
+    sum. curriculum_from n and curriculum_ramp r (epochs, 0): Dice alone, with the sum of all weights, up to epoch n;
+    then the weights move evenly to their own, which they have from epoch n + r + 1 on.
     """
 
-    choices: ClassVar[tuple[str, ...]] = (*WEIGHTS, "fp_weight", "fn_weight", *NUMBERS)
+    choices: ClassVar[tuple[str, ...]] = (*WEIGHTS, "fp_weight", "fn_weight", *NUMBERS, *CURRICULUM)
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any], classes: Sequence[str]) -> Self:
@@ -57,6 +59,7 @@ class Composite(Rule):
             both=both,
             terms={name: weights[name] for name in TERMS},
             numbers=numbers,
+            **{name: read_number(params, name, 0.0, 1e6, default=0.0) for name in CURRICULUM},
         )
 
     def factors(self, counts: Counts) -> Factors:

@@ -247,13 +247,26 @@ class WeightedTversky(nn.Module):
     def _take(self, rule: Rule) -> None:
         """A compiled step has a graph for every set of terms that a loss has, and keeps them."""
         self._rule, self._with_cross_entropy = rule, rule.cross_entropy > 0
-        self._active = tuple(name for name in TERMS if rule.terms.get(name, 0.0) > 0)
+        taught = ("dice",) if rule.curriculum_from or rule.curriculum_ramp else ()
+        self._active = tuple(name for name in TERMS if rule.terms.get(name, 0.0) > 0 or name in taught)
         self._scaled = bool(self._active) or rule.both != 1.0
-        self.both.fill_(rule.both)
-        self.term_weights.copy_(torch.tensor([rule.terms.get(name, 0.0) for name in TERMS]))
+        self.begin_epoch(0.0)
         numbers = {name: rule.numbers.get(name, usual) for name, usual in NUMBERS.items()}
         self.term_numbers.copy_(torch.tensor([*numbers.values()]))
         self._iterations = int(numbers["cldice_iterations"])
+
+    @torch.no_grad()
+    def begin_epoch(self, elapsed: float) -> None:
+        """Weigh the terms as the curriculum has it after so many epochs; without one nothing changes."""
+        rule, share = self._rule, 1.0
+        if rule.curriculum_from or rule.curriculum_ramp:
+            since = elapsed - rule.curriculum_from
+            share = min(1.0, (since + 1.0) / (rule.curriculum_ramp + 1.0)) if since >= 0 else 0.0
+        whole = rule.both + sum(rule.terms.values())
+        at_first = {"dice": whole} if share < 1 else {}
+        weights = [share * rule.terms.get(name, 0.0) + (1 - share) * at_first.get(name, 0.0) for name in TERMS]
+        self.both.fill_(share * rule.both)
+        self.term_weights.copy_(torch.tensor(weights))
 
     @torch.no_grad()
     def _set_factors(self, factors: Factors) -> None:

@@ -62,6 +62,11 @@ class Rule:
     numbers: Mapping[str, float] = field(default_factory=dict)
     """Parameters of these terms; absent: their defaults."""
 
+    curriculum_from: float = 0.0
+    """Epochs in which Dice alone is trained, with the weight of all terms together."""
+    curriculum_ramp: float = 0.0
+    """Epochs in which the weights then move to their own."""
+
     online: ClassVar[bool] = False
     windowed: ClassVar[bool] = False
     exclusive: ClassVar[bool] = False

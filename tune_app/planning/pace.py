@@ -18,6 +18,7 @@ import numpy as np
 
 from trainables.data.packed import cache_folder
 from trainables.files import write_text
+from trainables.settings import TrainerSettings
 from tune_app.errors import InputError
 from tune_app.planning.epochs import Range
 from tune_app.planning.space import has_batch_norm
@@ -71,7 +72,8 @@ class Pace:
         """
         trainer = settings.trainer
         batches = trainer.iterations_per_epoch * trainer.accumulate
-        averaged = (trainer.epochs - trainer.swa_from + 1) / trainer.epochs if trainer.swa_from else 0.0
+        swa_from = trainer.epochs_here(trainer.swa_from)
+        averaged = (trainer.epochs - swa_from + 1) / trainer.epochs if swa_from else 0.0
         again = averaged * batches if averaged and has_batch_norm(settings) else 0.0
         train = self.training_batch.times(batches)
         validate = self.validation_batch.times(trainer.validation_batches + again)
@@ -159,9 +161,11 @@ def pace_of(sweep: Sweep, settings: Settings, resources: TrialResources) -> Pace
         return None
     trainer = trials[0].config["trainer"]
     batches = trainer["iterations_per_epoch"] * trainer.get("accumulate", 1)
+    meant = {name: trainer[name] for name in ("epochs", "published_epochs", "swa_from") if name in trainer}
+    before = TrainerSettings(**meant).epochs_here(meant.get("swa_from", 0))
     memory = max((row["gpu_memory_mb"] for row in rows if is_finite(row.get("gpu_memory_mb"))), default=float("nan"))
     return Pace(
-        training_batch=spread(trials, ("seconds_load", "seconds_compute"), batches, trainer.get("swa_from", 0)),
+        training_batch=spread(trials, ("seconds_load", "seconds_compute"), batches, before),
         validation_batch=spread(trials, ("seconds_validate",), trainer["validation_batches"]),
         source=f"sweep {sweep.name}, {counted(len(rows), 'epoch')}",
         start=start_of(sweep, trials),
