@@ -6,6 +6,8 @@ that stops a hopeless trial and everyone who reads the sweep later say the same.
     nan               the loss or a weight is not finite                                              ended by the trial
     diverged          the weights have grown far beyond where they began, or all is unlearnt          hopeless
     collapsed         the output is the same everywhere, or far from the true foreground everywhere   hopeless
+    uniform_output    of one class: the output is the same everywhere, whatever its level             hopeless
+    foreground_collapse    of one class: far more or far less foreground is predicted than labelled
     amp_overflow      float16 gradients keep overflowing: steps are skipped
     dead_class        a class that is there is never predicted
     late_degradation  the best epoch is long past and far above the present
@@ -30,7 +32,7 @@ from trainables.objective import Objective, number
 from tune_app.results.tables import in_words
 from tune_app.settings.schema import DiagnosisSettings
 
-HOPELESS = ("diverged", "collapsed")
+HOPELESS = ("diverged", "collapsed", "uniform_output")
 """Codes whose trials are stopped."""
 ENDED_BY_ERROR = {
     "out_of_memory": re.compile(
@@ -123,7 +125,7 @@ class Course:
         self._classes: list[str] = []
         self._first_loss: dict[str, float] = {}  # per class, 1 − Tversky: no weight of the loss is in it
         self._lowest_loss: dict[str, float] = {}
-        self._highest_lr = 0.0
+        self._highest_lr, self._spread = 0.0, math.nan
         self._scores: list[float] = []  # the objective's figure, larger is better
         self._best: list[float] = []  # of the epochs up to each; NaN before the first score
         self._best_epoch, self._best_figure = 0, math.nan
@@ -143,6 +145,8 @@ class Course:
             self._nan,
             self._diverged,
             self._collapsed,
+            self._uniform_output,
+            self._foreground_collapse,
             self._amp_overflow,
             self._dead_class,
             self._late_degradation,
@@ -190,6 +194,9 @@ class Course:
         )
 
     def _collapsed(self, row: Row) -> str:
+        """Not of rows that say how much the output varies: a threshold may suit one that is far too rare at ½."""
+        if "spread_p" in row:
+            return ""
         for name, said in (("uniform", self._uniform(row)), ("off", self._out_of_band(row))):
             epochs = self._streak(name, goes_on=bool(said))
             if epochs >= self._settings.collapsed_epochs:
@@ -215,6 +222,31 @@ class Course:
     def _present(self, row: Row) -> list[str]:
         """Classes with positive voxels in validation."""
         return [name for name in self._classes if number(row, TRUTH + name) > 0]
+
+    def _uniform_output(self, row: Row) -> str:
+        """Var(p) against p̄(1 − p̄), the most that it can be: of a rare class p is small, and not uniform for that.
+
+        Not while it doubles from epoch to epoch: so it begins where batch statistics have not been averaged for long.
+        """
+        spread, before = number(row, "spread_p"), self._spread
+        self._spread = spread
+        epochs = self._streak("same_p", goes_on=spread < self._settings.uniform_spread and not spread > 2 * before)
+        if epochs < self._settings.collapsed_epochs:
+            return ""
+        mean, deviation = number(row, "mean_p"), math.sqrt(number(row, "var_p"))
+        return f"the output is {mean:.3g} ± {deviation:.1g} everywhere, for {epochs} epochs"
+
+    def _foreground_collapse(self, row: Row) -> str:
+        """By odds, so that 95.7 % is as far from 60.9 % as 11 % is from 1 %."""
+        predicted, true = number(row, "fg_pred"), number(row, "fg_true")
+        odds = [share / (1 - share) if share < 1 else math.inf for share in (predicted, true)]
+        band = self._settings.foreground_odds
+        judged = 0 < true < 1 and not _at_own_thresholds(row)
+        goes_on = judged and not math.isnan(predicted) and not odds[1] / band <= odds[0] <= odds[1] * band
+        epochs = self._streak("foreground", goes_on=goes_on)
+        if epochs < self._settings.collapsed_epochs:
+            return ""
+        return f"predicts {predicted:.1%} foreground, labels {true:.1%}, for {epochs} epochs"
 
     def _amp_overflow(self, row: Row) -> str:
         """The first epoch is left out: there the scale is still being found."""

@@ -35,6 +35,7 @@ STATUSES = (
     "failed: nan",
     "failed: diverged",
     "failed: collapsed",
+    "failed: uniform_output",
     "failed: error",
     "waiting",
     "interrupted",

@@ -196,6 +196,11 @@ class DiagnosisSettings:
     """… or no class has between 1/100 and 100 times its true foreground; …"""
     collapsed_epochs: int = 3
     """… for so many epochs."""
+    uniform_spread: float = 1e-4
+    """uniform_output, of tasks of one class: Var(p) is less than this share of p̄(1 − p̄) for as many epochs."""
+    foreground_odds: float = 10.0
+    """foreground_collapse, likewise: the odds of the predicted foreground are this many times those of the labels', or
+    as much below, for as many epochs."""
     overflow_share: float = 0.1
     """amp_overflow: more than this share of the steps was skipped in each of two epochs after the first."""
     dead_epochs: int = 5
@@ -212,8 +217,8 @@ class DiagnosisSettings:
     def __post_init__(self) -> None:
         for kinds, interval in (
             (("collapsed_epochs", "dead_epochs", "degraded_epochs", "plateau_epochs"), "[1, inf]"),
-            (("diverged_growth", "collapsed_band"), "(1, inf]"),
-            (("diverged_loss", "collapsed_sd", "degraded_dice", "plateau_dice"), "[0, inf]"),
+            (("diverged_growth", "collapsed_band", "foreground_odds"), "(1, inf]"),
+            (("diverged_loss", "collapsed_sd", "uniform_spread", "degraded_dice", "plateau_dice"), "[0, inf]"),
             (("overflow_share",), "[0, 1)"),
         ):
             require_in(self, "diagnosis.", **dict.fromkeys(kinds, interval))

@@ -153,6 +153,72 @@ def test_foreground_predicted_everywhere_where_there_is_hardly_any() -> None:
     assert codes(rows) == ["collapsed"]
 
 
+def binary_row(epoch: int, **other: Any) -> dict[str, Any]:
+    """A healthy one of a task of one class that is rare."""
+    one = {"fg_pred": 0.02, "fg_true": 0.019, "mean_p": 0.03, "var_p": 0.004, "spread_p": 0.14, "f1": 0.1 * epoch}
+    classes = {"sigmoid/nuc/sd": 1e-6, "fg_pred/nuc": 0.02, "fg_true/nuc": 0.019}
+    return {k: v for k, v in row(epoch).items() if "/" not in k} | classes | one | other
+
+
+def of_binary(**other: Any) -> list[str]:
+    rows = [binary_row(e, **other) for e in range(1, 4)]
+    assert diagnose(rows[:2], DEFAULTS, F1, epochs=EPOCHS) == []
+    return [str(one) for one in diagnose(rows, DEFAULTS, F1, epochs=EPOCHS)]
+
+
+F1 = Objective(metric="f1")
+
+
+@pytest.mark.parametrize("p", [1e-6, 0.004, 0.019, 0.3, 0.5, 0.957, 0.9999])
+def test_an_output_is_uniform_by_what_it_varies_of_what_it_could_at_any_level(p: float) -> None:
+    """Of a class of 1.9 % p is small everywhere: that alone is not uniform."""
+    most = p * (1 - p)
+    deviation = math.sqrt(5e-5 * most)
+    (told,) = of_binary(mean_p=p, var_p=5e-5 * most, spread_p=5e-5)
+    assert told == f"uniform_output: the output is {p:.3g} ± {deviation:.1g} everywhere, for 3 epochs"
+    rows = [binary_row(e, mean_p=p, var_p=0.0, spread_p=0.0) for e in range(1, 4)]
+    found = hopeless(rows, DEFAULTS)
+    assert found is not None
+    assert found.code == "uniform_output"
+    assert of_binary(mean_p=p, var_p=2e-4 * most, spread_p=2e-4) == []
+    for scale in (1e-9, 1e9):  # of the loss
+        assert hopeless([{**r, "loss": scale, "val_loss": scale} for r in rows], DEFAULTS) == found
+
+
+def test_an_output_that_begins_to_vary_is_not_uniform() -> None:
+    """Ten steps an epoch: the statistics of batch norm are still near those of no training."""
+    spreads = (2e-6, 5e-6, 1.1e-5, 2.4e-5, 5.4e-5, 9e-4)
+    rows = [binary_row(e, mean_p=0.035, var_p=0.03 * s, spread_p=s) for e, s in enumerate(spreads, start=1)]
+    assert hopeless(rows, DEFAULTS) is None
+    assert codes(rows, objective=F1) == []
+    stuck = [*rows[:3], *(binary_row(e, mean_p=0.035, var_p=4e-7, spread_p=1.2e-5) for e in range(4, 7))]
+    found = hopeless(stuck, DEFAULTS)
+    assert found is not None
+    assert (found.code, found.epoch) == ("uniform_output", 6)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "told"),
+    [
+        (0.9565, 0.609, "predicts 95.7% foreground, labels 60.9%, for 3 epochs"),  # as published: v1
+        (0.9988, 0.609, "predicts 99.9% foreground, labels 60.9%, for 3 epochs"),
+        (1.0, 0.609, "predicts 100.0% foreground, labels 60.9%, for 3 epochs"),
+        (0.11, 0.609, "predicts 11.0% foreground, labels 60.9%, for 3 epochs"),
+        (0.3, 0.019, "predicts 30.0% foreground, labels 1.9%, for 3 epochs"),
+        (0.0, 0.019, "predicts 0.0% foreground, labels 1.9%, for 3 epochs"),
+        (0.8, 0.609, ""),
+        (0.3, 0.609, ""),
+        (0.1, 0.019, ""),
+        (0.5, 0.0, ""),
+    ],
+)
+def test_foreground_far_from_the_labels_has_a_name_and_is_not_stopped(predicted: float, true: float, told: str) -> None:
+    both = {"fg_pred": predicted, "fg_true": true, "fg_pred/nuc": predicted, "fg_true/nuc": true}
+    assert of_binary(**both) == ([f"foreground_collapse: {told}"] if told else [])
+    assert hopeless([binary_row(e, **both) for e in range(1, 9)], DEFAULTS) is None, "a threshold may mend it"
+    assert of_binary(**both, best_calibrated_f1=0.5) == []
+
+
 def test_overflow_in_the_first_epoch_is_the_scale_being_found() -> None:
     assert codes([row(1, skipped_share=0.5), row(2), row(3)]) == []
     rows = [row(1), row(2, skipped_share=0.2), row(3, skipped_share=0.3, grad_scale=2.0)]
@@ -282,7 +348,7 @@ def test_a_restarted_driver_remembers_the_epochs_before(tmp_path: Path) -> None:
 def test_stopping_can_be_left_off(tmp_path: Path) -> None:
     watch = Watch(replace(DEFAULTS, stop_hopeless=False), tmp_path)
     assert not watch.is_hopeless("a", row(1, weight_growth=1e9))
-    assert set(HOPELESS) == {"diverged", "collapsed"}
+    assert set(HOPELESS) == {"diverged", "collapsed", "uniform_output"}
 
 
 # From trainings that really go wrong.
