@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from trainables.data import PackedBatch, expand_labels
 from trainables.data.expand import pack_class, packed_bytes
+from trainables.losses.terms import Maps
 from trainables.settings import require
 from trainables.tasks import Counts, Result, Task, short
 from trainables.tasks.multilabel import most_to_see, three_planes
@@ -51,9 +52,9 @@ class Classification(Task):
         d, h, w = (size // 2 for size in labels.shape[2:])
         return expand_labels(labels[:, :, d : d + 1, h : h + 1, w : w + 1], len(classes))
 
-    def evaluate(self, loss: nn.Module, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, loss: nn.Module, logits: Tensor, target: Tensor, *maps: Maps) -> tuple[Tensor, Tensor]:
         shift: Any = loss.inference_shift
-        return loss(logits, target)[0], logits + shift.view(1, -1, *(1,) * (logits.dim() - 2))
+        return loss(logits, target, *maps)[0], logits + shift.view(1, -1, *(1,) * (logits.dim() - 2))
 
     def zeros(self, units: int, outputs: int, device: torch.device) -> Counts:
         """confusion (K, C, C) by true and predicted class; entropy of p and −ln p of the true class, nats, (K,)."""
