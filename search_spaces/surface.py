@@ -15,7 +15,7 @@ from typing import Any
 
 from search_spaces._counts import ClassCounts
 from search_spaces._family import Family, Sections
-from search_spaces._parameters import Choice, Float, Int, Simplex
+from search_spaces._parameters import Choice, Float, Int, Parameter, Simplex
 
 TERMS = (
     *("dice", "focal", "variance", "variance_published", "entropy"),
@@ -23,12 +23,12 @@ TERMS = (
 )
 NUMBERS = ("focal_gamma", "focal_alpha", "weight_on_bg_voxels", "weight_on_fg_voxels")
 ON_REQUEST = ("curriculum_from", "curriculum_ramp", "cldice_iterations")
-SCHEDULES = {
+SCHEDULES: dict[str, dict[str, Any]] = {
     "restarts": {"schedule": "cosine", "restarts": 2},
     "plateau": {"schedule": "plateau"},
     "none": {"schedule": "constant"},
 }
-MULTIPLIERS = {"none": [], "1/.3": [1.0, 0.3], "1.5/.85": [1.5, 0.85], "1/.15": [1.0, 0.15]}
+MULTIPLIERS: dict[str, list[float]] = {"none": [], "1/.3": [1.0, 0.3], "1.5/.85": [1.5, 0.85], "1/.15": [1.0, 0.15]}
 """The published a and b of a plateau's multiplier a + (k − 1)·b."""
 CLIP = 0.5
 
@@ -53,7 +53,7 @@ def settings(point: Mapping[str, Any]) -> Sections:
     return {"trainer": trainer} | ({"model": {"width": point["filters"]}} if "filters" in point else {})
 
 
-TECHNIQUES = {
+TECHNIQUES: dict[str, Parameter] = {
     "swa_from": Int(0, 60, help="epoch from which weights are averaged; 0: never"),
     "noise_std": Float(0.0, 0.01, help="standard deviation of the noise in the weights"),
     "noise_from": Int(1, 60, help="first epoch with noise"),

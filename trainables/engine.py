@@ -47,7 +47,7 @@ from trainables.steps import (
     no_reduction,
     prepare_ahead,
 )
-from trainables.tasks import get_task, require_labels_for
+from trainables.tasks import Task, get_task, require_labels_for
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +105,7 @@ class Engine:
         self.model = self._new_model().to(device)
         _set_memory_format(self.model, self.hardware)
         require_labels_for(loss["name"], self.task, settings.task.name)
+        require_fitting(self.model, self.task, settings.model.name, settings.task.name)
         self.loss = losses.build(loss["name"], loss["params"], self.classes).to(device)
         ranks = {"rank": rank, "world": world}
         of_pieces = replace(
@@ -283,7 +284,7 @@ class Engine:
     def _train_epoch(self, on_step: Callable[[int, int], None] | None = None) -> float:
         """All steps of one epoch, without host synchronisation; returns the seconds spent waiting for patches."""
         trainer = self.settings.trainer
-        self.optim.take_up()
+        self.optim.take_up(self.epoch + 1)
         self.optim.add_noise(self.epoch + 1, self.seed, trainer)
         self.loss.begin_epoch(self.epoch * (trainer.published_epochs or trainer.epochs) / trainer.epochs)
         self.model.train()
@@ -466,6 +467,20 @@ class Engine:
         self.record.load_state_dict(state["record"])
         self.epoch, self.seed, self.diagnosis = state["epoch"], state["seed"], state["diagnosis"]
         torch.set_rng_state(state["random"])
+
+
+def require_fitting(model: torch.nn.Module, task: Task, model_name: str, task_name: str) -> None:
+    """SettingsError where the network gives a label for each voxel and the task wants one for each image, or the other
+    way round."""
+    per_image, places = getattr(model, "per_image", False), {True: "image", False: "voxel"}
+    require(
+        per_image == task.whole_crops,
+        "model.name",
+        model_name,
+        f"has a label for each {places[per_image]}, and task.name={task_name} learns one for each "
+        f"{places[task.whole_crops]}",
+        f"Use for example model.name={'volume_classifier' if task.whole_crops else 'unet'}",
+    )
 
 
 def _set_memory_format(model: torch.nn.Module, hardware: Hardware) -> None:

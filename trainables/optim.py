@@ -19,14 +19,17 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 from trainables.hardware import Hardware
-from trainables.settings import TrainerSettings
+from trainables.settings import TrainerSettings, require
 
 NOISE_STREAM = 0x4015E
 """Keeps the noise of the weights apart from what else is drawn with a trial's seed."""
 
 
-def make_optimizer(parameters: list[nn.Parameter], trainer: TrainerSettings) -> torch.optim.Optimizer:
-    """The optimiser of `trainer.optimizer`, fused: it takes a scaler's verdict on the device, without a sync."""
+def make_optimizer(parameters: Any, trainer: TrainerSettings) -> torch.optim.Optimizer:
+    """The optimiser of `trainer.optimizer`, fused: it takes a scaler's verdict on the device, without a sync.
+
+    parameters: as torch's optimisers take them, a list or groups; a group's `lr_ratio` is its rate over trainer.lr.
+    """
     if trainer.optimizer == "sgd":
         return torch.optim.SGD(
             parameters,
@@ -108,6 +111,19 @@ class Stalls:
             self.count, self.epochs = self.count + 1, 0
 
 
+def set_frozen(model: nn.Module, frozen: bool) -> list[nn.Parameter]:
+    """Freeze a network's encoder, or let it be trained; what of it is ever trained, [] where there is no encoder."""
+    encoder = getattr(model, "encoder", None)
+    if encoder is None:
+        return []
+    if not hasattr(encoder, "trained"):
+        encoder.trained = [p for p in encoder.parameters() if p.requires_grad]  # as it was built
+    for parameter in encoder.trained:
+        parameter.requires_grad_(not frozen)
+    found: list[nn.Parameter] = encoder.trained
+    return found
+
+
 class Optimisation:
     """What trains a model with one trainer's settings. Between epochs the model holds the weights that are validated.
 
@@ -115,8 +131,22 @@ class Optimisation:
     """
 
     def __init__(self, model: nn.Module, trainer: TrainerSettings, hardware: Hardware, mode: str) -> None:
+        encoder = set_frozen(model, False)
+        for name in ("unfreeze_epoch", "lr_encoder"):
+            value = getattr(trainer, name)
+            rule = "this network has no encoder that could be treated differently"
+            require(bool(encoder) or not value, f"trainer.{name}", value, rule, "Leave it out")
+        self.unfreeze_epoch = math.inf if trainer.unfreeze_epoch < 0 else trainer.unfreeze_epoch
         self.model, self.parameters = model, [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = make_optimizer(self.parameters, trainer)
+        groups: Any = self.parameters
+        if trainer.lr_encoder:
+            inside = {id(p) for p in encoder}
+            outside = [p for p in self.parameters if id(p) not in inside]
+            groups = [
+                {"params": outside, "lr_ratio": 1.0},
+                {"params": encoder, "lr_ratio": trainer.lr_encoder / trainer.lr},
+            ]
+        self.optimizer = make_optimizer(groups, trainer)
         # Only float16 underflows.
         self.scaler = torch.amp.GradScaler(hardware.device.type, enabled=hardware.autocast is torch.float16)
         self.plateau: ReduceLROnPlateau | None = None
@@ -168,7 +198,7 @@ class Optimisation:
         if self.stalls is not None:
             rate *= self.stalls.factor
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_ratio", 1.0)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         clip = trainer.clip_grad_norm
@@ -187,8 +217,10 @@ class Optimisation:
                 group["lr"] = self.plateau.get_last_lr()[0]
             self.plateau.step(figure)
 
-    def take_up(self) -> None:
-        """Before an epoch's first step: put the weights in training back into the model, in place."""
+    def take_up(self, epoch: int) -> None:
+        """Before the first step of an epoch, counted from 1: put the weights in training back into the model, in place,
+        and train the encoder from its epoch on."""
+        set_frozen(self.model, epoch < self.unfreeze_epoch)
         if self._trained:
             self.model.load_state_dict(self._trained)
             self._trained = {}

@@ -63,7 +63,7 @@ class TaskSettings:
 
     name: str = "multilabel"
     """A file of trainables/tasks. multilabel: several classes, each there or not in every voxel. binary: one class,
-    and the threshold that suits it best."""
+    and the threshold that suits it best. classification: one label for each volume."""
     options: dict[str, Any] = field(default_factory=dict)
     """What only this task has, checked in its file: task.options.NAME=VALUE."""
 
@@ -75,10 +75,11 @@ class DataSettings:
     name: str = "phantom"
     """A file of trainables/data/sources. phantom: generated, for trying things out. cellmap: the layout of CellMap.
     raster_series: rasters over time, and the mask of the next one. labelled_volumes: images and labels, 0, 1 or 2 for
-    unlabelled."""
+    unlabelled. classified_volumes: one label for each volume."""
     root: str = field(default="", metadata=PATH)
     """Folder that holds {dataset}/{dataset}.zarr, with name=raster_series channels.json and a folder per series, with
-    name=labelled_volumes images and labels. Empty with any of them but cellmap: the generated data in the cache."""
+    name=labelled_volumes images and labels, with name=classified_volumes the volumes and labels.csv. Empty with any of
+    them but cellmap: the generated data in the cache."""
     split_file: str = field(default="", metadata=PATH)
     """datasplit.csv. Empty: root/datasplit.csv where it exists, else one written into the cache folder. With
     name=raster_series or labelled_volumes split.csv in the root, else drawn."""
@@ -116,12 +117,16 @@ class DataSettings:
     """Keep all crops of one dataset on one side."""
     mirror: bool = True
     """Mirror y and x, each with probability 0.5."""
+    mirror_y: bool = True
+    """With mirror: y, too; false: x alone, where up and down are not alike."""
     mirror_z: bool = False
     """Mirror z, too, with probability 0.5; for 3D patches. All other augmentation stays in the slice plane."""
     transpose: bool = True
     """Exchange y and x with probability 0.5."""
     rotate_degrees: float = 180.0
     """Rotate in the slice plane by a uniform angle within ± this; 0 switches it off."""
+    gain: float = 0.0
+    """Multiply the grey values of a patch by a uniform factor within 1 ± this; 0 switches it off."""
     options: dict[str, Any] = field(default_factory=dict)
     """What only this source has, checked in its file: data.options.NAME=VALUE."""
 
@@ -174,7 +179,12 @@ class DataSettings:
             "Write data.intensity=[10.6,194.1], or leave it empty",
         )
         require_in(
-            self, "data.", validation_fraction="(0, 1)", split_seed=f"[0, {MOST_SEED}]", rotate_degrees="[0, 180]"
+            self,
+            "data.",
+            validation_fraction="(0, 1)",
+            split_seed=f"[0, {MOST_SEED}]",
+            rotate_degrees="[0, 180]",
+            gain="[0, 1)",
         )
 
 
@@ -183,8 +193,9 @@ class ModelSettings:
     """The network."""
 
     name: str = "unet"
-    """A file of trainables/models: unet, resnet, swin, vit, or emberformer for series of rasters. 2D where the patch is
-    one slice thick, else 3D (emberformer, unet2d: in 2D only)."""
+    """A file of trainables/models: unet, resnet, swin, vit, emberformer for series of rasters, or volume_classifier for
+    one label per volume. 2D where the patch is one slice thick, else 3D (emberformer, unet2d: in 2D only,
+    volume_classifier in 3D only)."""
     width: int = 64
     """Channels of the first level; 64 gives the published UNet of 31 036 741 parameters at five classes."""
     depth: int = 4
@@ -225,6 +236,10 @@ class TrainerSettings:
     """adamw or sgd."""
     lr: float = 1e-4
     """Highest learning rate of the schedule."""
+    lr_encoder: float = 0.0
+    """That of the encoder of a network that has one, in the same schedule; 0: as the rest."""
+    unfreeze_epoch: int = 0
+    """Epoch from which on the encoder of a network that has one is trained; 0: from the first step, -1: never."""
     weight_decay: float = 1e-4
     """Weight decay of the optimiser; in sgd it is part of the gradient."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
@@ -296,6 +311,7 @@ class TrainerSettings:
             plateau_patience=f"[0, {MOST_STEPS}]",
             patience=f"[0, {MOST_STEPS}]",
             min_delta="[0, inf]",
+            unfreeze_epoch=f"[-1, {MOST_STEPS}]",
             plateau_factor="(0, 1)",
             noise_std="[0, inf]",
             noise_from=counted,
@@ -303,6 +319,7 @@ class TrainerSettings:
             published_epochs=f"[0, {MOST_STEPS}]",
             momentum="[0, 1)",
             lr="(0, inf]",
+            lr_encoder="[0, inf]",
             weight_decay="[0, inf]",
             clip_grad_norm="[0, inf]",
             pct_start="(0, 1)",

@@ -102,7 +102,8 @@ def test_logits_have_the_shape_of_the_image_and_every_parameter_gets_a_gradient(
     network = built(name, dims, classes=classes, least=5)
     image = images(network, name, least=5)
     logits = network(image)
-    assert logits.shape == (2, classes, *image.shape[2:])
+    space = [1] * dims if getattr(network, "per_image", False) else image.shape[2:]
+    assert logits.shape == (2, classes, *space)
     logits.square().sum().backward()
     trained = {n: p.grad for n, p in network.named_parameters() if p.requires_grad}
     assert [n for n, gradient in trained.items() if gradient is None or not gradient.abs().sum() > 0] == []

@@ -1,4 +1,4 @@
-"""Mirror, transpose and rotation in the slice plane, and mirrors of z, on whatever device the batch lies.
+"""Mirror, transpose and rotation in the slice plane, mirrors of z, and gain, on whatever device the batch lies.
 
 Shapes: N batch, K input channels, P packed bytes, D space along z, H W the context (enlarged patch), h w the patch.
 Those in the plane are one linear map of patch coordinates about the centre, so a patch is resampled once. The context
@@ -28,8 +28,10 @@ def augment(batch: PackedBatch, patch: Sequence[int]) -> tuple[Tensor, Tensor]:
     height, width = int(patch[1]), int(patch[2])
     if not batch.draws:
         return centre(batch.em, height, width), centre(batch.labels, height, width)
-    in_plane = {name: values for name, values in batch.draws.items() if name != "mirror_z"}
+    in_plane = {name: values for name, values in batch.draws.items() if name not in ("mirror_z", "gain")}
     em, labels = _augment_plane(batch, in_plane, height, width)
+    if "gain" in batch.draws:
+        em = (em * batch.draws["gain"].view(-1, 1, 1, 1, 1)).round_().clamp_(0, 255).to(torch.uint8)
     if "mirror_z" not in batch.draws:
         return em, labels
     turned = batch.draws["mirror_z"].view(-1, 1, 1, 1, 1) > 0

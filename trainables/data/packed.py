@@ -49,11 +49,12 @@ class PackedCrop:
     """(D', H', W'), the crop and its surroundings as far as patches reach and the volume goes; (K, D', H', W') where
     there are K > 1 input channels."""
     labels: NDArray[np.uint8]
-    """(P, D, H, W), see `expand`; behind them, with data.maps, those of `maps`"""
+    """(P, D, H, W), see `expand`; behind them, with data.maps, those of `maps`. Where one label holds for all of the
+    crop, a view of (P, 1, 1, 1)."""
     offset: tuple[int, int, int]
     """Crop coordinates of em[0, 0, 0]; not positive where the surroundings begin before the crop."""
     positive: NDArray[np.int64]
-    """(C,) voxels in which the class is present."""
+    """(C,) voxels in which the class is present; with one label for all of the crop 1 or 0, and `known` likewise."""
     known: NDArray[np.int64]
     """(C,) voxels in which the class is annotated."""
     positions: NDArray[np.int32]
@@ -284,6 +285,7 @@ def _load_crop(folder: Path, row: dict[str, Any]) -> PackedCrop:
     )
     positive, known = (np.array(row[name], dtype=np.int64) for name in ("positive", "known"))
     shape, offset = tuple(row["shape"]), tuple(row["offset"])
+    labels = np.broadcast_to(labels, (len(labels), *shape))
     return PackedCrop(
         *(row["name"], row["side"], shape, em, labels, offset, positive, known, positions, row.get("label_counts", {}))
     )

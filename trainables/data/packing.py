@@ -104,7 +104,7 @@ def _pack_crop(source: Source[Any], item: Item, folder: Path, number: int) -> di
         "name": item.name,
         "side": item.side,
         "file": stem,
-        "shape": list(crop.labels.shape[1:]),
+        "shape": list(crop.em.shape[-3:] if crop.whole else crop.labels.shape[1:]),
         "offset": list(crop.offset),
         "positive": positive,
         "known": known,

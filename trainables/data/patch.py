@@ -24,8 +24,8 @@ class PackedBatch:
     crop: Tensor
     """int64 (N,), index into `dataset.crops`."""
     draws: dict[str, Tensor] = field(default_factory=dict)
-    """mirror_y, mirror_x, transpose, mirror_z (0 or 1) and angle (radians), float32 (N,). mirror_z is absent without
-    data.mirror_z, angle without rotation, all in validation."""
+    """mirror_y, mirror_x, transpose, mirror_z (0 or 1), angle (radians) and gain (a factor), float32 (N,). mirror_z is
+    absent without data.mirror_z, angle without rotation, gain without data.gain, all in validation."""
 
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> PackedBatch:
         """A copy on `device`."""

@@ -21,7 +21,7 @@ from trainables.data.patch import PackedBatch, context_size
 from trainables.errors import DataError
 
 Position = NDArray[np.int64]
-TRAIN_STREAM, VALIDATION_STREAM, MIRROR_Z_STREAM = 1, 2, 3
+TRAIN_STREAM, VALIDATION_STREAM, MIRROR_Z_STREAM, GAIN_STREAM = 1, 2, 3, 4
 
 
 class PatchSampler:
@@ -107,18 +107,22 @@ class PatchSampler:
         return members, random_starts(rng, shapes, self.patch)
 
     def _draws(self, rng: np.random.Generator, step: int) -> dict[str, Tensor]:
-        """Draws for batch `step`; the random stream does not depend on which augmentations are on: that of mirror_z,
-        which came later, is another one."""
+        """Draws for batch `step`; the random stream does not depend on which augmentations are on: those of mirror_z
+        and gain, which came later, are others."""
         settings = self.dataset.settings
         coins = (rng.random((3, self.batch_size)) < 0.5).astype(np.float32)
         angle = rng.uniform(-1, 1, self.batch_size) * np.deg2rad(settings.rotate_degrees)
-        coins *= np.array([[settings.mirror], [settings.mirror], [settings.transpose]], dtype=np.float32)
-        if not (settings.mirror or settings.mirror_z or settings.transpose or self.rotate):
+        mirror_y = settings.mirror and settings.mirror_y
+        coins *= np.array([[mirror_y], [settings.mirror], [settings.transpose]], dtype=np.float32)
+        if not (settings.mirror or settings.mirror_z or settings.transpose or self.rotate or settings.gain):
             return {}
         draws = dict(zip(("mirror_y", "mirror_x", "transpose"), torch.from_numpy(coins)))
         if settings.mirror_z:
             coin = np.random.default_rng([MIRROR_Z_STREAM, self.seed, step]).random(self.batch_size) < 0.5
             draws["mirror_z"] = torch.from_numpy(coin.astype(np.float32))
+        if settings.gain:
+            factors = np.random.default_rng([GAIN_STREAM, self.seed, step]).uniform(-1, 1, self.batch_size)
+            draws["gain"] = torch.from_numpy((1 + settings.gain * factors).astype(np.float32))
         return draws | ({"angle": torch.from_numpy(angle.astype(np.float32))} if self.rotate else {})
 
 

@@ -7,6 +7,10 @@ images (N, in_channels, *space) to logits (N, num_classes, *space) and has these
     stride         of what its sides must be multiples
     fixed_size     the only space that its exported program takes, and so the window of predictions; may be left out,
                    or None: any multiples of the stride
+    per_image      True: logits are (N, num_classes, 1, 1, 1), one label for an image; may be left out
+    encoder        the part of it that may come trained: trainer.unfreeze_epoch freezes it, trainer.lr_encoder is its
+                   learning rate; may be left out
+    output_layer   the layer whose bias `set_output_bias` sets; may be left out, where it is the last convolution
 
 `build` refuses what this architecture cannot take: patch, channels, depth, `settings.options`; it runs on the meta
 device, too, before a sweep starts. Its layers re-initialise by construction: the engine draws a new model on the CPU
@@ -98,10 +102,13 @@ def set_output_bias(network: nn.Module, share: Tensor) -> None:
     """Set the bias of the last layer, in place, so that logits of 0 become the log odds of each class.
 
     share: (C,) in [0, 1], of the annotated voxels that are positive; NaN, a class that is never annotated, counts as ½.
-    The last layer is the last convolution of C output channels. Raises SettingsError where it has no bias.
+    The last layer is `output_layer`, or the last convolution of C output channels. Raises SettingsError where it has no
+    bias.
     """
     convolutions = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))]
     biases = [m.bias for m in convolutions if m.out_channels == len(share)]
+    if (output := getattr(network, "output_layer", None)) is not None:
+        biases = [output.bias]
     if not biases or biases[-1] is None:
         name = type(network).__name__
         raise SettingsError(

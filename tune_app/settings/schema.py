@@ -294,6 +294,8 @@ class Settings:
         both = " ".join(f"{name}={getattr(self, name)}" for name in chosen)
         require(len(chosen) < 2, *both.rpartition("=")[::2], "only one of them may be given", "Drop the others")
         require(not self.final or self.seeds == 1, "seeds", self.seeds, "final= trains one network", "Leave it out")
+        if self.family == "all" and len(self.families) == 1:
+            self.family = self.families[0]
         if (order := self.order).bounds or self.objective.metric:
             require_known(order, get_task(self.task.name, self.task.options), self.data.classes)
 
@@ -336,7 +338,7 @@ class Settings:
 VARIED: dict[str, tuple[str, ...]] = {
     "model": tuple(ModelSettings.__annotations__),
     "trainer": tuple(name for name in TrainerSettings.__annotations__ if name not in ("epochs", "keep_epoch")),
-    "data": ("sampling", "mirror", "mirror_z", "transpose", "rotate_degrees", "patch"),
+    "data": ("sampling", "mirror", "mirror_y", "mirror_z", "transpose", "rotate_degrees", "gain", "patch"),
     "resources": ("cpus_per_trial", "gpus_per_trial", "workers_per_trial"),
 }
 """What may differ between the trials of one sweep. The budget, the classes and the crops may not: scores and curves
@@ -381,6 +383,9 @@ def laid_over(settings: Settings, trial: Sections) -> Settings:
     if not sections:
         return settings
     own = {name: asdict(getattr(settings, name)) | values for name, values in sections.items()}
+    model = sections.get("model", {})
+    if "options" in model and "name" not in model:  # of the same network: what the point does not name stays
+        own["model"]["options"] = settings.model.options | model["options"]
     return replace(settings, **{name: from_mapping(type(getattr(settings, name)), own[name], name) for name in own})
 
 

@@ -12,7 +12,9 @@ from search_spaces import ClassCounts, Space
 from trainables.data import PackedDataset, open_packed
 from trainables.data.phantom.generate import is_phantom
 from trainables.data.sources import open_source
+from trainables.engine import require_fitting
 from trainables.models import build as build_model
+from trainables.tasks import get_task, require_labels_for
 from tune_app.ray_adapters.session import RaySession, TrialResources
 from tune_app.search.arms import Arm, baseline_arm, num_trials, planned_arms, searched_space, sizes, with_baseline
 from tune_app.settings.fitting import refuse_too_large
@@ -106,6 +108,9 @@ def prepare(
         resumed=resumed,
         extended=extended,
     )
+    task = get_task(settings.task.name, settings.task.options)
+    for arm in arms:
+        require_labels_for(arm.trial(counts)["loss"]["name"], task, settings.task.name)
     for own in prepared.sizes():  # a preset that does not fit data or card is refused before anything starts
         refuse_too_large(own)
         if (own.model, own.data.patch) != (settings.model, settings.data.patch):
@@ -118,4 +123,7 @@ def refuse_impossible_model(settings: Settings) -> None:
     """SettingsError where there is no such model, or it does not take the patch. Nothing is allocated."""
     in_channels, outputs = open_source(settings.data).in_channels, len(settings.outputs)
     with torch.device("meta"):
-        build_model(settings.model, in_channels=in_channels, num_classes=outputs, patch=settings.data.patch)
+        network = build_model(settings.model, in_channels=in_channels, num_classes=outputs, patch=settings.data.patch)
+    require_fitting(
+        network, get_task(settings.task.name, settings.task.options), settings.model.name, settings.task.name
+    )

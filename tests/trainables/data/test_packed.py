@@ -106,7 +106,7 @@ def test_caches_and_checkpoints_of_earlier_versions_stay_valid(small_root, setti
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"name": "bogus"}, "data.name=bogus: choose one of cellmap, labelled_volumes, phantom"),
+        ({"name": "bogus"}, "data.name=bogus: choose one of cellmap, classified_volumes, labelled_volumes, phantom"),
         ({"options": {"bogus": 1}}, "data.options.bogus=1: data.options has no such setting. Choices: filter_by_scale"),
     ],
 )

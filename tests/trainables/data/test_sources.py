@@ -40,7 +40,14 @@ def test_every_source_refuses_options_it_does_not_have(name: str) -> None:
 
 
 def test_a_source_is_found_by_its_file_and_checks_its_options(stained: dict[str, Any]) -> None:
-    assert sources.source_names() == ("cellmap", "labelled_volumes", "phantom", "raster_series", "stained")
+    assert sources.source_names() == (
+        "cellmap",
+        "classified_volumes",
+        "labelled_volumes",
+        "phantom",
+        "raster_series",
+        "stained",
+    )
     with pytest.raises(SettingsError, match=r"data\.options\.crops=1: must lie in \[2, 100\]"):
         sources.open_source(DataSettings(**stained, options={"crops": 1}))
     assert named_classes(DataSettings(**stained | {"classes": ["auto"]})).classes == ["both", "bright"]

@@ -51,6 +51,8 @@ class Decoded:
     """(D', H', W'), or (K, D', H', W') where there are several channels."""
     labels: NDArray[np.uint8]
     """(P, D, H, W), see `trainables.data.expand.pack_class`."""
+    whole: bool = False
+    """Whether one label holds for all of the image: labels are (P, 1, 1, 1), and the image has no surroundings."""
     offset: tuple[int, int, int] = (0, 0, 0)
     """Crop coordinates of the first voxel of `em`; not positive where the surroundings begin before the crop."""
     masked: float = 0.0
@@ -152,7 +154,11 @@ class Source(ABC, Generic[T]):
     def generate(self, out: Path, seed: int) -> Path:
         """Write generated data into the folder `out`, and return it. SettingsError for a source that has none."""
         require(
-            False, "data.name", self.settings.name, "has no generated data", "Use data=phantom, wildfire or surface"
+            False,
+            "data.name",
+            self.settings.name,
+            "has no generated data",
+            "Use data=phantom, wildfire, surface or oct",
         )
         return out
 
