@@ -12,10 +12,13 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
+import numpy as np
 import optuna
 from ray.tune.logger import LoggerCallback
 from ray.tune.result import AUTO_RESULT_KEYS
@@ -28,8 +31,8 @@ from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboardX.summary import hparams
 
 from trainables.prediction import PREDICTION
-from trainables.trial_folder import read_count_updates
-from tune_app.results.pictures import TOL_NAMES, drawn_classes, places, read_patches, sheet
+from trainables.trial_folder import VALIDATION, read_count_updates
+from tune_app.results.pictures import TOL_NAMES, drawn_classes, places, png, read_patches, sheet
 from tune_app.search.study import trial_of
 
 TAGS = {
@@ -50,7 +53,9 @@ UNSAID = {*AUTO_RESULT_KEYS, "epoch", "done", "trial_id", "time_setup", "time_st
 """What Ray adds, the step itself, and points in time."""
 SEARCHED, OTHERS = "search", "settings"
 """Groups of the hyperparameters, in the alphabetical order in which TensorBoard shows those that differ."""
-PICTURE = "predictions/best_epoch"
+PICTURE, CONFUSION = "predictions/best_epoch", "predictions/confusion"
+CELL = 32
+"""Pixels of a cell of a confusion matrix."""
 SECTIONS = ("loss", "model", "trainer")
 SUCCESS, FAILURE = Status.Value("STATUS_SUCCESS"), Status.Value("STATUS_FAILURE")
 
@@ -78,6 +83,8 @@ class TensorBoardLogger(LoggerCallback):
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(result).items()]
         file.write(Summary(value=values), step)
         file.write_count_updates(step)
+        if any(name.startswith("predicted_share/") for name in result):
+            file.write_confusion(step)
         file.write_picture()
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
@@ -116,6 +123,24 @@ class EventFile:
             figures = [(tag, value) for tag, value in flatten_dict(update, delimiter="/").items() if "/" in tag]
             values = [Summary.Value(tag=tag, simple_value=value) for tag, value in figures if is_number(value)]
             self.write(Summary(value=values), update["step"])
+
+    def write_confusion(self, epoch: int) -> None:
+        """What is taken for what at an epoch, where the trial has kept it: rows true, columns predicted classes."""
+        with (
+            suppress(OSError, ValueError, KeyError, EOFError, BadZipFile),
+            (self._folder / VALIDATION).open("rb") as file,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
+            row = arrays["epochs"].tolist().index(epoch)
+            counts, classes = arrays["confusion"][row].sum(axis=0), ", ".join(arrays["classes"])
+            share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+            cells = np.rint(255 * (1 - share)).astype(np.uint8).repeat(CELL, axis=0).repeat(CELL, axis=1)
+            side = len(cells)
+            shown = Summary.Image(height=side, width=side, colorspace=1, encoded_image_string=png(cells))
+            about = SummaryMetadata(
+                summary_description=f"Rows: true class; columns: predicted, black: all of the class. {classes}"
+            )
+            self.write(Summary(value=[Summary.Value(tag=CONFUSION, image=shown, metadata=about)]), epoch)
 
     def write_picture(self) -> None:
         """What the best epoch so far predicts, where the trial has left it since the last call."""

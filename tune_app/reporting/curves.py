@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
+from tune_app.reporting.confusion import confusions
 from tune_app.reporting.findings import Findings, counted, listed
 from tune_app.reporting.page import Plot, Section, short
 from tune_app.reporting.plots import BASELINE, BEST, INK, class_color, color, dash, figure, joined, symbol, upright_line
@@ -32,6 +33,8 @@ def curves(findings: Findings) -> Section:
     parts = [all_curves(findings, trained)]
     if findings.best is not None and any(f"dice/{c}" in findings.best.best for c in findings.sweep.classes):
         parts.append(class_curves(findings, findings.best))
+    if findings.best is not None:
+        parts += confusions(findings.best, findings.baseline)
     epochs = listed([str(rung) for rung in findings.rungs])
     told = f"Dotted lines are the rungs, at epoch {epochs}: there a trial goes on only if it is among the best so far."
     text = [told if findings.rungs else "No trial could be stopped early."]

@@ -10,6 +10,7 @@ that stops a hopeless trial and everyone who reads the sweep later say the same.
     foreground_collapse    of one class: far more or far less foreground is predicted than labelled
     amp_overflow      float16 gradients keep overflowing: steps are skipped
     dead_class        a class that is there is never predicted
+    one_class         one label for each sample, and all predictions are the same one
     late_degradation  the best epoch is long past and far above the present
     plateau           no progress while the learning rate is still high
     smaller_pieces    memory ran out: batches go through the network in pieces
@@ -50,7 +51,7 @@ NOT_BEGUN = "died because of an error raised in its creation task"
 LONGEST_EVIDENCE = 200
 """Characters of an error that are told; error.txt holds all of it."""
 
-TRUTH = "fg_true/"
+TRUTH, SHARE = "fg_true/", "predicted_share/"
 
 Row = Mapping[str, Any]
 
@@ -149,6 +150,7 @@ class Course:
             self._foreground_collapse,
             self._amp_overflow,
             self._dead_class,
+            self._one_class,
             self._late_degradation,
             self._plateau,
             self._smaller_pieces,
@@ -260,6 +262,19 @@ class Course:
         there, needed = [] if _at_own_thresholds(row) else self._present(row), self._settings.dead_epochs
         dead = [name for name in there if self._streak(name, goes_on=number(row, f"fg_pred/{name}") == 0) >= needed]
         return f"{', '.join(dead)}: no voxel predicted for {needed} epochs, though there" if dead else ""
+
+    def _one_class(self, row: Row) -> str:
+        """Of tasks whose rows say which share of the predictions each class has. It may pass, when an encoder is
+        unfrozen, so no trial is stopped for it."""
+        shares = {key.removeprefix(SHARE): number(row, key) for key in row if key.startswith(SHARE)}
+        alone = next((name for name, share in shares.items() if share == 1), "")
+        there = [name for name in shares if number(row, f"support/{name}") > 0]
+        for name in shares:  # a collapse that moves to another class begins anew
+            goes_on = name == alone and len(there) > 1
+            epochs = self._streak(f"only {name}", goes_on=goes_on)
+            if goes_on and epochs >= self._settings.collapsed_epochs:
+                return f"all predictions are {name}, for {epochs} epochs, though {len(there)} classes are there"
+        return ""
 
     def _late_degradation(self, row: Row) -> str:
         span = self._settings.degraded_epochs

@@ -166,7 +166,10 @@ class Trial:
         if not self.best:
             return Calibration(problem="no epoch has a finite score")
         counted = {key[5:]: value for key, value in self.best.items() if key.startswith("dice/")}
-        return calibrate(self.validation(ARRAYS), self.best["epoch"], counted)
+        found = self.validation(ARRAYS)
+        if not found and self.validation(("confusion",)):
+            return Calibration(problem="the largest output decides, there is no threshold to choose")
+        return calibrate(found, self.best["epoch"], counted)
 
     def score(self, key: str) -> float:
         """A figure of the best epoch, calibrated ones and `violation` included; NaN where there is none."""

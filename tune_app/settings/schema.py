@@ -195,7 +195,7 @@ class DiagnosisSettings:
     collapsed_band: float = 100.0
     """… or no class has between 1/100 and 100 times its true foreground; …"""
     collapsed_epochs: int = 3
-    """… for so many epochs."""
+    """… for so many epochs. one_class: all predictions are of one class for so many epochs."""
     uniform_spread: float = 1e-4
     """uniform_output, of tasks of one class: Var(p) is less than this share of p̄(1 − p̄) for as many epochs."""
     foreground_odds: float = 10.0

@@ -228,6 +228,22 @@ def test_overflow_in_the_first_epoch_is_the_scale_being_found() -> None:
     assert "scale 2" in found[0].evidence
 
 
+def labels(epoch: int, share: float, support: float = 5.0) -> dict[str, Any]:
+    """A row of a task with one label for each sample."""
+    shares = {"predicted_share/nuc": share, "predicted_share/pm": 1 - share}
+    return {"epoch": epoch, "loss": 1.0, "diagnosis": "", **shares, "support/nuc": 9.0, "support/pm": support}
+
+
+def test_predictions_that_are_all_one_class_are_named_with_it() -> None:
+    rows = [labels(1, 0.9), *(labels(e, 1.0) for e in range(2, 5))]
+    (found,) = diagnose(rows, DEFAULTS, DICE, epochs=EPOCHS)
+    assert (found.code, found.epoch, found.hopeless) == ("one_class", 4, False)
+    assert found.evidence.startswith("all predictions are nuc, for 3 epochs")
+    assert codes(rows[:3]) == []
+    assert codes([labels(e, float(e % 2)) for e in range(1, 9)]) == [], "it moves from class to class"
+    assert codes([labels(e, 1.0, support=0.0) for e in range(1, 9)]) == [], "there is nothing else"
+
+
 def test_a_class_that_is_there_and_never_predicted_is_dead() -> None:
     rows = [row(e, **{"fg_pred/pm": 0.0}) for e in range(1, 6)]
     assert codes(rows) == ["dead_class"]
