@@ -37,6 +37,8 @@ class Inference(nn.Module):
         self.network, self.spatial_dims, self.stride = network, int(shape.spatial_dims), int(shape.stride)
         fixed = getattr(network, "fixed_size", None)
         self.fixed_size: tuple[int, ...] | None = None if fixed is None else tuple(fixed)
+        self.per_image = bool(getattr(network, "per_image", False))
+        """One label for an image, the class of the largest logit: logits are (N, C, 1, 1, 1)."""
         self.register_buffer("shift", torch.tensor(shift).view(1, -1, *(1,) * self.spatial_dims))
 
     def forward(self, em: Tensor) -> Tensor:

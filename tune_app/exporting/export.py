@@ -34,7 +34,7 @@ from trainables.settings import PATH, require, require_in
 from tune_app.confirmation.runs import is_sound
 from tune_app.errors import InputError, written
 from tune_app.exporting.model_file import ABOUT, WEIGHTS, best_state, write_model, write_program
-from tune_app.exporting.operating_point import inference_shift, inherited_point, metadata, operating_point
+from tune_app.exporting.operating_point import LARGEST, inference_shift, inherited_point, metadata, operating_point
 from tune_app.results.finding import confirmation_of, in_confirmed_order, read_confirmation
 from tune_app.results.folders import CONFIRMATIONS, is_sweep
 from tune_app.results.manifest import MANIFEST, file_sha256, git_revision, now, package_versions, read_manifest
@@ -278,7 +278,7 @@ def _write_files(sweep: Sweep, trial: Trial, rank: int, folder: Path, tell: Tell
     whole = to_plain(trial_config(trial) | {"thresholds": thresholds} | mark)
     (folder / "config.yaml").write_text(yaml.safe_dump(whole, sort_keys=False, allow_unicode=True), encoding="utf-8")
     (folder / "metrics.json").write_text(_metrics(sweep, trial), encoding="utf-8")
-    if sweep.validated and trial.calibration.problem:
+    if sweep.validated and trial.calibration.problem and thresholds["apply"] != LARGEST:
         tell(f"rank {rank}, {trial.name}: thresholds kept at 0.5, {trial.calibration.problem}")
     program_problem = problem
     if not problem:
@@ -336,6 +336,15 @@ def use_of(about: Mapping[str, Any]) -> str:
     several = about.get("in_channels", 1) > 1
     images, slices_first = VOLUMES.get((about.get("spatial_dims", 2), several), ("em[:, None]", ""))
     lines = USE.replace("network(em[:, None])", f"network({images}){slices_first}")
+    if about.get("per_image"):
+        masks = 'masks = logits > torch.tensor(about["logit"]).view(-1, 1, 1)'
+        begin, end = lines.index("    logits = "), lines.index(masks) + len(masks)
+        lines = (
+            lines[:begin]
+            + "    logits = network(em[None, None])[0, :, 0, 0, 0]  # (classes,)\n"
+            + 'label = about["classes"][int(logits.argmax())]  # of the whole volume; probabilities: logits.softmax(0)'
+            + lines[end:]
+        ).replace("classes, logit (where to cut), voxel_nm, stride", "classes, voxel_nm, patch")
     if fixed := about.get("fixed_size"):
         axes = ("slices, " if len(fixed) == 3 else "") + "height and width"
         lines = lines.replace("sides multiples of the stride", f"{axes} exactly {' × '.join(map(str, fixed))}")

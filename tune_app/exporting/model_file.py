@@ -71,6 +71,7 @@ def write_program(
         "fixed_size": model.fixed_size,
         "in_channels": model.in_channels,
         "spatial_dims": model.spatial_dims,
+        "per_image": model.per_image,
     }
     (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return ""

@@ -12,9 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainables.calibration import CALIBRATED, sigmoid
+from trainables.settings import TaskSettings, from_mapping
+from trainables.tasks import get_task
 from tune_app.results.trial import Trial
 
 APPLY = "a class is predicted where the model's logit > logit, which is where sigmoid(logit of the model) > probability"
+LARGEST = "the class with the largest logit is predicted; logits count against each other, no threshold is applied"
 UNKNOWN_SHIFT = "add the logit shift of apply_at=inference to the model's logits first; the checkpoint does not hold it"
 
 
@@ -25,8 +28,10 @@ def operating_point(trial: Trial, classes: Sequence[str], state: Mapping[str, An
     beside it, chosen on all crops, is to do about as well on new ones. A class without a calibrated Dice keeps 0.5.
     """
     calibration, shift = trial.calibration, inference_shift(trial, classes, state)
+    task = from_mapping(TaskSettings, trial.config.get("task") or {}, "task")
+    apply = LARGEST if get_task(task.name, task.options).exclusive else APPLY
     return {
-        "apply": APPLY if shift is not None else f"{APPLY}; {UNKNOWN_SHIFT}",
+        "apply": apply if shift is not None else f"{apply}; {UNKNOWN_SHIFT}",
         "epoch": trial.best["epoch"],
         trial.metric: trial.score(trial.metric),
         CALIBRATED: calibration.calibrated_mean,

@@ -52,6 +52,11 @@ def read_model(folder: Path, device: torch.device) -> Model:
     if file_sha256(folder / PROGRAM) != digest or file_sha256(folder / ABOUT) != manifest["sha256"].get(ABOUT):
         raise InputError(f"checkpoint={folder}: {PROGRAM} or {ABOUT} is damaged or was changed since. {make_one}")
     about = read_json(folder / ABOUT)
+    if about.get("per_image"):
+        raise InputError(
+            f"checkpoint={folder}: its network gives one label to a whole volume, and predict writes a label for each "
+            f"voxel. Run {PROGRAM} as the README.md beside it shows"
+        )
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     task = from_mapping(TaskSettings, config.get("task", {}), "task")
     program, flat = load_program(folder / PROGRAM, device), about.get("spatial_dims", 2) == 2
