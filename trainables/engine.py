@@ -31,6 +31,7 @@ from torch import Tensor
 
 from trainables import losses, models
 from trainables.data import PackedBatch, PackedDataset, PatchSampler, augment, open_packed
+from trainables.embeddings import Embeddings, embeds
 from trainables.evaluation import ValidationRecord, Validator
 from trainables.hardware import CompileClock, Hardware, prepare_process, resolve
 from trainables.objective import Objective
@@ -205,6 +206,7 @@ class Engine:
             world=self.world,
         )
         self.record.reset()
+        self.validator.embeddings = None  # of another encoder
         self.diagnosis, self.count_updates = "", list[dict[str, Any]]()
         self._step_patches = list[tuple[Tensor, Tensor]]()
 
@@ -287,6 +289,7 @@ class Engine:
         self.optim.take_up(self.epoch + 1)
         self.optim.add_noise(self.epoch + 1, self.seed, trainer)
         self.loss.begin_epoch(self.epoch * (trainer.published_epochs or trainer.epochs) / trainer.epochs)
+        self._take_embeddings()
         self.model.train()
         self.sums.zero_()
         batches = Waiting(self._batches())
@@ -298,6 +301,15 @@ class Engine:
             self.train_on(em, labels, number)
         return batches.seconds
 
+    def _take_embeddings(self) -> None:
+        """What the encoder makes of all volumes, while it is frozen and trainer.cached_views says so."""
+        wanted = self.optim.frozen and self.settings.trainer.cached_views > 0 and embeds(self.model)
+        if not wanted:
+            self.validator.embeddings = None
+        elif self.validator.embeddings is None:
+            encoder, views = self.model.encoder, self.settings.trainer.cached_views
+            self.validator.embeddings = Embeddings(encoder, self.dataset, views, self.hardware)  # type: ignore[arg-type]
+
     def _epoch_batches(self) -> range:
         """Numbers of the epoch's batches: trainer.accumulate of them to an optimiser step."""
         count = self.settings.trainer.iterations_per_epoch * self.settings.trainer.accumulate
@@ -306,14 +318,20 @@ class Engine:
     def _batches(self) -> Iterator[PackedBatch]:
         """The epoch's patches. On CUDA one thread gathers and pins them while the device computes."""
 
+        if (kept := self.validator.embeddings) is not None:
+            yield from (kept.training_batch(self.sampler, number) for number in self._epoch_batches())
+            return
+
         def load(number: int) -> PackedBatch:
             batch = self.sampler.batch(number)
             return batch.pin_memory() if self.hardware.cuda else batch
 
-        return load_ahead(load, self._epoch_batches(), depth=3 if self.hardware.cuda else 0)
+        yield from load_ahead(load, self._epoch_batches(), depth=3 if self.hardware.cuda else 0)
 
     def _patches(self, host: PackedBatch) -> tuple[Tensor, Tensor]:
         """The batch on the device, augmented: em and labels, uint8 (N, K, D, H, W) and (N, P, D, H, W)."""
+        if host.em.dim() == 2:
+            return host.em, host.labels
         return augment(host.to(self.hardware.device), self.settings.data.patch)
 
     def train_on(self, em: Tensor, labels: Tensor, number: int) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trainables.data import PackedBatch, PackedDataset, ValidationSet, validation_set
+from trainables.embeddings import Embeddings
 from trainables.hardware import Hardware
 from trainables.settings import TrainerSettings
 from trainables.steps import Step, load_ahead, no_reduction
@@ -48,6 +49,8 @@ class Validator:
             whole_crops=task.whole_crops,
         )
         self.batches = Batches(patches, slot)
+        self.embeddings: Embeddings | None = None
+        """Of the encoder while it is frozen: then a pass reads them and no volume."""
 
     @torch.no_grad()
     def run(self, step: Step, reduce: Callable[[Tensor], object] = no_reduction) -> Result:
@@ -74,11 +77,14 @@ class Validator:
 
     def _loaded(self) -> Iterator[PackedBatch]:
         """The batches in order. On CUDA one thread cuts and pins them while the device computes, as in training."""
+        if self.embeddings is not None:
+            yield from (self.batches.embedded(number, self.embeddings) for number in self._numbers())
+            return
 
         def load(number: int) -> PackedBatch:
             return self.batches[number].pin_memory() if self.hardware.cuda else self.batches[number]
 
-        return load_ahead(load, self._numbers(), depth=3 if self.hardware.cuda else 0)
+        yield from load_ahead(load, self._numbers(), depth=3 if self.hardware.cuda else 0)
 
 
 class Batches(Sequence[PackedBatch]):
@@ -90,6 +96,12 @@ class Batches(Sequence[PackedBatch]):
 
     def __len__(self) -> int:
         return len(self._patches)
+
+    def embedded(self, number: int, embeddings: Embeddings) -> PackedBatch:
+        """A batch with what the encoder has made of its volumes in their place."""
+        members = self._patches.members(number)
+        batch = embeddings.batch(members, np.zeros_like(members))
+        return PackedBatch(batch.em, batch.labels, self._slot[batch.crop])
 
     def __getitem__(self, number: Any) -> Any:
         batch = self._patches[number]

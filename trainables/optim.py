@@ -136,6 +136,8 @@ class Optimisation:
             value = getattr(trainer, name)
             rule = "this network has no encoder that could be treated differently"
             require(bool(encoder) or not value, f"trainer.{name}", value, rule, "Leave it out")
+        self.frozen = False
+        """Whether the encoder is frozen in the present epoch."""
         self.unfreeze_epoch = math.inf if trainer.unfreeze_epoch < 0 else trainer.unfreeze_epoch
         self.model, self.parameters = model, [p for p in model.parameters() if p.requires_grad]
         groups: Any = self.parameters
@@ -220,7 +222,8 @@ class Optimisation:
     def take_up(self, epoch: int) -> None:
         """Before the first step of an epoch, counted from 1: put the weights in training back into the model, in place,
         and train the encoder from its epoch on."""
-        set_frozen(self.model, epoch < self.unfreeze_epoch)
+        self.frozen = epoch < self.unfreeze_epoch
+        set_frozen(self.model, self.frozen)
         if self._trained:
             self.model.load_state_dict(self._trained)
             self._trained = {}

@@ -240,6 +240,9 @@ class TrainerSettings:
     """That of the encoder of a network that has one, in the same schedule; 0: as the rest."""
     unfreeze_epoch: int = 0
     """Epoch from which on the encoder of a network that has one is trained; 0: from the first step, -1: never."""
+    cached_views: int = 0
+    """Augmented views of each training volume of which the output of an encoder is kept while it is frozen, in the
+    cache folder, so that only the head is computed; 0: the encoder sees new views in every step."""
     weight_decay: float = 1e-4
     """Weight decay of the optimiser; in sgd it is part of the gradient."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
@@ -312,6 +315,7 @@ class TrainerSettings:
             patience=f"[0, {MOST_STEPS}]",
             min_delta="[0, inf]",
             unfreeze_epoch=f"[-1, {MOST_STEPS}]",
+            cached_views="[0, 1000]",
             plateau_factor="(0, 1)",
             noise_std="[0, inf]",
             noise_from=counted,

@@ -67,6 +67,10 @@ class Forward(nn.Module):
     def forward(self, em: Tensor, labels: Tensor) -> Any:
         """em uint8 (N, K, D, H, W), labels uint8 (N, P, D, H, W): logits and target float32 (N, C, *space), and their
         `Maps` where there are any."""
+        if em.dim() == 2:  # what a frozen encoder has made of images, (N, E)
+            classified: Any = self.model.classified
+            with self._autocast():
+                return classified(em).float(), self.task.target(labels, self.classes)
         image, target = normalise(em, self.intensity), self.task.target(labels, self.classes)
         if self.flat:
             image, target = image[:, :, 0], target[:, :, 0]

@@ -93,6 +93,21 @@ class PatchSampler:
         members, starts = (drawn[self.share] for drawn in self._positions(rng))
         return cut(self.dataset, members, starts - (self.context - self.patch) // 2, self.context, draws)
 
+    def chosen(self, step: int) -> NDArray[np.int64]:
+        """The crops of batch `step`, without cutting anything out of them."""
+        rng = np.random.default_rng([TRAIN_STREAM, self.seed, step])
+        self._draws(rng, step)
+        return self._positions(rng)[0][self.share]
+
+    def views(self, member: int, *, plain: bool = False) -> PackedBatch:
+        """A crop as a batch of its own, from its first voxel on: augmented `batch_size` times, or plain, once."""
+        members, start = np.full(1 if plain else self.batch_size, member), np.zeros((1, 3), np.int64)
+        if plain:
+            return cut(self.dataset, members, start, self.patch, {})
+        draws = self._draws(np.random.default_rng([TRAIN_STREAM, self.seed, member]), member)
+        starts = np.repeat(start - (self.context - self.patch) // 2, self.batch_size, axis=0)
+        return cut(self.dataset, members, starts, self.context, draws)
+
     def _positions(self, rng: np.random.Generator) -> tuple[NDArray[np.int64], Position]:
         """Crop (N,) and first voxel (N, 3) of each patch."""
         if self.sampling == "class_aware":
@@ -243,6 +258,10 @@ class ValidationSet:
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    def members(self, number: int) -> NDArray[np.int64]:
+        """The crops of a batch, (N,)."""
+        return self._batches[number][0]
 
     def __getitem__(self, number: int) -> PackedBatch:
         members, starts = self._batches[number]

@@ -9,7 +9,8 @@ images (N, in_channels, *space) to logits (N, num_classes, *space) and has these
                    or None: any multiples of the stride
     per_image      True: logits are (N, num_classes, 1, 1, 1), one label for an image; may be left out
     encoder        the part of it that may come trained: trainer.unfreeze_epoch freezes it, trainer.lr_encoder is its
-                   learning rate; may be left out
+                   learning rate; may be left out. With a method `classified`, from what the encoder gives, (N, E), to
+                   logits, its output is kept while it is frozen (trainer.cached_views)
     output_layer   the layer whose bias `set_output_bias` sets; may be left out, where it is the last convolution
 
 `build` refuses what this architecture cannot take: patch, channels, depth, `settings.options`; it runs on the meta

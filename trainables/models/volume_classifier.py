@@ -117,7 +117,11 @@ class VolumeClassifier(nn.Module):
         return self
 
     def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.encoder(image))
+        return self.classified(self.encoder(image))
+
+    def classified(self, embedding: Tensor) -> Tensor:
+        """Logits (N, C, 1, 1, 1) of what the encoder has made of images, (N, E)."""
+        logits: Tensor = self.head(embedding)
         return logits[:, :, None, None, None]
 
 
