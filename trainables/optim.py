@@ -241,7 +241,8 @@ class Optimisation:
         generator = torch.Generator().manual_seed(int(drawn_from.generate_state(1, np.uint64)[0] >> np.uint64(1)))
         for parameter in self.parameters:
             noise = torch.randn(parameter.shape, generator=generator) * trainer.noise_std
-            parameter.add_(noise.to(parameter.device))
+            if parameter.requires_grad:  # a frozen encoder stays what it is
+                parameter.add_(noise.to(parameter.device))
 
     def put_average(self, forward: nn.Module, batches: Iterable[tuple[Any]]) -> None:
         """Take the model's weights into the average (stochastic weight averaging) and put that into the model.
