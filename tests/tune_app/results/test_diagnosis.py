@@ -19,6 +19,7 @@ sys.path.append(str(Path(__file__).parents[2] / "trainables"))
 from tiny_trial import loss_of, tiny_dataset, tiny_settings, trial_config
 
 from trainables.data import PackedDataset
+from trainables.data.expand import class_masks, pack_class
 from trainables.engine import Engine
 from trainables.objective import Objective
 from trainables.settings import trial_settings
@@ -400,6 +401,32 @@ def test_an_infinite_weight_is_nan(blobs: PackedDataset) -> None:
 def engine_of(dataset: PackedDataset, epochs: int, **trainer: Any) -> Engine:
     settings = trial_settings(trial_config(trainer={"epochs": epochs, "iterations_per_epoch": 6, **trainer}))
     return Engine(settings, loss_of("static"), 0, dataset=dataset)
+
+
+@pytest.mark.parametrize(("stuck", "code"), [(True, "uniform_output"), (False, None)])
+def test_a_network_whose_last_layer_is_dead_is_stopped_as_uniform(
+    blobs: PackedDataset, stuck: bool, code: str | None
+) -> None:
+    """At p = .047 everywhere, which no threshold mends; the same training with a last layer is not stopped."""
+    crops = []
+    for crop in blobs.crops:
+        labels = np.zeros((1, *crop.shape), np.uint8)
+        pack_class(labels, 0, 1, *class_masks(crop.labels, 0, 3))
+        rows = {name: getattr(crop, name)[:1] for name in ("positive", "known", "positions")}
+        crops.append(replace(crop, labels=labels, **rows))
+    dataset = replace(blobs, classes=("dark",), crops=tuple(crops), settings=replace(blobs.settings, classes=["dark"]))
+    loss = {"name": "static", "params": {"weights": [1.0]}}
+    trainer = {"epochs": 3, "iterations_per_epoch": 6, "lr": 1e-12 if stuck else 1e-2}
+    config = trial_config(trainer=trainer, data={"classes": ["dark"]}, task={"name": "binary"}, loss=loss)
+    engine = Engine(trial_settings(config), loss, 0, dataset=dataset)
+    if stuck:
+        with torch.no_grad():
+            weight, bias = engine.optim.parameters[-2:]
+            weight.zero_()
+            bias.fill_(-3.0)
+    found = hopeless([engine.run_epoch() for _ in range(3)], DEFAULTS)
+    assert (found.code if found else None) == code
+    assert not found or found.evidence.startswith("the output is 0.0474 ± ")
 
 
 def taught_background(dataset: PackedDataset, classes: Iterable[int]) -> PackedDataset:

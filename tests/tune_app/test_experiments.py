@@ -1,0 +1,74 @@
+"""Each experiment on generated data in tiny, as a person types it, with a real Ray.
+
+run, killed → resume → confirm → export → trial → show → predict → compare → report. What is read is the order, not how
+good anything is.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pytest
+import zarr
+from sweeps import Place, ended_and_begun, histories, killed, states, untouched
+
+from tune_app.results.sweep import Sweep
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+EPOCHS = 4
+TINY = (f"trainer.epochs={EPOCHS}", "trainer.validation_batches=2", "resources.num_cpus=2", "cluster.dashboard=false")
+"""Epochs that last long enough to be killed in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """words: what makes it tiny. crop: what is predicted, "" where a network does not predict voxels."""
+
+    words: tuple[str, ...]
+    metric: str
+    crop: str = ""
+
+
+EXPERIMENTS = {
+    "wildfire": Experiment(words=("trainer.iterations_per_epoch=6",), metric="f1", crop="fire00"),
+    "oct": Experiment(words=("trainer.iterations_per_epoch=12",), metric="balanced_accuracy"),
+    "surface": Experiment(words=("trainer.iterations_per_epoch=6",), metric="calibrated_f1", crop="sheets00"),
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_way_of_an_experiment(place: Place, name: str) -> None:
+    experiment = EXPERIMENTS[name]
+    words = (f"experiment={name}", *TINY, *experiment.words, "search.num_samples=3", "scheduler.name=none")
+    whole, cut = place.sweep(f"{name}_whole"), place.sweep(f"{name}_cut")
+    said = place.run("run", *words, f"name={whole.name}")
+    assert "PHANTOM DATA" in said
+    assert len(states(whole)) == 3
+    assert Sweep(whole).metric == experiment.metric
+    assert sum(trial.baseline for trial in Sweep(whole).trials) == 1
+
+    run = place.start("run", *words, f"name={cut.name}")
+    run.until(lambda: ended_and_begun(cut, epochs=EPOCHS, ended=1))
+    before = killed(run, cut)
+    place.run("run", f"resume={cut.name}")
+    assert untouched(before, cut)
+    assert histories(cut) == histories(whole), "the rows of a sweep that was killed are those of one that was not"
+
+    place.run("confirm", f"sweep={whole.name}", "top=1", "replicates=2")
+    assert json.loads((whole / "confirmation.json").read_text())["arms"]
+    best = f"best_{name}"
+    place.run("export", f"sweep={whole.name}", "top=2", f"out={best}")
+    source = json.loads((place.folder / best / "1" / "manifest.json").read_text())
+    place.run("run", f"trial={best}/1/config.yaml", f"name={name}_again", "cluster.dashboard=false")
+    (again,) = histories(place.sweep(f"{name}_again")).values()
+    assert again == histories(whole)[source["trial"]], "the export trains again to the bit"
+
+    assert f"{experiment.metric.replace('_', ' ')}" in place.run("show", f"checkpoint={best}/1")
+    if experiment.crop:
+        place.run("predict", f"checkpoint={best}/1", f"crop={experiment.crop}", f"out=pred_{name}.zarr")
+        (masks,) = (place.folder / f"pred_{name}.zarr" / "labels").glob("*/s0")
+        assert set(zarr.open_array(masks, mode="r")[:].ravel().tolist()) <= {0, 1}
+    assert "b − a" in place.run("compare", f"a={best}/1", f"b={best}/2", f"out=compared_{name}.html")
+    place.run("report", f"sweep={whole.name}", f"out=report_{name}.html")
