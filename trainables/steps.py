@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Patches = tuple[Tensor, Tensor]
 """EM and labels on the device."""
+MOST_GRAPHS = 64
+"""Of one step, in one process."""
 
 
 def normalise(em: Tensor, intensity: Sequence[float] = ()) -> Tensor:
@@ -111,6 +113,8 @@ class Step:
     def __init__(self, function: Callable[..., Any], *, compiled: bool, cuda: bool) -> None:
         if compiled:  # graphs are kept by code object, a few of each: a copy of its own is not reckoned with others'
             function.__code__ = function.__code__.replace()
+            # Each set of terms of a loss has a graph in it, and a family tries more than the 8 that torch keeps.
+            torch._dynamo.config.recompile_limit = max(MOST_GRAPHS, torch._dynamo.config.recompile_limit)
         self.eager = function
         self.cuda = cuda
         self.compiled = compiled

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
 from tiny_trial import CLASSES, loss_of, tiny_dataset, tiny_settings
 
+from trainables import losses
 from trainables.engine import Engine
 from trainables.errors import SettingsError
 from trainables.inference import inference
 from trainables.settings import DataSettings
-from trainables.steps import Waiting, normalise, prepare_ahead
+from trainables.steps import Step, Waiting, normalise, prepare_ahead
 
 
 def test_grey_values_are_clipped_to_the_window_and_scaled():
@@ -129,3 +131,18 @@ def test_on_cuda_the_next_batch_is_given_to_another_stream_before_this_one_is_us
         "labels 1 is used by trainer",
         "train on em 1",
     ]
+
+
+def test_a_step_keeps_a_graph_for_every_set_of_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More sets than the graphs of a code object that torch keeps by itself: beyond that a step would fail."""
+    compiler = partial(torch.compile, backend="eager")
+    monkeypatch.setattr(torch, "compile", lambda function, **how: compiler(function, dynamic=False, fullgraph=True))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    loss = losses.build("composite", {"dice": 1.0}, ["a"])
+    step = Step(lambda z, t: loss.with_counts(z, t)[0], compiled=True, cuda=False)
+    logits, target = torch.randn(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
+    names = ("dice", "focal", "variance", "entropy")
+    for some in range(1, 13):
+        params = {name: 1.0 for bit, name in enumerate(names) if some >> bit & 1}
+        loss.reset("composite", params)
+        torch.testing.assert_close(step(logits, target), loss(logits, target)[0])
