@@ -179,13 +179,7 @@ class Engine:
             count_update_every=trainer.count_update_every,
             count_window=trainer.count_window,
         )
-        require(
-            self.settings.data.maps or not self.loss.uses_maps,
-            "data.maps",
-            self.settings.data.maps,
-            f"{loss['name']} has a term that needs distances or skeletons of the labels",
-            "Use data.maps=true",
-        )
+        self.loss.check_maps(self.settings.data.maps)
         self.sums = TrainingSums(len(self.loss.figure_names), self.hardware.device)
         self.settings.trainer, self.seed, self.epoch = trainer, seed, 0
         self.compile_clock.counting = True

@@ -141,6 +141,10 @@ class WeightedTversky(nn.Module):
         """Whether a term needs the maps of data.maps."""
         return any(TERMS[name].uses_maps for name in self._active)
 
+    def check_maps(self, packed: bool) -> None:
+        """See `Rule.check_maps`."""
+        self._rule.check_maps(packed)
+
     def _summed(self, logits: Tensor, target: Tensor, maps: Maps | None) -> tuple[ClassSums, ClassSums, list[Tensor]]:
         """Sums (N, C), the same over the batch, (C,), and those (C,) of the summands of the active terms."""
         with without_autocast(logits.device.type):

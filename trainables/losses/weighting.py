@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from trainables.losses.terms import TERMS
 from trainables.settings import require, require_choice
 
 PUBLISHED_FP_WEIGHT = 0.6
@@ -78,6 +79,12 @@ class Rule:
     def from_params(cls, params: Mapping[str, Any], classes: Sequence[str]) -> Self:
         """The rule for plain parameters; SettingsError names the parameter, the rule and the fix."""
         raise NotImplementedError
+
+    def check_maps(self, packed: bool) -> None:
+        """Raise SettingsError where a term needs maps of the labels and data.maps has none packed."""
+        needing = ", ".join(name for name, weight in self.terms.items() if weight and TERMS[name].uses_maps)
+        rule = f"the loss has terms that need distances or skeletons of the labels: {needing}"
+        require(packed or not needing, "data.maps", packed, rule, "Use data.maps=true")
 
     def factors(self, counts: Counts) -> Factors:
         """The factors at these counts; neutral for a class that was never seen."""

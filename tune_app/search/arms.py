@@ -29,6 +29,7 @@ from search_spaces import (
     trial_signature,
     untuned,
 )
+from trainables.losses import make_rule
 from trainables.settings import require
 from tune_app.errors import InputError
 from tune_app.settings.fitting import of_trial
@@ -261,9 +262,12 @@ def end_arms(settings: Settings, space: Space) -> list[Arm]:
 
 def sizes(settings: Settings, arms: Iterable[Arm], space: Space, counts: ClassCounts) -> list[Settings]:
     """The settings of the trials of these arms and, unless the arms are all there is, of those at the ends of the
-    axes."""
-    ends = [] if settings.listed else end_arms(settings, space)
-    return [of_trial(settings, arm.trial(counts)) for arm in (*arms, *ends)]
+    axes. Raises SettingsError where the data lack what a loss needs."""
+    ends, found = [] if settings.listed else end_arms(settings, space), []
+    for trial in (arm.trial(counts) for arm in (*arms, *ends)):
+        found.append(of_trial(settings, trial))
+        make_rule(trial["loss"]["name"], trial["loss"]["params"], counts.classes).check_maps(found[-1].data.maps)
+    return found
 
 
 def all_arms(family: str, space: Space, seed: int) -> list[Arm] | None:

@@ -174,5 +174,5 @@ def test_pieces_of_a_batch_have_the_loss_of_the_batch() -> None:
 
 def test_a_loss_that_needs_maps_is_refused_where_none_are_packed() -> None:
     settings = tiny_settings()
-    with pytest.raises(SettingsError, match=r"data\.maps=False: composite has a term that needs distances.*data\.maps"):
+    with pytest.raises(SettingsError, match=r"data\.maps=False: .*: boundary_band, boundary, skeleton_recall. Use"):
         Engine(settings, SURFACE, 0, dataset=tiny_dataset(settings.data))
