@@ -36,6 +36,7 @@ NAMES = (
     "memory",
     "workers",
     "prediction",
+    "embeddings",
 )
 """In the order of the table. `gpu_step` is run by hand where there is a GPU."""
 

@@ -11,6 +11,7 @@ from search_spaces import ClassCounts, flatten, untuned
 from trainables.data.sources import open_source
 from trainables.files import write_text
 from trainables.hardware import compiler_problem
+from trainables.losses import is_exclusive
 from tune_app.planning.forecast import PLAN, batches, budget, make_plan, share
 from tune_app.planning.pace import earlier_pace
 from tune_app.ray_adapters.session import RaySession, TrialResources, dashboard_hint
@@ -120,6 +121,14 @@ def _warnings(prepared: Prepared, given: Collection[str]) -> Iterable[str]:
         yield f"note: {name} is left out: it has weights for other classes than {', '.join(settings.outputs)}"
     if prepared.space and prepared.num_trials < settings.search.num_samples and not settings.listed:
         yield f"note: the space holds {prepared.num_trials} different configurations, so no more are tried"
+    losses = [arm.trial(prepared.counts)["loss"] for arm in prepared.arms]
+    weights: list[list[float]] = [loss["params"]["weights"] for loss in losses if is_exclusive(loss["name"])]
+    if weights and settings.data.sampling == "class_aware":
+        alike = "data.sampling=class_aware already shows all classes alike"
+        if uneven := sum(max(own) > 1.001 * min(own) for own in weights):
+            yield f"warning: {alike}, and {uneven} of the planned trials weigh rare classes once more"
+        else:
+            yield f"warning: {alike}, so class weights from counts as sampled come out equal"
     counts = prepared.dataset.counts("train")
     for name, known in zip(counts["classes"], counts["known"]):
         if not known:

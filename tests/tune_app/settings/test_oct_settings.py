@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from trainables.errors import SettingsError
 from tune_app.settings.command_line import compose
 from tune_app.settings.schema import Settings, laid_over
+from tune_app.sweep.announce import _warnings
+from tune_app.sweep.prepare import prepare
 
 
 def composed(*words: str) -> Settings:
@@ -30,6 +34,31 @@ def test_a_point_changes_of_the_networks_options_what_it_names() -> None:
     assert own.model.options == {"encoder": "/folder", "head": "mlp"}
     other = laid_over(settings, {"loss": {}, "model": {"name": "unet", "options": {"norm": "instance"}}})
     assert other.model.options == {"norm": "instance"}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_weights_beside_a_sampling_that_balances_are_warned_of(tmp_path: Path) -> None:
+    def told(*words: str) -> list[str]:
+        settings = composed(f"data.cache_dir={tmp_path}", "search.num_samples=5", *words)
+        return [line for line in _warnings(prepare(settings, tmp_path / "sweep"), ()) if "class_aware" in line]
+
+    assert told() == []
+    assert "come out equal" in told("data.sampling=class_aware")[0]
+    (line,) = told("data.sampling=class_aware", "frequencies=data")
+    assert line.startswith("warning: data.sampling=class_aware already shows all classes alike, and 4 of")
+
+
+def test_a_loss_for_one_label_is_refused_for_voxels_before_a_sweep_starts(tmp_path: Path) -> None:
+    for words, said in (
+        (
+            ["preset=weight_uniform", "model=unet_3d_small", "trainer.warmup_steps=0"],
+            "model.name=unet: has a label for each voxel",
+        ),
+        (["data.classes=[normal]"], "one class alone leaves nothing"),
+        (["model.options.encoder=/nowhere"], "model.options.encoder=/nowhere: no such folder"),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            prepare(composed(f"data.cache_dir={tmp_path}", *words), tmp_path / "sweep")
 
 
 @pytest.mark.parametrize(
