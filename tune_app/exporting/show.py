@@ -139,6 +139,7 @@ def _facts(run: Run, tensors: pd.DataFrame) -> list[tuple[str, str]]:
         sides = about.get("fixed_size") or f"sides multiples of {about['stride']}"
         axes = "H, W" if about.get("spatial_dims", 2) == 2 else "D, H, W"
         facts.append(("takes", f"uint8 (N, {about.get('in_channels', 1)}, {axes}), {sides}"))
+        axes = "1, 1, 1" if about.get("per_image") else axes
         facts.append(("gives", f"logits float32 (N, {len(run.classes)}, {axes}): {', '.join(run.classes)}"))
     else:
         facts.append(("classes", ", ".join(run.classes)))
