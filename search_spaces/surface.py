@@ -10,12 +10,12 @@ trainer.published_epochs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search_spaces._counts import ClassCounts
 from search_spaces._family import Family, Sections
-from search_spaces._parameters import Choice, Float, Int, Parameter, Simplex
+from search_spaces._parameters import Choice, Float, Int, Simplex, Space
 
 TERMS = (
     *("dice", "focal", "variance", "variance_published", "entropy"),
@@ -23,21 +23,28 @@ TERMS = (
 )
 NUMBERS = ("focal_gamma", "focal_alpha", "weight_on_bg_voxels", "weight_on_fg_voxels")
 ON_REQUEST = ("curriculum_from", "curriculum_ramp", "cldice_iterations")
+SEARCHED = ("dice", "focal", "variance_published", "entropy", "boundary_band", "skeleton_recall")
+"""Terms that are searched unless others are asked for: those that cost little, of each kind one."""
 SCHEDULES: dict[str, dict[str, Any]] = {
     "restarts": {"schedule": "cosine", "restarts": 2},
     "plateau": {"schedule": "plateau"},
     "none": {"schedule": "constant"},
 }
-MULTIPLIERS: dict[str, list[float]] = {"none": [], "1/.3": [1.0, 0.3], "1.5/.85": [1.5, 0.85], "1/.15": [1.0, 0.15]}
+MULTIPLIERS = {"none": [], "1/.3": [1.0, 0.3], "1.5/.85": [1.5, 0.85], "1/.15": [1.0, 0.15]}
 """The published a and b of a plateau's multiplier a + (k − 1)·b."""
 CLIP = 0.5
 
 
 def loss(point: Mapping[str, Any], counts: ClassCounts) -> dict[str, Any]:
-    """Point {"weights": one for each of TERMS, …}; terms that weigh nothing are not computed."""
-    weights = {term: weight for term, weight in zip(TERMS, point["weights"], strict=True) if weight}
+    """Point {"weights" or "all_weights": one for each of TERMS, …}; terms that weigh nothing are not computed."""
+    weights = {term: weight for term, weight in zip(TERMS, weights_of(point), strict=True) if weight}
     numbers = {name: point[name] for name in (*NUMBERS, *ON_REQUEST) if name in point}
     return {"name": "composite", "params": weights | numbers}
+
+
+def weights_of(point: Mapping[str, Any]) -> Sequence[float]:
+    """The weight of each of TERMS."""
+    return point["all_weights"] if "all_weights" in point else point["weights"]
 
 
 def settings(point: Mapping[str, Any]) -> Sections:
@@ -53,7 +60,7 @@ def settings(point: Mapping[str, Any]) -> Sections:
     return {"trainer": trainer} | ({"model": {"width": point["filters"]}} if "filters" in point else {})
 
 
-TECHNIQUES: dict[str, Parameter] = {
+TECHNIQUES: Space = {
     "swa_from": Int(0, 60, help="epoch from which weights are averaged; 0: never"),
     "noise_std": Float(0.0, 0.01, help="standard deviation of the noise in the weights"),
     "noise_from": Int(1, 60, help="first epoch with noise"),
@@ -126,14 +133,14 @@ PRESETS = {
 
 def label(point: Mapping[str, Any]) -> str:
     """The heaviest terms, for folders and tables."""
-    heaviest = sorted(zip(point["weights"], TERMS), reverse=True)[:3]
+    heaviest = sorted(zip(weights_of(point), TERMS), reverse=True)[:3]
     return "_".join(f"{term}={weight:.2f}" for weight, term in heaviest if weight)
 
 
 FAMILY = Family(
     name="surface",
     space={
-        "weights": Simplex(TERMS, help="weights of the terms"),
+        "weights": Simplex(TERMS, kept=SEARCHED, help="weights of the terms"),
         "focal_gamma": Float(0.0, 5.0, symbol="γ", help="focus of the focal term on voxels that are predicted badly"),
         "focal_alpha": Float(0.05, 0.95, symbol="α", help="weight of positives in the focal term"),
         "weight_on_bg_voxels": Float(0.5, 12.0, log=True, help="factor on the focal term of background voxels"),
@@ -143,6 +150,7 @@ FAMILY = Family(
         "schedule": Choice(tuple(SCHEDULES), help="cosine with restarts, reduced on a plateau, or neither"),
     },
     optional={
+        "all_weights": Simplex(TERMS, replaces="weights", help="weights of any of the terms"),
         "optimizer": Choice(("adamw", "sgd"), help="optimiser"),
         "batch_size": Choice((2, 4, 8, 12), help="patches per step"),
         "restarts": Int(0, 10, help="restarts of the cosine"),

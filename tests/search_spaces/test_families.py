@@ -68,7 +68,7 @@ def corners(space: dict) -> list[dict]:
 
 
 BINARY = ("bce_dice", "focal_tversky")
-SURFACE_OUTSIDE = set(FAMILIES["surface"].presets) - {f"surface_{name}" for name in ("dice_only", "v2", "extreme")}
+SURFACE_OUTSIDE = set(FAMILIES["surface"].presets) - {f"surface_{name}" for name in ("dice_only", "v2")}
 """Attempts that are more than a point of the space, or whose weights have another sum."""
 LOSSES = {"static", "class_balanced", "balanced_softmax", "seesaw", "tversky"}
 

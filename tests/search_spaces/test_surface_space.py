@@ -86,12 +86,18 @@ def test_a_point_sets_what_it_names_and_terms_without_weight_are_not_there() -> 
 
 def test_an_attempt_is_a_point_of_the_space_where_it_is_nothing_more() -> None:
     inside = {name for name in PUBLISHED if FAMILY.searched_point(f"surface_{name}")}
-    assert inside == {"dice_only", "v2", "extreme"}
+    assert inside == {"dice_only", "v2"}
 
 
 def test_some_terms_can_be_searched_alone_and_techniques_on_request() -> None:
     space = FAMILY.narrow({"weights": ["dice", "focal"], "noise_std": [0.0, 0.005], "filters": 32})
     assert space["weights"].kept == ("dice", "focal")
+    others = FAMILY.narrow({"all_weights": ["dice", "cldice"]})
+    assert others["all_weights"].kept == ("dice", "cldice")
+    assert "weights" not in others
+    halves = [0.5 * (term in ("dice", "cldice")) for term in TERMS]
+    point = FAMILY.presets["surface_dice_only"] | {"all_weights": halves}
+    assert trial_of("surface", point, COUNTS)["loss"]["params"]["cldice"] == 0.5
     assert space["noise_std"].high == 0.005
     with pytest.raises(SettingsError, match=r"space\.filters: 48 is invalid"):
         FAMILY.narrow({"filters": 48})
