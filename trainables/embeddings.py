@@ -12,9 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +21,7 @@ from torch import Tensor, nn
 
 from trainables.data import PackedBatch, PackedDataset, PatchSampler, augment
 from trainables.data.packed import cache_folder, cache_written
+from trainables.files import replacing
 from trainables.hardware import Hardware
 from trainables.steps import normalise
 
@@ -48,7 +46,9 @@ class Embeddings:
             place.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):
                 if not path.is_file():
-                    _write(path, self._computed(encoder, hardware))
+                    table = self._computed(encoder, hardware)
+                    with replacing(path) as file:
+                        np.save(file, table)
         self.table = torch.from_numpy(np.load(path)).to(self.device)
         """(M, 1 + K, E) float32, view 0 the plain one; 0 for the views of crops that do not train."""
 
@@ -107,18 +107,6 @@ class Embeddings:
         rng = np.random.default_rng([VIEW_STREAM, sampler.seed, step])
         drawn = rng.integers(1, self.views + 1, sampler.batch_size)[sampler.share]
         return self.batch(members, drawn)
-
-
-def _write(path: Path, table: np.ndarray) -> None:
-    """Whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, table)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def embeds(model: Any) -> bool:
