@@ -27,6 +27,7 @@ from tune_app.exporting.challenge import Submission, find_test_crops, write_crop
 from tune_app.exporting.out_folder import KIND, RECORD, refuse_place, refuse_to_replace, unfinished
 from tune_app.exporting.trained_model import Model, read_model
 from tune_app.exporting.volume import DecodedVolume, Volume, data_folder, find_crop, find_volume
+from tune_app.exporting.volume_labels import Labelled, predict_labels, refuse_table
 from tune_app.results.manifest import now, read_manifest
 
 
@@ -48,7 +49,8 @@ class PredictSettings:
     """Folder of an export."""
     crop: str = field(default="", metadata=PATH)
     """A crop of the data that the network was trained on or of data.root, DATASET/CROP in the CellMap layout:
-    predicted as far as its labels reach, and scored against them."""
+    predicted as far as its labels reach, and scored against them. all: every volume, of a network that gives one label
+    to each."""
     volume: str = field(default="", metadata=PATH)
     """Instead: a whole EM volume, the folder of its OME-Zarr multiscale, …/recon-1/em/fibsem-uint8, or a stack in one
     file, .npy or TIFF."""
@@ -61,7 +63,8 @@ class PredictSettings:
     manifest: str = field(default="", metadata=PATH)
     """A newer test_crop_manifest.csv of the challenge; empty: the one of June 2026."""
     out: str = field(default="pred.zarr", metadata=PATH)
-    """Folder to write, whole or not at all. The same command goes on with what a stopped run left beside it."""
+    """Folder to write, whole or not at all; of a network that gives one label to a volume a table, .csv. The same
+    command goes on with what a stopped run left beside it."""
     overwrite: bool = False
     """Replace an earlier prediction of the same volume at `out`, and drop another one that is unfinished there."""
     overlap: float = 0.5
@@ -124,7 +127,7 @@ class Prediction:
     dice: Mapping[str, float]
 
 
-def predict(settings: PredictSettings, console: Console | None = None) -> Prediction | Submission:
+def predict(settings: PredictSettings, console: Console | None = None) -> Prediction | Submission | Labelled:
     """Predict and write `settings.out`. Raises InputError or DataError before anything is written, for bad input.
 
     console: shows progress, and what the person should know of how the volume is read.
@@ -141,13 +144,15 @@ def predict(settings: PredictSettings, console: Console | None = None) -> Predic
         )
     console = console or Console(quiet=True)
     out = Path(settings.out).expanduser().absolute()
-    refuse_to_replace(out, overwrite=settings.overwrite)
     model = read_model(Path(settings.checkpoint).expanduser(), settings.torch_device)
     data = replace(
         model.data,
         root=settings.data.root or model.data.root,
         cache_dir=settings.data.cache_dir or model.data.cache_dir,
     )
+    if model.per_image:
+        return _predict_labels(settings, model, data, out, console)
+    refuse_to_replace(out, overwrite=settings.overwrite)
     if settings.submission:
         return _predict_submission(settings, model, data, out, console)
     volume: Volume
@@ -172,6 +177,27 @@ def predict(settings: PredictSettings, console: Console | None = None) -> Predic
         wanted = model.data.voxel_nm
         volume = find_volume(settings.volume, wanted, voxel_nm=settings.voxel_nm, intensity=settings.intensity)
     return _predict_volume(settings, model, volume, out, console)
+
+
+def _predict_labels(
+    settings: PredictSettings, model: Model, data: DataSettings, out: Path, console: Console
+) -> Labelled:
+    need = "the network gives one label to a volume"
+    require(not settings.submission, "submission", settings.submission, need, "Leave it out")
+    for name in ("voxel_nm", "intensity"):
+        rule = f"{need}, which is read as for training"
+        require(not getattr(settings, name), name, getattr(settings, name), rule, "Leave it out")
+    out = out.with_suffix(".csv") if settings.out == PredictSettings.out else out
+    refuse_table(out, model.classes, overwrite=settings.overwrite)
+    return predict_labels(
+        model,
+        data,
+        crop=settings.crop,
+        volume=settings.volume,
+        out=out,
+        batch_size=settings.batch_size,
+        console=console,
+    )
 
 
 def _predict_volume(settings: PredictSettings, model: Model, volume: Volume, out: Path, console: Console) -> Prediction:
@@ -254,7 +280,7 @@ def predict_and_print(settings: PredictSettings) -> int:
     source = read_manifest(Path(settings.checkpoint).expanduser())
     if source.get("missed"):
         print(f"note: this network misses the bounds of its sweep, {source['bounds']}, with {source['missed']}")
-    if isinstance(done, Submission):
+    if isinstance(done, Submission | Labelled):
         print(done)
         return 0
     print(f"{done.out}   {' × '.join(map(str, done.shape))} voxels (z y x)")

@@ -31,6 +31,8 @@ class Model:
     """z y x, voxels."""
     channels: int
     """Of its input."""
+    per_image: bool
+    """Whether it gives one label to a volume: logits (N, C, 1, 1, 1)."""
     data: DataSettings
     """Of its training."""
     task: Task
@@ -52,11 +54,6 @@ def read_model(folder: Path, device: torch.device) -> Model:
     if file_sha256(folder / PROGRAM) != digest or file_sha256(folder / ABOUT) != manifest["sha256"].get(ABOUT):
         raise InputError(f"checkpoint={folder}: {PROGRAM} or {ABOUT} is damaged or was changed since. {make_one}")
     about = read_json(folder / ABOUT)
-    if about.get("per_image"):
-        raise InputError(
-            f"checkpoint={folder}: its network gives one label to a whole volume, and predict writes a label for each "
-            f"voxel. Run {PROGRAM} as the README.md beside it shows"
-        )
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     task = from_mapping(TaskSettings, config.get("task", {}), "task")
     program, flat = load_program(folder / PROGRAM, device), about.get("spatial_dims", 2) == 2
@@ -68,6 +65,7 @@ def read_model(folder: Path, device: torch.device) -> Model:
         cut=torch.tensor(about["logit"], device=device).view(-1, 1, 1, 1),
         window=(1 if flat else depth, height, width),
         channels=about.get("in_channels", 1),
+        per_image=bool(about.get("per_image")),
         data=from_mapping(DataSettings, config["data"], "data"),
         task=get_task(task.name, task.options),
         sha256=digest,

@@ -165,7 +165,7 @@ def find_crop(name: str, data: DataSettings, classes: Sequence[str]) -> Volume:
     trained_on = open_source(data)
     if not isinstance(trained_on, CellMap):
         return _decoded(trained_on, name, data)
-    source = _named(discover_crops(trained_on.folder), name)
+    source = named(discover_crops(trained_on.folder), name)
     grid = crop_grid(source, [n for n in classes if n in source.classes] or source.classes, data.voxel_nm)
     levels = read_levels(source.em)
     annotated = tuple(name for name in classes if name in source.classes)
@@ -185,7 +185,7 @@ def find_crop(name: str, data: DataSettings, classes: Sequence[str]) -> Volume:
 
 def _decoded(source: Source[Any], name: str, data: DataSettings) -> DecodedVolume:
     """A crop of a source that only its own file knows how to read."""
-    item = _named(source.items(), name)
+    item = named(source.items(), name)
     decoded = source.predictable(item)
     _, depth, height, width = decoded.labels.shape
     return DecodedVolume(
@@ -207,7 +207,7 @@ def data_folder(data: DataSettings, given: str) -> Path:
     return trained_on.folder
 
 
-def _named(sources: Sequence[T], name: str) -> T:
+def named(sources: Sequence[T], name: str) -> T:
     """The crop of this name; the data set may be left out where one has such a crop."""
     found = [source for source in sources if source.name == name or source.name.endswith(f"/{name}")]
     if len(found) == 1:

@@ -103,6 +103,8 @@ class Source(ABC, Generic[T]):
     """A dataclass of what `data.options` may hold; values are checked in its `__post_init__`."""
     vocabulary: ClassVar[Collection[str]] = ()
     """Classes that may be asked for even where no crop annotates them."""
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """Of files that can be predicted though nobody has labelled them, see `unlabelled`."""
     real: ClassVar[str] = "data.root=PATH"
     """What to type for real data instead of generated ones."""
 
@@ -150,6 +152,10 @@ class Source(ABC, Generic[T]):
     def predictable(self, item: T) -> Decoded:
         """The crop as it is predicted: that of `decode`, and what more of it can be seen but not learnt. DataError."""
         return self.decode(item)
+
+    def unlabelled(self, path: Path) -> T:
+        """A file of one of the `suffixes` as a crop without labels, to be decoded."""
+        raise NotImplementedError
 
     def generate(self, out: Path, seed: int) -> Path:
         """Write generated data into the folder `out`, and return it. SettingsError for a source that has none."""

@@ -87,6 +87,7 @@ class ClassifiedVolumes(Source[Volume]):
     """The volumes below data.root, or generated ones. SettingsError for a patch of one slice."""
 
     Options: ClassVar[type] = Options
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
 
     def __init__(self, settings: DataSettings) -> None:
         super().__init__(settings)
@@ -193,6 +194,9 @@ class ClassifiedVolumes(Source[Volume]):
                 names[i]: "validate" if n < number else "train" for n, i in enumerate(rng.permutation(len(names)))
             }
         return [Volume(v.path, v.name, v.label, sides[v.name]) for v in found]
+
+    def unlabelled(self, path: Path) -> Volume:
+        return Volume(path, path.name, "", "")
 
     def stamp(self, item: Volume) -> str:
         files = sorted(f for f in item.path.rglob("*") if f.is_file()) if item.path.is_dir() else [item.path]
