@@ -204,7 +204,7 @@ def held_by_steps(settings: Any, patches: int, in_channels: int = 1) -> int:
         network = models.build(
             settings.model, in_channels=in_channels, num_classes=len(data.classes), patch=data.patch
         ).train()
-        forward = Forward(network, get_task("multilabel"), data.classes, hardware)
+        forward = Forward(network, get_task(settings.task.name), data.classes, hardware)
         loss = losses.build("static", {"weights": [1.0] * len(data.classes)}, data.classes)
         optim = Optimisation(network, settings.trainer, hardware, "max")
         for step in range(2):

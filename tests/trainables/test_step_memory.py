@@ -18,7 +18,8 @@ DEVIATION = 0.25
 
 def settings_of(name: str, **sections: dict[str, Any]) -> TrialSettings:
     preset = network_preset(name)
-    asked = {"data": {"classes": CLASSES}, "trainer": {"accumulate": 1}, "hardware": {"device": "cpu"}}
+    asked: dict[str, Any] = {"data": {"classes": CLASSES}, "trainer": {"accumulate": 1}, "hardware": {"device": "cpu"}}
+    asked["task"] = {"name": "classification" if preset["model"]["name"] == "volume_classifier" else "multilabel"}
     return trial_settings(
         {part: preset.get(part, {}) | asked.get(part, {}) | sections.get(part, {}) for part in ("model", *asked)}
     )

@@ -137,12 +137,12 @@ def test_a_step_keeps_a_graph_for_every_set_of_terms(monkeypatch: pytest.MonkeyP
     """More sets than the graphs of a code object that torch keeps by itself: beyond that a step would fail."""
     compiler = partial(torch.compile, backend="eager")
     monkeypatch.setattr(torch, "compile", lambda function, **how: compiler(function, dynamic=False, fullgraph=True))
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
-    loss = losses.build("composite", {"dice": 1.0}, ["a"])
-    step = Step(lambda z, t: loss.with_counts(z, t)[0], compiled=True, cuda=False)
-    logits, target = torch.randn(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
-    names = ("dice", "focal", "variance", "entropy")
-    for some in range(1, 13):
-        params = {name: 1.0 for bit, name in enumerate(names) if some >> bit & 1}
-        loss.reset("composite", params)
-        torch.testing.assert_close(step(logits, target), loss(logits, target)[0])
+    with torch._dynamo.config.patch(recompile_limit=8):
+        loss = losses.build("composite", {"dice": 1.0}, ["a"])
+        step = Step(lambda z, t: loss.with_counts(z, t)[0], compiled=True, cuda=False)
+        logits, target = torch.randn(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
+        names = ("dice", "focal", "variance", "entropy")
+        for some in range(1, 13):
+            params = {name: 1.0 for bit, name in enumerate(names) if some >> bit & 1}
+            loss.reset("composite", params)
+            torch.testing.assert_close(step(logits, target), loss(logits, target)[0])

@@ -21,7 +21,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("brain")
     real_labels.make(folder / "blocks")
     return {
-        "name": "labelled_volumes",
+        "name": "classified_volumes",
         "root": str(folder / "blocks"),
         "cache_dir": str(folder / "cache"),
         "classes": real_labels.CLASSES,
