@@ -35,7 +35,10 @@ class Experiment:
 EXPERIMENTS = {
     "wildfire": Experiment(words=("trainer.iterations_per_epoch=6",), metric="f1", crop="fire00"),
     "oct": Experiment(
-        words=("trainer.iterations_per_epoch=12",), metric="balanced_accuracy", crop="all", out="pred.csv"
+        words=("trainer.iterations_per_epoch=12", "trainer.warmup_steps=8"),
+        metric="balanced_accuracy",
+        crop="all",
+        out="pred.csv",
     ),
     "surface": Experiment(words=("trainer.iterations_per_epoch=6",), metric="calibrated_f1", crop="sheets00"),
 }
