@@ -12,6 +12,7 @@ from trainables.data.sources import open_source
 from trainables.files import write_text
 from trainables.hardware import compiler_problem
 from trainables.losses import is_exclusive
+from trainables.settings import FIVE_CLASSES
 from tune_app.planning.forecast import PLAN, batches, budget, make_plan, share
 from tune_app.planning.pace import earlier_pace
 from tune_app.ray_adapters.session import RaySession, TrialResources, dashboard_hint
@@ -151,7 +152,7 @@ def next_steps(name: str, settings: Settings) -> list[str]:
         f"python -m tune_app.export sweep={name} top=3 out=best/",
         f"python -m tune_app.report sweep={name}",
     ]
-    if not settings.families:
+    if not settings.families and {*settings.data.classes} <= {*FIVE_CLASSES}:  # those of the published table
         steps.append(f"python -m tune_app.summary sweep={name} reference=published")
     if not settings.listed:
         steps.append(f"python -m tune_app.run extend={name} search.num_samples=20")
