@@ -1,6 +1,6 @@
 """Each experiment on generated data in tiny, as a person types it, with a real Ray.
 
-run, killed → resume → confirm → export → trial → show → predict → compare → report. What is read is the order, not how
+run (killed) → resume → confirm → export → trial → show → predict → compare → report. What is read is the order, not how
 good anything is.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 import zarr
-from sweeps import Place, ended_and_begun, histories, killed, states, untouched
+from sweeps import Place, ended_and_begun, histories, killed, untouched
 
 from tune_app.results.sweep import Sweep
 
@@ -46,32 +46,29 @@ EXPERIMENTS = {
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_way_of_an_experiment(place: Place, name: str) -> None:
-    experiment = EXPERIMENTS[name]
+    experiment, sweep = EXPERIMENTS[name], place.sweep(name)
     words = (f"experiment={name}", *TINY, *experiment.words, "search.num_samples=3", "scheduler.name=none")
-    whole, cut = place.sweep(f"{name}_whole"), place.sweep(f"{name}_cut")
-    said = place.run("run", *words, f"name={whole.name}")
-    assert "PHANTOM DATA" in said
-    assert len(states(whole)) == 3
-    assert Sweep(whole).metric == experiment.metric
-    assert sum(trial.baseline for trial in Sweep(whole).trials) == 1
+    run = place.start("run", *words, f"name={name}")
+    run.until(lambda: ended_and_begun(sweep, epochs=EPOCHS, ended=1))
+    before = killed(run, sweep)
+    assert "PHANTOM DATA" in place.run("run", f"resume={name}")
+    assert untouched(before, sweep)
+    found = Sweep(sweep)
+    assert found.metric == experiment.metric
+    assert [trial.epochs for trial in found.trials] == [EPOCHS] * 3
+    assert sum(trial.baseline for trial in found.trials) == 1
 
-    run = place.start("run", *words, f"name={cut.name}")
-    run.until(lambda: ended_and_begun(cut, epochs=EPOCHS, ended=1))
-    before = killed(run, cut)
-    place.run("run", f"resume={cut.name}")
-    assert untouched(before, cut)
-    assert histories(cut) == histories(whole), "the rows of a sweep that was killed are those of one that was not"
-
-    place.run("confirm", f"sweep={whole.name}", "top=1", "replicates=2")
-    assert json.loads((whole / "confirmation.json").read_text())["arms"]
-    best = f"best_{name}"
-    place.run("export", f"sweep={whole.name}", "top=2", f"out={best}")
-    source = json.loads((place.folder / best / "1" / "manifest.json").read_text())
-    place.run("run", f"trial={best}/1/config.yaml", f"name={name}_again", "cluster.dashboard=false")
+    place.run("confirm", f"sweep={name}", "top=1", "replicates=2")
+    assert json.loads((sweep / "confirmation.json").read_text())["arms"]
+    best = place.folder / f"best_{name}"
+    place.run("export", f"sweep={name}", "top=3", f"out={best}")
+    of = {json.loads((folder / "manifest.json").read_text())["trial"]: folder for folder in best.iterdir()}
+    interrupted = next(trial for trial, state in before.states.items() if state == "RUNNING")
+    place.run("run", f"trial={of[interrupted]}/config.yaml", f"name={name}_again", "cluster.dashboard=false")
     (again,) = histories(place.sweep(f"{name}_again")).values()
-    assert again == histories(whole)[source["trial"]], "the export trains again to the bit"
+    assert again == histories(sweep)[interrupted], "killed, resumed and exported, it is what it would have been"
 
-    assert f"{experiment.metric.replace('_', ' ')}" in place.run("show", f"checkpoint={best}/1")
+    assert experiment.metric.replace("_", " ") in place.run("show", f"checkpoint={best}/1")
     out = place.folder / f"{name}_{experiment.out}"
     place.run("predict", f"checkpoint={best}/1", f"crop={experiment.crop}", f"out={out}")
     if out.suffix == ".csv":
@@ -80,4 +77,4 @@ def test_the_way_of_an_experiment(place: Place, name: str) -> None:
         (masks,) = (out / "labels").glob("*/s0")
         assert set(zarr.open_array(masks, mode="r")[:].ravel().tolist()) <= {0, 1}
     assert "b − a" in place.run("compare", f"a={best}/1", f"b={best}/2", f"out=compared_{name}.html")
-    place.run("report", f"sweep={whole.name}", f"out=report_{name}.html")
+    place.run("report", f"sweep={name}", f"out=report_{name}.html")
