@@ -18,7 +18,7 @@ from benchmarks.harness import Result, interleaved, main, ratios, seconds
 VIEWS = 2
 OCT: dict[str, dict[str, Any]] = {
     "data": {
-        "name": "labelled_volumes",
+        "name": "classified_volumes",
         "patch": [8, 32, 32],
         "classes": ["normal", "drusen", "cnv", "dme"],
         "voxel_nm": [1, 1, 1],

@@ -19,7 +19,7 @@ from trainables.settings import TaskSettings
 from trainables.tasks import get_task
 from tune_app.confirmation.runs import best_counts, is_sound
 from tune_app.evidence.crops import difference_over_crops
-from tune_app.reporting.compare_sweeps import PAIRED, Compared, difference, differing_settings, same_data
+from tune_app.reporting.compare_sweeps import PAIRED, Compared, difference, differing_settings, pair_told, same_data
 from tune_app.reporting.page import Gallery, Plot, Section, Table
 from tune_app.reporting.plots import color, dash, differences, figure, symbol
 from tune_app.reporting.predictions import overview, read_shown
@@ -221,7 +221,7 @@ def _half_widths(a: Run, b: Run) -> dict[str, float]:
     own = {f"dice/{name}": float(width) for name, width in zip(crops[0]["classes"], half)}
     told = a.trial.config.get("task") or {}
     task = get_task(told.get("name") or TaskSettings().name, told.get("options"))
-    return own | {task.metric: float(half[-1])}  # a task that counts TP, FP and FN is judged by their Dice
+    return own if task.exclusive else own | {task.metric: float(half[-1])}  # that of one label per sample is no Dice
 
 
 def _paired(a: Run, b: Run) -> pd.DataFrame:
@@ -261,13 +261,10 @@ def _findings(a: Run, b: Run, figures: pd.DataFrame, paired: pd.DataFrame) -> li
             f"{in_words(metric)}, b − a = {row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f} over other "
             f"validation crops, these two networks): {apart}."
         )
-    for row in paired.to_dict("records"):
-        begin = f"{row['with']} against {row['arm']}: b − a = {row['difference']:+.4f}"
-        if np.isfinite(row["low"]):
-            apart = "told apart" if row["low"] > 0 or row["high"] < 0 else "not told apart"
-            told.append(f"{begin} ({row['low']:+.4f} to {row['high']:+.4f}, {row['seeds']} paired seeds): {apart}.")
-        else:
-            told.append(f"{begin} on one seed: one pair tells nothing of the noise of training.")
+    told += [
+        pair_told(f"{row['with']} against {row['arm']}: b − a = {row['difference']:+.4f}", row)
+        for row in paired.to_dict("records")
+    ]
     if _of_one_arm(a, b):
         told.append("Both are runs of one configuration: what differs is the seed, or the epoch.")
     elif paired.empty:

@@ -290,10 +290,13 @@ def _findings(paired: pd.DataFrame, names: Sequence[str]) -> list[str]:
     told = []
     for row in paired.to_dict("records"):
         what = row["arm"] if row["arm"] == row["with"] else f"{row['with']} against {row['arm']}"
-        begin = f"{what}: {names[1]} − {names[0]} = {row['difference']:+.4f}"
-        if np.isfinite(row["low"]):
-            apart = "told apart" if row["low"] > 0 or row["high"] < 0 else "not told apart"
-            told.append(f"{begin} ({row['low']:+.4f} to {row['high']:+.4f}, {row['seeds']} paired seeds): {apart}.")
-        else:
-            told.append(f"{begin} on one seed: one pair tells nothing of the noise.")
+        told.append(pair_told(f"{what}: {names[1]} − {names[0]} = {row['difference']:+.4f}", row))
     return [*told, "Intervals are 95 %, one at a time: of twenty that hold 0, one is expected to miss it."]
+
+
+def pair_told(begin: str, row: Mapping[Any, Any]) -> str:
+    """A sentence on a row of `paired`, which begins with the difference."""
+    if not np.isfinite(row["low"]):
+        return f"{begin} on one seed: one pair tells nothing of the noise of training."
+    apart = "told apart" if row["low"] > 0 or row["high"] < 0 else "not told apart"
+    return f"{begin} ({row['low']:+.4f} to {row['high']:+.4f}, {row['seeds']} paired seeds): {apart}."

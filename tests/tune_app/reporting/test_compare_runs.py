@@ -92,6 +92,19 @@ def test_figures_have_intervals_over_crops_and_pairs_over_seeds(sweep: Path) -> 
     assert "3 paired seeds" in found.findings[1]
 
 
+def test_a_score_that_is_no_dice_has_no_interval_of_dice(sweep: Path) -> None:
+    """One label per sample: its counts are TP, FP and FN, too, and balanced accuracy is not made of them alike."""
+    for name in ("0000_narrow", "0003_wide"):
+        path = sweep / "trials" / name / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"task": {"name": "classification", "options": {}}}))
+        rows = sweep / "trials" / name / "history.jsonl"
+        rows.write_text(rows.read_text().replace('"mean_iou"', '"balanced_accuracy"'))
+    rows = compared("a/0", "a/3").figures.set_index("figure")
+    assert np.isfinite(rows.loc["balanced_accuracy", "difference"])
+    assert np.isnan(rows.loc["balanced_accuracy", "low"])
+    assert np.isfinite(rows.loc["dice/nuc", "low"])
+
+
 def test_seeds_of_a_confirmation_pair_too(sweep: Path) -> None:
     later = [WrittenTrial(**{**vars(one), "seed": (one.seed or 0) + 100}) for one in (*arm("narrow"), *arm("wide"))]
     write_sweep(sweep / "confirmation", later)

@@ -32,19 +32,18 @@ from trainables.data.cellmap.ngff import KINDS
 from trainables.data.expand import pack_class, packed_bytes
 from trainables.data.packed import cache_folder, cache_written, mark_used
 from trainables.data.phantom import oct
-from trainables.data.sources import Decoded, Source
+from trainables.data.sources import SIDES, Decoded, Source, files_of
 from trainables.data.stacks import open_stack
 from trainables.errors import DataError
 from trainables.settings import DataSettings, require, require_choice
 
 LABELS, CLASS_TO_IDX = "labels.csv", "class_to_idx.json"
-SIDES = ("train", "validate", "test")
 SUFFIXES = (".npy", ".npz", ".tif", ".tiff", ".zarr")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """data.options of labelled volumes."""
+    """data.options of volumes with one label each."""
 
     range: Sequence[float] = field(default_factory=list)
     """Values [low, high] that become grey values 0 and 255. Empty: uint8 is taken as it is, and of any other type the
@@ -199,9 +198,10 @@ class ClassifiedVolumes(Source[Volume]):
         return Volume(path, path.name, "", "")
 
     def stamp(self, item: Volume) -> str:
-        files = sorted(f for f in item.path.rglob("*") if f.is_file()) if item.path.is_dir() else [item.path]
         try:
-            found = [(str(file), stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]
+            found = [
+                (str(file), stat.st_size, stat.st_mtime_ns) for file in files_of(item.path) for stat in [file.stat()]
+            ]
         except OSError as error:
             raise DataError(f"{item.path}: {error.strerror}. Correct {LABELS}, or put the file there.") from error
         return json.dumps([item.label, item.side, found])
