@@ -22,8 +22,8 @@ import numpy as np
 import zarr
 from filelock import FileLock
 
+from trainables.data.cache import cache_folder
 from trainables.data.cellmap.ngff import read_json, read_levels
-from trainables.data.packed import cache_folder
 from trainables.data.phantom import generate as phantom
 from trainables.data.phantom.writer import write_em, write_group
 from trainables.settings import DataSettings

@@ -41,6 +41,7 @@ from benchmarks.enlarged import ensure as ensure_data
 from benchmarks.harness import Result, interleaved, main, number, ratios, seconds
 from benchmarks.peers.cellmap_data import Peer, ensure_environment
 from trainables.data import PackedBatch, PatchSampler, augment, expand_labels, open_packed, packed, packing
+from trainables.data.cache import cache_folder
 from trainables.data.cellmap import reader as cellmap
 from trainables.data.cellmap.ngff import Level
 from trainables.data.cellmap.reader import CropSource
@@ -203,7 +204,7 @@ def cache_build(settings: DataSettings, repetitions: int) -> Result:
             list(pool.map(read_with_zarr, boxes))
 
     def build() -> None:
-        with tempfile.TemporaryDirectory(dir=packed.cache_folder(settings)) as folder:
+        with tempfile.TemporaryDirectory(dir=cache_folder(settings)) as folder:
             packing.write_cache(source, chosen, Path(folder))
 
     read()  # the files come into the page cache

@@ -20,7 +20,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from trainables.data import PackedBatch, PackedDataset, PatchSampler, augment
-from trainables.data.packed import cache_folder, cache_written
+from trainables.data.cache import cache_folder, cache_written
 from trainables.files import replacing
 from trainables.hardware import Hardware
 from trainables.steps import normalise

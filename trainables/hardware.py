@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from trainables.data.packed import cache_folder, mark_used
+from trainables.data.cache import cache_folder, mark_used
 from trainables.settings import DataSettings, HardwareSettings, require
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from trainables.data.packed import cache_folder
+from trainables.data.cache import cache_folder
 from trainables.settings import DataSettings
 
 DEFAULT_TORCH = "torch==2.13.0"

@@ -16,8 +16,8 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,14 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from trainables.data.cache import cache_folder, cache_written, mark_used
 from trainables.data.packing import cache_key, write_cache
 from trainables.data.sources import Item, Source, channels, check_classes, open_source, unannotated_classes
 from trainables.errors import DataError
 from trainables.settings import DataSettings
 
 log = logging.getLogger(__name__)
-CACHE_VARIABLE, NODE_VARIABLE = "TUNE_APP_CACHE", "TUNE_APP_NODE_CACHE"
+NODE_VARIABLE = "TUNE_APP_NODE_CACHE"
 
 
 @dataclass(frozen=True)
@@ -121,12 +122,6 @@ def label_counts(crops: Iterable[PackedCrop]) -> dict[str, Counter[str]]:
     return counts
 
 
-def cache_folder(settings: DataSettings) -> Path:
-    """data.cache_dir, else $TUNE_APP_CACHE, else ~/.cache/tune_app; absolute."""
-    chosen = settings.cache_dir or os.environ.get(CACHE_VARIABLE, "") or "~/.cache/tune_app"
-    return Path(chosen).expanduser().absolute()
-
-
 def named_classes(settings: DataSettings) -> DataSettings:
     """The settings with the names of all annotated classes where they say data.classes=auto.
 
@@ -178,24 +173,6 @@ def open_packed(settings: DataSettings) -> PackedDataset:
         except FileNotFoundError:
             if (folder / "index.json").exists():
                 raise  # damaged, not removed in the meantime
-
-
-@contextmanager
-def cache_written(folder: Path) -> Iterator[None]:
-    """Within it, a folder in the cache that cannot be written, or is full, is a DataError."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"The cache folder {folder} cannot be written ({error.strerror or error}). Free space there, or give "
-            "data.cache_dir=PATH on a local disk."
-        ) from error
-
-
-def mark_used(folder: Path) -> None:
-    """Let the time of a folder in the cache say when it was last used; nothing where it cannot be written."""
-    with suppress(OSError):
-        os.utime(folder)
 
 
 def is_open(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from trainables.data.packed import cache_folder
+from trainables.data.cache import cache_folder
 from trainables.files import write_text
 from trainables.settings import TrainerSettings
 from tune_app.errors import InputError

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from trainables.data.cache import cache_folder
 from trainables.data.expand import packed_bytes
-from trainables.data.packed import cache_folder
 from trainables.data.packing import shaping_settings
 from trainables.data.sources import open_source
 from trainables.metrics import NUM_BINS

@@ -22,7 +22,8 @@ from typing import Any
 
 import pandas as pd
 
-from trainables.data.packed import cache_folder, is_open, remove_packed
+from trainables.data.cache import cache_folder
+from trainables.data.packed import is_open, remove_packed
 from trainables.settings import PATH, DataSettings, require, require_choice, require_in
 from tune_app.errors import InputError
 from tune_app.planning.forecast import size

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from trainables.data.cache import cache_written
 from trainables.data.cellmap.overlap import first_of_group
 from trainables.data.cellmap.reader import CropSource, annotated_in, crop_name, holds_class
-from trainables.data.packed import cache_written
 from trainables.data.sources import check_classes
 from trainables.errors import DataError
 from trainables.files import replacing

@@ -17,12 +17,14 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.data.cache import cache_folder, cache_written, mark_used
 from trainables.errors import DataError
 from trainables.settings import DataSettings, from_mapping, require, require_choice
 
@@ -113,6 +115,11 @@ class Source(ABC, Generic[T]):
         self.options: Any = from_mapping(self.Options, settings.options, "data.options")
 
     @property
+    def contents(self) -> str:
+        """What the folder holds, for the message to someone who gave another."""
+        return "the data"
+
+    @property
     def in_channels(self) -> int:
         """Channels K of an image; known without the data, so that a network can be built."""
         return 1
@@ -127,10 +134,25 @@ class Source(ABC, Generic[T]):
         """Which of them is drawn in a picture."""
         return 0
 
+    @cached_property
+    def folder(self) -> Path:
+        """data.root, or where that is empty, generated data in the cache. DataError for a folder that is missing."""
+        given = self.settings.root
+        if not given:
+            cache = cache_folder(self.settings)
+            with cache_written(cache):
+                made = self.ensure(cache)
+            mark_used(made)
+            return made
+        root = Path(given).expanduser().absolute()
+        if not root.is_dir():
+            raise DataError(f"data.root={given}: no such folder. Give the folder that holds {self.contents}.")
+        return root
+
     @property
     def root(self) -> str:
-        """Where the data lie, as text, for the record."""
-        return self.settings.root
+        """The same as text, for the record; of a source without a folder, any words."""
+        return str(self.folder)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -156,6 +178,13 @@ class Source(ABC, Generic[T]):
     def unlabelled(self, path: Path) -> T:
         """A file of one of the `suffixes` as a crop without labels, to be decoded."""
         raise NotImplementedError
+
+    def ensure(self, cache: Path) -> Path:
+        """Generated data below the cache folder, made if they are not there. DataError for a source that has none."""
+        raise DataError(
+            f"data.root is empty: data={self.settings.name} needs the folder that holds {self.contents}. "
+            "Give data.root=PATH."
+        )
 
     def generate(self, out: Path, seed: int) -> Path:
         """Write generated data into the folder `out`, and return it. SettingsError for a source that has none."""

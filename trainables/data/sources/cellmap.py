@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from trainables.data.cache import cache_folder
 from trainables.data.cellmap.datasplit import (
     FILE_NAME,
     VOCABULARY,
@@ -38,7 +39,6 @@ from trainables.data.cellmap.reader import (
     read_labels,
 )
 from trainables.data.cellmap.scale import Coarse, coarse_labels, told, without
-from trainables.data.packed import cache_folder
 from trainables.data.patch import em_margin
 from trainables.data.sources import Decoded, Finding, Source, annotated_names
 from trainables.errors import DataError
@@ -68,23 +68,9 @@ class CellMap(Source[CropSource]):
     decoding: ClassVar[tuple[str, ...]] = ("zero padding is unknown",)
     """What `decode` has learnt since there are caches that may lack it."""
 
-    @cached_property
-    def folder(self) -> Path:
-        """The folder that holds the data sets. Raises DataError where it is missing."""
-        given = self.settings.root
-        if not given:
-            raise DataError(
-                f"data.root is empty: data={self.settings.name} needs the folder that holds DATASET/DATASET.zarr. "
-                "Give data.root=PATH."
-            )
-        root = Path(given).expanduser().absolute()
-        if not root.is_dir():
-            raise DataError(f"data.root={given}: no such folder. Give the folder that holds DATASET/DATASET.zarr.")
-        return root
-
     @property
-    def root(self) -> str:
-        return str(self.folder)
+    def contents(self) -> str:
+        return "DATASET/DATASET.zarr"
 
     @property
     def key(self) -> dict[str, Any]:

@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 
 from trainables.data.cellmap.ngff import KINDS
 from trainables.data.expand import pack_class, packed_bytes
-from trainables.data.packed import cache_folder, cache_written, mark_used
 from trainables.data.phantom import oct
 from trainables.data.sources import SIDES, Decoded, Source, files_of
 from trainables.data.stacks import open_stack
@@ -101,23 +100,12 @@ class ClassifiedVolumes(Source[Volume]):
     def generate(self, out: Path, seed: int) -> Path:
         return oct.make(out, seed=seed, plan=oct.EDITIONS[self.options.edition])
 
-    @cached_property
-    def folder(self) -> Path:
-        """The folder of the volumes, generated where data.root is empty. DataError where it is missing."""
-        if not self.settings.root:
-            cache = cache_folder(self.settings)
-            with cache_written(cache):
-                made = oct.ensure(cache, self.options.edition)
-            mark_used(made)
-            return made
-        root = Path(self.settings.root).expanduser().absolute()
-        if not root.is_dir():
-            raise DataError(f"data.root={self.settings.root}: no such folder. Give the folder that holds {LABELS}.")
-        return root
-
     @property
-    def root(self) -> str:
-        return str(self.folder)
+    def contents(self) -> str:
+        return LABELS
+
+    def ensure(self, cache: Path) -> Path:
+        return oct.ensure(cache, self.options.edition)
 
     @property
     def choice(self) -> str:

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from trainables.data.cellmap.ngff import KINDS, Level, read_box, read_levels
 from trainables.data.expand import pack_class, packed_bytes
-from trainables.data.packed import cache_folder, cache_written, mark_used
 from trainables.data.phantom import sheets
 from trainables.data.phantom.sheets import BACKGROUND, SURFACE, UNLABELLED
 from trainables.data.sources import Decoded, Finding, Source, files_of, read_sides
@@ -95,24 +94,12 @@ class LabelledVolumes(Source[Pair]):
     def generate(self, out: Path, seed: int) -> Path:
         return sheets.make(out, seed=seed)
 
-    @cached_property
-    def folder(self) -> Path:
-        """The folder of the volumes, generated where data.root is empty. DataError where it is missing."""
-        if not self.settings.root:
-            cache = cache_folder(self.settings)
-            with cache_written(cache):
-                made = sheets.ensure(cache)
-            mark_used(made)
-            return made
-        root = Path(self.settings.root).expanduser().absolute()
-        if not root.is_dir():
-            where = f"{self.options.images} and {self.options.labels}"
-            raise DataError(f"data.root={self.settings.root}: no such folder. Give the folder that holds {where}.")
-        return root
-
     @property
-    def root(self) -> str:
-        return str(self.folder)
+    def contents(self) -> str:
+        return f"{self.options.images} and {self.options.labels}"
+
+    def ensure(self, cache: Path) -> Path:
+        return sheets.ensure(cache)
 
     @property
     def key(self) -> dict[str, Any]:

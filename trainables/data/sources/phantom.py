@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-from trainables.data.packed import cache_folder, cache_written, mark_used
 from trainables.data.phantom import generate
 from trainables.data.sources import cellmap
 from trainables.settings import require_choice
@@ -39,15 +37,8 @@ class Phantom(cellmap.CellMap):
     def generate(self, out: Path, seed: int) -> Path:
         return generate.make(out, seed=seed, plan=generate.EDITIONS[self.options.edition])
 
-    @cached_property
-    def folder(self) -> Path:
-        if self.settings.root:
-            return super().folder
-        cache = cache_folder(self.settings)
-        with cache_written(cache):
-            made = Path(generate.ensure(cache, self.options.edition))
-        mark_used(made)
-        return made
+    def ensure(self, cache: Path) -> Path:
+        return generate.ensure(cache, self.options.edition)
 
 
 SOURCE = Phantom

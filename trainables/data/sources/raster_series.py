@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 
 from trainables.data.cellmap.ngff import KINDS
 from trainables.data.expand import pack_class, packed_bytes
-from trainables.data.packed import cache_folder, cache_written, mark_used
 from trainables.data.phantom import fire
 from trainables.data.sources import Decoded, Finding, Source, files_of, read_sides
 from trainables.errors import DataError
@@ -144,27 +143,16 @@ class RasterSeries(Source[Series]):
     def generate(self, out: Path, seed: int) -> Path:
         return fire.make(out, seed=seed, plan=fire.EDITIONS[self.options.edition])
 
-    @cached_property
-    def folder(self) -> Path:
-        """The folder of the series, generated where data.root is empty. DataError where it is missing."""
-        if not self.settings.root:
-            cache = cache_folder(self.settings)
-            with cache_written(cache):
-                made = fire.ensure(cache, self.options.edition)
-            mark_used(made)
-            return made
-        root = Path(self.settings.root).expanduser().absolute()
-        if not root.is_dir():
-            raise DataError(f"data.root={self.settings.root}: no such folder. Give the folder that holds {ABOUT}.")
-        return root
+    @property
+    def contents(self) -> str:
+        return ABOUT
+
+    def ensure(self, cache: Path) -> Path:
+        return fire.ensure(cache, self.options.edition)
 
     @cached_property
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.folder.iterdir() if path.is_dir() and _is_series(path))
-
-    @property
-    def root(self) -> str:
-        return str(self.folder)
 
     @property
     def key(self) -> dict[str, Any]:

@@ -43,6 +43,10 @@ class Stained(Source[Picture]):
     def in_channels(self) -> int:
         return 2
 
+    @property
+    def root(self) -> str:
+        return "drawn"
+
     def items(self) -> Sequence[Picture]:
         return [Picture(n, ("train", "validate")[n % 2]) for n in range(self.options.crops)]
 
