@@ -55,14 +55,13 @@ def run(composed: Composed[Settings]) -> int:
 
 @contextlib.contextmanager
 def suggested(settings: Settings) -> Iterator[None]:
-    """Where data are missing, say also what needs none."""
+    """Where data are missing, say also what tries the experiment out without any."""
     try:
         yield
     except DataError as error:
-        if settings.data.root and not settings.try_out:
+        if not settings.try_out:
             raise
-        instead = settings.try_out or "data=phantom"
-        raise InputError(f"{error} Or try it out on generated data: {instead}.") from error
+        raise InputError(f"{error} Or try it out on generated data: {settings.try_out}.") from error
 
 
 def finish(outcome: Outcome) -> int:

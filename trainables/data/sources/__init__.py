@@ -183,7 +183,7 @@ class Source(ABC, Generic[T]):
         """Generated data below the cache folder, made if they are not there. DataError for a source that has none."""
         raise DataError(
             f"data.root is empty: data={self.settings.name} needs the folder that holds {self.contents}. "
-            "Give data.root=PATH."
+            "Give data.root=PATH, or try it out on generated data: data=phantom."
         )
 
     def generate(self, out: Path, seed: int) -> Path:
