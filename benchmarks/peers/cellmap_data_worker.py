@@ -67,7 +67,7 @@ def stay_in_plane(dataset: Any) -> None:
     dataset._generate_spatial_transforms = MethodType(in_plane, dataset)
 
 
-def batches(task: dict[str, Any]) -> Iterator[dict[str, torch.Tensor]]:
+def batches(task: dict[str, Any], side: str = "train", num_workers: int = 0) -> Iterator[dict[str, torch.Tensor]]:
     """Endless batches: `em` float32 (N, 1, h, w), `labels` float32 (N, C, h, w) with NaN where unknown."""
     from cellmap_data import CellMapDataLoader, CellMapDataSplit
 
@@ -80,11 +80,11 @@ def batches(task: dict[str, Any]) -> Iterator[dict[str, torch.Tensor]]:
         csv_path=task["split"],
         spatial_transforms=SPATIAL if task["augment"] else None,
     )
-    combined = split.train_datasets_combined
+    combined = split.train_datasets_combined if side == "train" else split.validation_datasets_combined
     for dataset in combined.datasets:
         stay_in_plane(dataset)
     sampler = CropSampler(combined.cumulative_sizes, task["seed"])
-    loader = CellMapDataLoader(combined, batch_size=task["batch_size"], num_workers=0, sampler=sampler)
+    loader = CellMapDataLoader(combined, batch_size=task["batch_size"], num_workers=num_workers, sampler=sampler)
     return iter(loader)
 
 

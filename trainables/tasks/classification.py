@@ -95,7 +95,7 @@ class Classification(Task):
             precision = hits / guessed
             f1 = np.where(support > 0, 2 * hits / (support + guessed), np.nan)
             share = guessed / samples
-            spread = -np.sum(share * np.log(np.where(share > 0, share, 1.0))) / math.log(classes)
+            spread = np.sum(share * np.log(np.where(share > 0, 1 / share, 1.0))) / math.log(classes)
             row = {
                 "balanced_accuracy": _mean(recall),
                 "macro_f1": _mean(f1),

@@ -107,11 +107,13 @@ def show(settings: ShowSettings) -> Shown:
     notices += [f"it misses the bounds of its sweep, with {run.trial.bounded}"] if run.trial.bounded else []
     notices += [f"no weights: {problem}"] if problem else []
     notices += _damage(run)
+    reasons = {own.get("kept_at_half") for own in (section.get("classes") or {}).values()}
+    alike = reasons.pop() if len(reasons) == 1 else None  # of all classes, such as that there are none to choose
     return Shown(
         name=f"{run.name}   {run.trial.name}" if run.kind == "export" else run.name,
         notices=notices,
-        facts=_facts(run, tensors),
-        thresholds=_thresholds(section),
+        facts=_facts(run, tensors) + ([("thresholds", alike)] if alike else []),
+        thresholds=pd.DataFrame() if alike else _thresholds(section),
         figures=_figures(run),
         parts=_parts(tensors),
         tensors=tensors,

@@ -114,18 +114,23 @@ class SweepGauges(Callback):
         self._show_sweep()
         running = sum(trial.status == "RUNNING" for trial in trials)
         for state, number in count_states(self._study, self._planned, running).items():
-            self._states.set(number, {**self._sweep, "state": state})
+            self._states.set(number, tags(self._sweep, state=state))
 
     def _show_trial(self, shown: Shown) -> None:
         for name, value in shown.values.items():
-            self._of_trial[name].set(value, {**shown.tags, "params": shown.params})
+            self._of_trial[name].set(value, tags(shown.tags, params=shown.params))
         for class_, value in shown.dice.items():
-            self._dice.set(value, {**shown.tags, "class": class_})
+            self._dice.set(value, tags(shown.tags, **{"class": class_}))
 
     def _show_sweep(self) -> None:
         if is_finite(best := self._best_so_far.get(self._objective.metric)):
-            self._best.set(best, self._sweep)
-        self._hours.set(self._spent, self._sweep)
+            self._best.set(best, tags(self._sweep))
+        self._hours.set(self._spent, tags(self._sweep))
+
+
+def tags(own: Mapping[str, str], **more: str) -> dict[str, str]:
+    """Tags as Ray's gauges take them, which raise for what is not ASCII: drüsen becomes dr\\xfcsen."""
+    return {name: text.encode("ascii", "backslashreplace").decode() for name, text in {**own, **more}.items()}
 
 
 def name_of(trial: Any) -> str:

@@ -31,6 +31,10 @@ PREFIX, OWNER = "tune_app-", "driver.lock"
 """Of the folder of one driver's Ray; the driver holds the lock in it while it lives."""
 
 
+class NotStarted(RunFailed):
+    """Ray's processes did not come up."""
+
+
 @dataclass(frozen=True)
 class TrialResources:
     """What one trial takes, and how many fit at once."""
@@ -131,7 +135,10 @@ def _started(settings: Settings) -> Iterator[RaySession]:
                     _temp_dir=temp_dir,
                 )
         except Exception as error:  # Ray raises nothing more precise where its processes are slow to answer
-            raise RunFailed(f"Ray did not start: {str(error).rstrip('.')}. Its logs are in {temp_dir}") from error
+            raise NotStarted(
+                f"Ray did not start: {str(error).rstrip('.')}. A machine that is busy answers late: try again. Its "
+                f"logs are in {temp_dir}{'' if given else ', until the next start'}"
+            ) from error
         url = f"http://{context.dashboard_url}" if settings.cluster.dashboard and context.dashboard_url else ""
         try:
             yield RaySession(dashboard=url, temp_dir=temp_dir)
@@ -147,11 +154,13 @@ def _own_folder() -> Iterator[Path]:
         if _is_left_over(left):
             shutil.rmtree(left, ignore_errors=True)
     folder = private_folder(PREFIX, base)
-    with FileLock(folder / OWNER):
+    with FileLock(folder / OWNER), contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(shutil.rmtree, folder, ignore_errors=True)
         try:
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        except NotStarted:
+            at_the_end.pop_all()
+            raise
 
 
 def _is_left_over(folder: Path) -> bool:

@@ -288,7 +288,7 @@ def _explain(error: Exception, verb: str, schema: type, argv: Sequence[str]) -> 
         return f"{group}={given}: there is no such choice. Choices: {', '.join(options.split()[4:])}. {_help_of(verb)}"
     odd = re.search(r"LexerNoViableAltException: ([\w.+]+)=(.*)", text)
     if odd:
-        return f"{odd[1]}={odd[2]}: has a character that is taken in quotes only: \"{odd[1]}='{odd[2]}'\""
+        return f'{odd[1]}={odd[2]}: has a character that is taken in quotes only: "{odd[1]}={_quoted(odd[2])}"'
     first, *rest = [line.strip().rstrip(".") for line in text.splitlines() if line.strip()]
     given = re.search(r"Error (?:merging|parsing) override '?(.+?)'?$", first)
     if given:
@@ -296,6 +296,15 @@ def _explain(error: Exception, verb: str, schema: type, argv: Sequence[str]) -> 
         rule = f"must be {TYPES[kind[1]]}" if kind else rest[0] if rest else "cannot be read"
         return f"{given.group(1)}: {rule}. {_help_of(verb)}"
     return f"{' '.join(argv)}: {first}. Write key=value. {_help_of(verb)}"
+
+
+def _quoted(value: str) -> str:
+    """The value in quotes for Hydra; of a list, those of its words that need them."""
+    if not (value.startswith("[") and value.endswith("]")):
+        return f"'{value}'"
+    words = [word.strip(" '\"") for word in value[1:-1].split(",")]
+    plain = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+    return f"[{','.join(word if plain.fullmatch(word) else repr(word) for word in words)}]"
 
 
 def _help_of(verb: str) -> str:

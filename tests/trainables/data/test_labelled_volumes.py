@@ -239,7 +239,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "label > 0": (relabel(2), {"unlabelled": "foreground"}, "there is only surface on this side"),
     "no side": (lambda root: (root / "split.csv").write_text("train,a\n"), {}, "no volume on side validate"),
     "split": (lambda root: (root / "split.csv").write_text("train,z\n"), {}, "split.csv:1: z is no volume; there are"),
-    "folds": (lambda root: None, {"folds": 9}, "7 volumes cannot be divided into data.options.folds=9"),
+    "folds": (lambda root: None, {"folds": 9}, "7 volumes cannot be divided into data.options.folds=9; use"),
     "folders": (lambda root: None, {"images": "i", "labels": "l"}, "no volumes found. Expected i/NAME and l/NAME"),
 }
 

@@ -88,6 +88,15 @@ def test_rows_become_gauges_with_the_trial_in_the_tags(recorded, study):
     }
 
 
+def test_every_tag_is_one_that_ray_takes(recorded, study):
+    """Ray's own gauges raise UnicodeEncodeError for others, which would end the sweep."""
+    callback = gauges.SweepGauges("Läufe", study, objective=DICE, planned=1, gpus=0)
+    callback.on_trial_result(1, [], trial("0000_ä", p="ß"), {"mean_dice": 0.4, "dice/drüsen": 0.8, "epoch": 1})
+    callback.on_step_end(1, [])
+    assert recorded["tune_app_dice", r"L\xe4ufe", r"0000_\xe4", r"dr\xfcsen"] == 0.8
+    assert all("".join(key).isascii() for key in recorded)
+
+
 def test_what_is_still_true_is_set_again_and_again(recorded, study, monkeypatch):
     """Ray forgets a gauge twenty seconds after it was set, and an epoch may take minutes."""
     clock = [100.0]

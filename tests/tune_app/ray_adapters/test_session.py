@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -200,6 +201,12 @@ def test_a_start_removes_what_killed_drivers_have_left(tmp_path, monkeypatch):
         with ray_session._own_folder():
             assert not used.exists()
     assert not dead.exists()
+    with contextlib.suppress(ray_session.NotStarted), ray_session._own_folder() as failed:
+        (failed / "ray" / "session_latest").mkdir(parents=True)
+        raise ray_session.NotStarted
+    assert failed.exists(), "the message names it"
+    with ray_session._own_folder():
+        assert not failed.exists()
     shutil.rmtree(temporary)
 
 

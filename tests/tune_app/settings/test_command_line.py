@@ -129,6 +129,7 @@ BAD = {
     "NaN in the space": (["space.p=nan"], ["space.p=nan", "finite number"]),
     "long name": (["name=" + "n" * 300], ["name=nnn", "…: up to 200 bytes"]),
     "character that Hydra has no word for": (["name=ü"], ["name=ü: has a character", "\"name='ü'\""]),
+    "the same in a list": (["data.classes=[nuc,wet amd,ü,'1e3']"], ["\"data.classes=[nuc,'wet amd','ü','1e3']\""]),
     "too many seeds": (["preset=seesaw_default", "seeds=1000000000"], ["seeds=1000000000", "[1, 1000]"]),
     "negative seed": (["seed=-1"], ["seed=-1", "[0, 9223372036854775807]"]),
     "negative seed of the split": (["data.split_seed=-1"], ["data.split_seed=-1", "[0, 9223372036854775807]"]),

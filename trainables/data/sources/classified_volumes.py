@@ -202,8 +202,11 @@ class ClassifiedVolumes(Source[Volume]):
                 f"{item.path}: {lost} of {values.size} values are NaN or infinite; every value of a volume is needed. "
                 "Fill them, or take the volume out."
             )
-        low, high = self.options.range or ((0, 255) if values.dtype == np.uint8 else (values.min(), values.max()))
-        grey = ((values.astype(np.float32) - low) / max(float(high - low), 1e-30)).clip(0, 1) * 255
+        own = (0, 255) if values.dtype == np.uint8 else (values.min(), values.max())
+        low, high = map(float, self.options.range or own)
+        if low == high:
+            raise DataError(f"{item.path}: every value is {low:g}, which is no image. Take the volume out.")
+        grey = ((values.astype(np.float32) - low) / (high - low)).clip(0, 1) * 255
         if list(grey.shape) != list(self.settings.patch):
             resized = torch.nn.functional.interpolate(
                 torch.from_numpy(grey)[None, None], tuple(self.settings.patch), mode="trilinear", align_corners=False
@@ -221,7 +224,7 @@ def _of_table(path: Path, folder: Path) -> list[Volume]:
     try:
         rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}). Write lines volume,label,split.") from error
+        raise DataError(f"{path} cannot be read ({error}). Write lines volume,label,split, in UTF-8.") from error
     found, seen, form = (
         list[Volume](),
         set[str](),
@@ -270,6 +273,8 @@ def _read_order(path: Path) -> list[str]:
 
 def _read(path: Path) -> NDArray[Any]:
     """A volume (D, H, W) of numbers. DataError."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file. Correct {LABELS}, or put the file there.")
     try:
         if path.suffix == ".npy":
             values = np.load(path)

@@ -168,8 +168,9 @@ class LabelledVolumes(Source[Pair]):
             kept = {name: side for name, side in told.items() if side == "test"}
             names = sorted(pairs.keys() - kept.keys())
             if len(names) < folds:
-                least = f"{len(names)} volumes cannot be divided into data.options.folds={folds}"
-                wrong.append(f"{self.root}: {least}; use data.options.folds={max(2, len(names))}, or a split.csv.")
+                fewer = f"use data.options.folds={len(names)}, or a split.csv" if len(names) > 1 else "add another"
+                held = "1 volume" if len(names) == 1 else f"{len(names)} volumes"
+                wrong.append(f"{self.root}: {held} cannot be divided into data.options.folds={folds}; {fewer}.")
             order = np.random.default_rng(self.settings.split_seed).permutation(len(names)).tolist()
             drawn = {names[i]: "validate" if n % folds == (fold or 0) else "train" for n, i in enumerate(order)}
             told = kept | drawn

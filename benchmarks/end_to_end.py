@@ -1,0 +1,229 @@
+"""A whole comparison, as it was published and as this program runs it: python -m benchmarks.end_to_end.
+
+The fifteen published configurations on the same data (the phantom, in the CellMap layout), with the same UNet, the same
+batches, iterations, epochs and validation. **The published way**: a process per configuration, two at once on two cores
+(four on two cards, then), each with cellmap-data's loader and two workers, an eager network, the Tversky loss in plain
+torch, every epoch of every configuration (benchmarks/peers/published_way.py). **Ours**: `run family=compare`, once with
+every epoch and once with early stopping. And three configurations of width 64 on patches of 256², where arithmetic is
+nearly all.
+
+Wall time is that of the whole command, Python's and Ray's start included; memory the largest sum of the proportional
+sets (PSS) of all processes of a side. The other side's environment is made first by benchmarks.peers.cellmap_data.
+Takes about half an hour on two cores per repetition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import psutil
+import torch
+
+from benchmarks.harness import Result, main, number, ratios
+from benchmarks.peers.cellmap_data import PeerError, ensure_environment
+from benchmarks.sweeps import run_sweep, times_of_sweep
+from trainables.data import open_packed
+from trainables.losses import Counts, make_rule
+from tune_app.results.sweep import Sweep
+from tune_app.search.arms import planned_arms
+from tune_app.settings.command_line import compose
+from tune_app.settings.schema import Settings
+from tune_app.sweep.counts import class_counts
+
+AT_ONCE = 2
+PUBLISHED = Path(__file__).with_name("peers") / "published_way.py"
+SAMPLE_S = 0.5
+LARGE = (
+    *("model.width=64", "data.patch=[1,256,256]", "trainer.batch_size=2", "trainer.validation_batches=2"),
+    *("trainer.epochs=2", "trainer.iterations_per_epoch=8"),
+)
+LARGE_ARMS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """seconds: of the whole command, or of all of them. peak_gb: of memory. stepping, loading: seconds inside steps and
+    waiting for patches, summed over configurations. best: highest mean Dice."""
+
+    seconds: float
+    peak_gb: float
+    stepping: float
+    loading: float
+    best: float
+
+
+class Memory:
+    """In a `with` block: the largest sum of the PSS of this process's descendants, in GB."""
+
+    def __enter__(self) -> Memory:
+        self.peak_gb, self._ended = 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(SAMPLE_S):
+            self.peak_gb = max(self.peak_gb, sum(map(_pss, psutil.Process().children(recursive=True))) / 1e9)
+
+
+def _pss(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.Error:  # it has ended
+        return 0
+
+
+def published_way(python: Path, settings: Settings, arms: int) -> Side:
+    """The configurations of family=compare, a process each, AT_ONCE at a time."""
+    tasks = [json.dumps(task) for task in tasks_of(settings)][:arms]
+    started = time.perf_counter()
+    with Memory() as memory, ThreadPoolExecutor(AT_ONCE) as pool:
+        answers = list(pool.map(lambda task: _answer([str(python), "-P", "-W", "ignore", str(PUBLISHED), task]), tasks))
+    return Side(
+        seconds=time.perf_counter() - started,
+        peak_gb=memory.peak_gb,
+        stepping=sum(answer["stepped"] for answer in answers),
+        loading=sum(answer["waited"] for answer in answers),
+        best=max(max(answer["dice"]) for answer in answers),
+    )
+
+
+def _answer(command: Sequence[str]) -> Mapping[str, Any]:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise PeerError(f"the published way ended with {done.returncode}:\n{done.stderr.strip()[-2000:]}")
+    answer: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def tasks_of(settings: Settings) -> Iterator[dict[str, Any]]:
+    """What each process of the published way is told; weights that follow counts are those at the data's counts."""
+    dataset = open_packed(settings.data)
+    counts = class_counts(settings, dataset)
+    voxels = Counts(*(torch.tensor(values, dtype=torch.float64) for values in (counts.positive, counts.known)))
+    data, model, trainer = settings.data, settings.model, settings.trainer
+    for arm in planned_arms(settings, {}):
+        loss = arm.trial(counts)["loss"]
+        factors = make_rule(loss["name"], loss["params"], counts.classes).factors(voxels)
+        yield {
+            "split": f"{dataset.root}/datasplit.csv",
+            "classes": list(data.classes),
+            "patch": list(data.patch),
+            "voxel_nm": list(data.voxel_nm),
+            "batch_size": trainer.batch_size,
+            "augment": True,
+            "seed": 0,
+            "width": model.width,
+            "depth": model.depth,
+            "epochs": trainer.epochs,
+            "iterations": trainer.iterations_per_epoch,
+            "validation_batches": trainer.validation_batches,
+            "lr": trainer.lr,
+            "weight": factors.weight.tolist(),
+            "shift": factors.shift.tolist(),
+        }
+
+
+def ours(folder: Path, name: str, *words: str) -> Side:
+    """The same as one sweep of ours."""
+    with Memory() as memory:
+        sweep, command = run_sweep(folder, name, *words)
+    times, found = times_of_sweep(sweep), Sweep(sweep)
+    scores = [row[found.metric] for trial in found.trials for row in trial.history]
+    return Side(
+        seconds=command, peak_gb=memory.peak_gb, stepping=times.stepping, loading=times.loading, best=max(scores)
+    )
+
+
+def compared(name: str, words: Sequence[str]) -> Settings:
+    composed = compose("run", Settings, [f"name={name}", "family=compare", "hardware=cpu", *words])
+    assert composed is not None  # it is None only where help was asked for
+    return composed.settings
+
+
+def share(side: Side, at_once: int = AT_ONCE) -> str:
+    """Of the slots' time."""
+    slots = at_once * side.seconds
+    return f"{100 * side.stepping / slots:.0f} % in steps, {100 * side.loading / slots:.0f} % waiting for patches"
+
+
+def told(what: str, side: Side) -> str:
+    return f"{what} {side.seconds:.0f} s, {share(side)}, {side.peak_gb:.1f} GB, best mean Dice {side.best:.3f}"
+
+
+def run(arguments: argparse.Namespace) -> Iterator[Result]:
+    python = ensure_environment()
+    small = compared("small", ())
+    large = compared("large", LARGE)
+    plain: list[tuple[Side, Side, Side]] = []
+    heavy: list[tuple[Side, Side]] = []
+    with tempfile.TemporaryDirectory(prefix="end_to_end") as name:
+        folder = Path(name)
+        for repetition in range(min(arguments.repetitions, 3)):
+            whole = ours(folder, f"whole{repetition}", "family=compare", "scheduler.name=none")
+            theirs = published_way(python, small, len(planned_arms(small, {})))
+            stopped = ours(folder, f"stopped{repetition}", "family=compare", "scheduler.name=asha")
+            plain.append((theirs, whole, stopped))
+        presets = [arm.label for arm in planned_arms(large, {})][:LARGE_ARMS]
+        if arguments.large:
+            theirs = published_way(python, large, LARGE_ARMS)
+            sides = [ours(folder, preset, f"preset={preset}", *LARGE) for preset in presets]
+            heavy.append((theirs, _joined(sides)))
+    for number_of, what, target in ((1, "every epoch", 3.0), (2, "early stopping", 8.0)):
+        theirs, mine = plain[-1][0], plain[-1][number_of]
+        yield Result(
+            claim=f"wall time of the fifteen published configurations: the published way ÷ ours with {what}",
+            values=ratios((sides[0].seconds, sides[number_of].seconds) for sides in plain),
+            target=target,
+            note=f"{told('published way', theirs)}; {told('ours', mine)}",
+            details={"sides": [[asdict(side) for side in sides] for sides in plain]},
+        )
+    yield Result(
+        claim="peak memory of the fifteen published configurations: ours ÷ the published way",
+        values=ratios((sides[1].peak_gb, sides[0].peak_gb) for sides in plain),
+        target=1.0,
+        at_least=False,
+        note=f"{number(fmean(sides[1].peak_gb for sides in plain))} GB with Ray, "
+        f"{number(fmean(sides[0].peak_gb for sides in plain))} GB",
+    )
+    for theirs, mine in heavy:
+        yield Result(
+            claim=f"wall time of {LARGE_ARMS} of them at width 64 on patches of 256²: the published way ÷ ours",
+            values=(theirs.seconds / mine.seconds,),
+            target=1.0,
+            note=f"{told('published way', theirs)}; {told('ours', mine)}",
+        )
+
+
+def _joined(sides: Sequence[Side]) -> Side:
+    """Sweeps one after the other."""
+    return Side(
+        seconds=sum(side.seconds for side in sides),
+        peak_gb=max(side.peak_gb for side in sides),
+        stepping=sum(side.stepping for side in sides),
+        loading=sum(side.loading for side in sides),
+        best=max(side.best for side in sides),
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--large", action="store_true", help="also the three of width 64 on patches of 256²")
+
+
+if __name__ == "__main__":
+    main(__doc__, run, add_arguments)
