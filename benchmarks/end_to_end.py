@@ -15,7 +15,10 @@ Takes about half an hour on two cores per repetition.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import csv
 import json
+import os
 import subprocess
 import tempfile
 import threading
@@ -27,7 +30,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import psutil
 import torch
 
 from benchmarks.harness import Result, main, number, ratios
@@ -78,19 +80,28 @@ class Memory:
 
     def _watch(self) -> None:
         while not self._ended.wait(SAMPLE_S):
-            self.peak_gb = max(self.peak_gb, sum(map(_pss, psutil.Process().children(recursive=True))) / 1e9)
+            self.peak_gb = max(self.peak_gb, sum(map(_pss, _descendants(os.getpid()))) / 1e9)
 
 
-def _pss(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_full_info().pss)
-    except psutil.Error:  # it has ended
-        return 0
+def _descendants(pid: int) -> Iterator[int]:
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # it has ended
+            for child in map(int, children.read_text().split()):
+                yield child
+                yield from _descendants(child)
 
 
-def published_way(python: Path, settings: Settings, arms: int) -> Side:
+def _pss(pid: int) -> int:
+    """Bytes; 0 of a process that has ended."""
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+    return 0
+
+
+def published_way(python: Path, folder: Path, settings: Settings, arms: int) -> Side:
     """The configurations of family=compare, a process each, AT_ONCE at a time."""
-    tasks = [json.dumps(task) for task in tasks_of(settings)][:arms]
+    tasks = [json.dumps(task) for task in tasks_of(settings, folder)][:arms]
     started = time.perf_counter()
     with Memory() as memory, ThreadPoolExecutor(AT_ONCE) as pool:
         answers = list(pool.map(lambda task: _answer([str(python), "-P", "-W", "ignore", str(PUBLISHED), task]), tasks))
@@ -111,9 +122,10 @@ def _answer(command: Sequence[str]) -> Mapping[str, Any]:
     return answer
 
 
-def tasks_of(settings: Settings) -> Iterator[dict[str, Any]]:
+def tasks_of(settings: Settings, folder: Path) -> Iterator[dict[str, Any]]:
     """What each process of the published way is told; weights that follow counts are those at the data's counts."""
     dataset = open_packed(settings.data)
+    split = _absolute_split(Path(dataset.root), folder)
     counts = class_counts(settings, dataset)
     voxels = Counts(*(torch.tensor(values, dtype=torch.float64) for values in (counts.positive, counts.known)))
     data, model, trainer = settings.data, settings.model, settings.trainer
@@ -121,7 +133,7 @@ def tasks_of(settings: Settings) -> Iterator[dict[str, Any]]:
         loss = arm.trial(counts)["loss"]
         factors = make_rule(loss["name"], loss["params"], counts.classes).factors(voxels)
         yield {
-            "split": f"{dataset.root}/datasplit.csv",
+            "split": str(split),
             "classes": list(data.classes),
             "patch": list(data.patch),
             "voxel_nm": list(data.voxel_nm),
@@ -137,6 +149,15 @@ def tasks_of(settings: Settings) -> Iterator[dict[str, Any]]:
             "weight": factors.weight.tolist(),
             "shift": factors.shift.tolist(),
         }
+
+
+def _absolute_split(root: Path, folder: Path) -> Path:
+    """The split file of the data as cellmap-data needs it, with whole paths."""
+    with (root / "datasplit.csv").open(newline="") as file:
+        rows = [(side, root / em, level, root / labels, crop) for side, em, level, labels, crop in csv.reader(file)]
+    with (folder / "datasplit.csv").open("w", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows(rows)
+    return folder / "datasplit.csv"
 
 
 def ours(folder: Path, name: str, *words: str) -> Side:
@@ -176,12 +197,12 @@ def run(arguments: argparse.Namespace) -> Iterator[Result]:
         folder = Path(name)
         for repetition in range(min(arguments.repetitions, 3)):
             whole = ours(folder, f"whole{repetition}", "family=compare", "scheduler.name=none")
-            theirs = published_way(python, small, len(planned_arms(small, {})))
+            theirs = published_way(python, folder, small, len(planned_arms(small, {})))
             stopped = ours(folder, f"stopped{repetition}", "family=compare", "scheduler.name=asha")
             plain.append((theirs, whole, stopped))
         presets = [arm.label for arm in planned_arms(large, {})][:LARGE_ARMS]
         if arguments.large:
-            theirs = published_way(python, large, LARGE_ARMS)
+            theirs = published_way(python, folder, large, LARGE_ARMS)
             sides = [ours(folder, preset, f"preset={preset}", *LARGE) for preset in presets]
             heavy.append((theirs, _joined(sides)))
     for number_of, what, target in ((1, "every epoch", 3.0), (2, "early stopping", 8.0)):

@@ -1,12 +1,12 @@
 """What the published attempts of `family=surface` do on generated sheets: python -m benchmarks.surface_attempts.
 
-Every attempt, and every attempt with a variance term once more without that term, all else alike, with three seeds, on
-the default data of experiment=surface in patches of 24³: once with the published learning rates, once with ten times
-those (the network has an eighth of the published filters, and few steps). All trainings see as many patches, so
-an attempt of a larger batch takes fewer steps. No Ray and no early stopping: an `Engine` per training, two at a time.
-One line of JSON per training is appended to --lines, and one that is there already is not trained again. Prints the
-tables of docs/surface.md: one row per attempt, mean ± standard deviation over the seeds, and paired differences with
-and without the variance term. About 80 s of one core per training, 160 trainings.
+Every attempt, with three seeds, on the default data of experiment=surface in patches of 24³: once with ten times the
+published learning rates (the network has an eighth of the published filters, and few steps), there also every attempt
+with a variance term once more without that term, all else alike; and once with the published ones. All trainings see as
+many patches, so an attempt of a larger batch takes fewer steps. No Ray and no early stopping: an `Engine` per training,
+two at a time. One line of JSON per training is appended to --lines, and one that is there already is not trained again.
+Prints the tables of docs/surface.md: a row per attempt, mean ± standard deviation over the seeds, and what the variance
+term changes. About 60 s of one core per training, 120 trainings.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 
 from scipy import stats
 
+from benchmarks.harness import table
 from search_spaces import ClassCounts, all_presets
 from search_spaces.surface import FAMILY, TERMS
 from trainables.engine import Engine
@@ -38,8 +39,11 @@ RATES = (10.0, 1.0)
 """Factors on the learning rates of the attempts, in the order in which they are trained."""
 VARIANCE = TERMS.index("variance_published")
 KEPT = ("fg_ratio", "mean_p", "var_p", "spread_p", "f1", "calibrated_f1", "calibrated_fg_ratio", "surface_dice")
-SHOWN = {"calibrated_f1": "calibrated F1", "surface_dice": "surface Dice", "spread_p": "Var(p) ÷ p̄(1 − p̄)"} | {
-    "fg_ratio": "foreground ÷ labels'"
+SHOWN = {
+    "calibrated_f1": "calibrated F1",
+    "surface_dice": "surface Dice",
+    "fg_ratio": "foreground ÷ labels'",
+    "spread_p": "Var(p) ÷ p̄(1 − p̄)",
 }
 Row = Mapping[str, Any]
 Key = tuple[str, bool, float, int]
@@ -53,7 +57,7 @@ def trainings() -> Iterator[Key]:
         for seed in range(SEEDS):
             for preset in attempts:
                 yield preset.name, True, rate, seed
-                if preset.point["weights"][VARIANCE]:
+                if preset.point["weights"][VARIANCE] and rate == RATES[0]:
                     yield preset.name, False, rate, seed
 
 
@@ -103,25 +107,40 @@ def tables(runs: Mapping[Key, Row]) -> Iterator[str]:
     for rate in RATES:
         whole = [seed for seed in range(SEEDS) if all(key in runs for key in trainings() if key[2:] == (rate, seed))]
         groups: dict[tuple[str, bool], list[Row]] = {}
-        for (name, with_variance, of_rate, seed), run in sorted(runs.items(), key=lambda item: item[0][3]):
-            if of_rate == rate and seed in whole:
-                groups.setdefault((name, with_variance), []).append(run)
-        yield f"\nlearning rates × {rate:g}\n\n| attempt | {' | '.join(SHOWN.values())} | named |\n|---|" + "---|" * 5
-        for (name, with_variance), of_one in sorted(groups.items(), key=lambda item: not item[0][1]):
-            codes = sorted({code for run in of_one for code in run["codes"]})
-            told = [f"{code} {sum(code in run['codes'] for run in of_one)} of {len(of_one)}" for code in codes]
-            cells = [name if with_variance else f"{name}, no variance"]
-            cells += [spread([run[figure][-1] for run in of_one]) for figure in SHOWN]
-            yield f"| {' | '.join([*cells, ', '.join(told) or 'nothing'])} |"
-        yield "\n| with − without its variance term | mean over attempts | 95 % | attempts |\n|---|---|---|---|"
-        for figure, title in SHOWN.items():
-            changes = [
-                fmean(w[figure][-1] - o[figure][-1] for w, o in zip(groups[name, True], without, strict=True))
-                for (name, with_variance), without in groups.items()
-                if not with_variance
-            ]
-            low, high = stats.t.interval(0.95, len(changes) - 1, fmean(changes), stats.sem(changes))
-            yield f"| {title} | {fmean(changes):+.3f} | {low:+.3f} … {high:+.3f} | {len(changes)} |"
+        for seed in whole:
+            for key in trainings():
+                if key[2:] == (rate, seed):
+                    groups.setdefault(key[:2], []).append(runs[key])
+        if not whole:
+            continue
+        header = ["attempt", "its weight", *SHOWN.values(), "without the term", "named"]
+        yield f"\nlearning rates × {rate:g}, seeds {', '.join(map(str, whole))}\n"
+        yield table([_cells(name, groups) for name, kept in groups if kept], header) + "\n"
+        if rate == RATES[0]:
+            yield table([_change(figure, groups) for figure in SHOWN], ["with − without", "mean", "95 %", "attempts"])
+
+
+def _cells(name: str, groups: Mapping[tuple[str, bool], list[Row]]) -> list[str]:
+    runs, without = groups[name, True], groups.get((name, False))
+    codes = sorted({code for run in runs for code in run["codes"]})
+    return [
+        f"`{name}`",
+        f"{all_presets()[name].point['weights'][VARIANCE]:g}",
+        *(spread([run[figure][-1] for run in runs]) for figure in SHOWN),
+        spread([run["spread_p"][-1] for run in without]) if without else "",
+        ", ".join(f"{code} {sum(code in run['codes'] for run in runs)} of {len(runs)}" for code in codes) or "nothing",
+    ]
+
+
+def _change(figure: str, groups: Mapping[tuple[str, bool], list[Row]]) -> list[str]:
+    """What the variance term changes: the mean over attempts of their mean over seeds, each against itself without."""
+    changes = [
+        fmean(w[figure][-1] - o[figure][-1] for w, o in zip(groups[name, True], without, strict=True))
+        for (name, with_variance), without in groups.items()
+        if not with_variance
+    ]
+    low, high = stats.t.interval(0.95, len(changes) - 1, fmean(changes), stats.sem(changes))
+    return [SHOWN[figure], f"{fmean(changes):+.3f}", f"{low:+.3f} … {high:+.3f}", str(len(changes))]
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from trainables.settings import DataSettings
 
 DEFAULT_TORCH = "torch==2.13.0"
 TORCHVISION = "torchvision==0.28.0"
-PACKAGES = ("cellmap-data==2026.3.20.1935", "zarr<3")
+PACKAGES = ("cellmap-data==2026.3.20.1935", "zarr<3", "pyyaml")
 WORKER = Path(__file__).with_name("cellmap_data_worker.py")
 
 
