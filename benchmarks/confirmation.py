@@ -1,10 +1,11 @@
 """How often a confirmation errs, counted on simulated arms: python -m benchmarks.confirmation.
 
-What is true is known here, so error rates can be counted. The last table printed is the one in docs/confirm.md: 5, 8
-and 12 arms; 2, 3 and 5 replicates, and `replicates=auto` with the runs of 8; noise that is equal, and three times as
-large for the two arms that tie. About 2 minutes on one core; the figures are the same each time.
+What is true is known here, so error rates can be counted. The tables printed are those in docs/confirm.md: 5, 8 and 12
+arms; 2, 3 and 5 replicates, and `replicates=auto` with the runs of 8; noise that is equal, and three times as large for
+the two arms that tie; then, for 2 to 12 replicates, `score=last3` on recorded curves. About 3 minutes on one core; the
+figures are the same each time.
 
-Shapes: R repetitions, A arms, S seeds.
+Shapes: R repetitions, A arms, S seeds, E epochs.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.harness import Result, main, table
+from benchmarks.learning_curves import phantom
+from tune_app.confirmation.arms import LAST
 from tune_app.evidence.equivalence import leader, remaining
 from tune_app.evidence.intervals import AUTO_INTERVAL_ERROR, INTERVAL_ERROR, difference_interval, mean_interval
 from tune_app.evidence.layout import Fit, fit_paired
@@ -33,6 +37,10 @@ FAR = 0.05
 SEED_EFFECTS = (0.0, 1.5, 3.0)
 """Standard deviation of the seeds' own effect, in units of SD."""
 NOISY = 3.0
+FEW_TO_MANY = (2, 3, 5, 8, 12)
+CURVES = Path(__file__).parent / "curves" / "phantom.json.gz"
+POOL = 25
+"""Recorded configurations, the best ones, whose noise is drawn from: those that a confirmation would train."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +191,74 @@ def measure(arms: int, replicates: int | None, repetitions: int) -> Row:
     )
 
 
+def by_score(curves: np.ndarray, score: str) -> np.ndarray:
+    """What runs (…, E) are worth, (…)."""
+    return curves.max(-1) if score == "best" else curves[..., -LAST:].mean(-1)
+
+
+def signal_to_noise(scores: np.ndarray) -> float:
+    """How much arms (A, S) differ by more than noise, in standard deviations of the noise within paired seeds."""
+    fit = fit_paired(scores)
+    return float(np.sqrt((scores.mean(1).var(ddof=1) - fit.variance / scores.shape[1]) / fit.variance))
+
+
+def drawn_curves(
+    recorded: np.ndarray, gaps: Sequence[float], seeds: int, repetitions: int, seed: int = 4
+) -> np.ndarray:
+    """(R, A, S, E): the mean curve of the best of the `recorded` (n, S', E) plus an arm's gap, and the residuals of a
+    recorded run drawn at random, its configuration's and its seed's mean taken out."""
+    best = np.argsort(-recorded[:, :, -LAST:].mean((1, 2)))[:POOL]
+    pool = recorded[best]
+    residuals = pool - pool.mean(1, keepdims=True) - pool.mean(0, keepdims=True) + pool.mean((0, 1))
+    rows, columns = residuals.shape[:2]
+    residuals *= np.sqrt(rows * columns / ((rows - 1) * (columns - 1)))
+    drawn = np.random.default_rng(seed).integers(rows * columns, size=(repetitions, len(gaps), seeds))
+    return pool[0].mean(0) + np.array(gaps)[:, None, None] + residuals.reshape(rows * columns, -1)[drawn]
+
+
+def measure_scores(repetitions: int) -> Iterator[tuple[int, list[float]]]:
+    """Replicates, and for both scores: false winner, all best kept, right winner of an arm better by 2.4 sd."""
+    recorded = phantom(CURVES).scores
+    sd = float(np.sqrt(fit_paired(by_score(recorded, "best")).variance))
+    better = 0.03 / SD * sd
+    for replicates in FEW_TO_MANY:
+        found = []
+        for score in ("best", "last3"):
+            for gaps in ((0, 0, *[-2 * better] * 3), (better, *[0] * 4)):
+                fit = fit_paired(by_score(drawn_curves(recorded, gaps, replicates, repetitions), score))
+                kept = remaining(fit, np.ones(fit.means.shape, bool))
+                alone = kept.sum(1) == 1
+                found += (
+                    [alone.mean(), kept[:, :2].all(1).mean()] if gaps[0] == gaps[1] else [(alone & kept[:, 0]).mean()]
+                )
+        yield replicates, [float(share) for share in found]
+
+
+def print_rows(rows: Sequence[tuple[int, Sequence[float]]], header: Sequence[str]) -> None:
+    """Shares in per cent, a line for each number of replicates."""
+    lines = [[str(replicates), *(f"{100 * share:.1f}" for share in shares)] for replicates, shares in rows]
+    print("\n" + table(lines, ["replicates", *header]), flush=True)
+
+
 def run(arguments: argparse.Namespace) -> Iterator[Result]:
+    recorded = phantom(CURVES).scores
+    yield Result(
+        claim="signal to noise of paired seeds, the mean of the last three epochs ÷ the best epoch",
+        values=(signal_to_noise(by_score(recorded, "last3")) / signal_to_noise(by_score(recorded, "best")),),
+        target=1.0,
+        note=f"{len(recorded)} recorded configurations of the phantom, {recorded.shape[1]} seeds each",
+    )
+    scored = list(measure_scores(arguments.draws // 2))
+    named = ("false winner", "all best kept", "right winner")
+    print_rows(scored, [f"{name}, {score}" for score in ("best", "last3") for name in named])
+    yield Result(
+        claim="score=last3 on recorded noise: two arms tie, one is named the winner",
+        values=(max(found[3] for _, found in scored),),
+        target=0.05,
+        at_least=False,
+        unit="",
+        note="worst of 2 to 12 replicates, five arms",
+    )
     rows = [measure(arms, number, arguments.draws) for arms in ARMS for number in REPLICATES]
     rows += [measure(arms, None, arguments.draws) for arms in ARMS]
     header = [

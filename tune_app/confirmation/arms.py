@@ -23,10 +23,13 @@ from tune_app.evidence import Design, plan_stages
 from tune_app.results.folders import ARMS, CONFIRMATIONS, is_confirmation, spoken
 from tune_app.results.repeats import arm_labels
 from tune_app.results.sweep import Sweep
-from tune_app.results.tables import to_plain
+from tune_app.results.tables import counted, to_plain
 from tune_app.results.trial import Trial, device_hours, read_json
 from tune_app.search.arms import Arm
 
+SCORES = ("best", "last3")
+"""What a run is worth: the score of its best epoch, or the mean of its last `LAST` epochs."""
+LAST = 3
 MOST_ROUNDS = 500
 """Of a confirmation: with more, the difference that could still be told is far below any that matters."""
 
@@ -46,7 +49,7 @@ class ChosenArm:
     sections: Mapping[str, Any]
     """What its point gave besides the loss."""
     search_score: float
-    """The best score of those trials; NaN without one."""
+    """What the first of those trials was worth; NaN without one."""
     cost: float
     """Device-hours of one run at full budget."""
     simplicity: float
@@ -74,6 +77,7 @@ class Plan:
     device: str
     """GPU or CPU: what hours are counted of."""
     design: Design | None = None
+    score: str = SCORES[0]
 
     def named(self, name: str) -> ChosenArm:
         return next(arm for arm in self.arms if arm.name == name)
@@ -99,6 +103,7 @@ def read_plan(folder: Path) -> Plan:
             device=str(found["device"]),
             arms=tuple(map(_arm_read, found["arms"])),
             design=design and Design(**{**design, "costs": tuple(map(float, design["costs"]))}),
+            score=str(found.get("score", SCORES[0])),
         )
     except (KeyError, TypeError, ValueError):
         raise InputError(
@@ -112,7 +117,14 @@ def _arm_read(arm: Mapping[str, Any]) -> ChosenArm:
     return ChosenArm(**{"sections": {}, **arm, **numbers, "trials": tuple(arm["trials"])})
 
 
-def choose_arms(sweep: Sweep, counts: ClassCounts, window_voxels: float, top: int) -> tuple[ChosenArm, ...]:
+def worth(trial: Trial, key: str, score: str) -> float:
+    """A figure of a trial, by one of `SCORES`; NaN where there is none."""
+    return trial.score(key) if score == SCORES[0] else trial.last(key, LAST)
+
+
+def choose_arms(
+    sweep: Sweep, counts: ClassCounts, window_voxels: float, top: int, score: str = SCORES[0]
+) -> tuple[ChosenArm, ...]:
     """The first `top` configurations of the leaderboard and the untuned baseline, which comes last.
 
     Runs of one configuration, whatever their names, are one arm. Raises InputError where nothing has a score.
@@ -129,10 +141,13 @@ def choose_arms(sweep: Sweep, counts: ClassCounts, window_voxels: float, top: in
         by_signature.setdefault(trial.signature, []).append(trial)
     labels = arm_labels(sweep.trials)
     searched = [s for s, members in by_signature.items() if not members[0].baseline]
-    chosen = [_chosen(labels[s], by_signature[s], run_hours(sweep, ranked, by_signature[s][0])) for s in searched[:top]]
-    untuned = [members for members in by_signature.values() if members[0].baseline]
+    untuned = [s for s, members in by_signature.items() if members[0].baseline][:1]
+    chosen = [
+        _chosen(labels[s], by_signature[s], run_hours(sweep, ranked, by_signature[s][0]), score)
+        for s in [*searched[:top], *untuned]
+    ]
     if untuned:
-        return (*chosen, _chosen(labels[untuned[0][0].signature], untuned[0], run_hours(sweep, ranked, untuned[0][0])))
+        return tuple(chosen)
     preset = sweep.untuned
     unsearched = trial_of(preset.family, preset.point, counts)
     added = ChosenArm(
@@ -150,7 +165,7 @@ def choose_arms(sweep: Sweep, counts: ClassCounts, window_voxels: float, top: in
     return (*chosen, added)
 
 
-def _chosen(name: str, members: Sequence[Trial], hours: float) -> ChosenArm:
+def _chosen(name: str, members: Sequence[Trial], hours: float, score: str = SCORES[0]) -> ChosenArm:
     first = members[0]
     return ChosenArm(
         name=name,
@@ -160,7 +175,7 @@ def _chosen(name: str, members: Sequence[Trial], hours: float) -> ChosenArm:
         preset=first.preset,
         loss=dict(first.loss),
         sections=dict(first.sections),
-        search_score=first.score(first.metric),
+        search_score=worth(first, first.metric, score),
         cost=hours,
         simplicity=simplicity(first),
     )
@@ -222,10 +237,26 @@ def new_folder(sweep: Path) -> Path:
 
 
 def make_plan(
-    sweep: Sweep, counts: ClassCounts, window_voxels: float, *, top: int, rounds: int, budget: float, device: str
+    sweep: Sweep,
+    counts: ClassCounts,
+    window_voxels: float,
+    *,
+    top: int,
+    rounds: int,
+    budget: float,
+    device: str,
+    score: str = SCORES[0],
 ) -> Plan:
     """What `confirm` is going to train; rounds = 0 is replicates=auto with a budget in device-hours."""
-    arms = _apart(choose_arms(sweep, counts, window_voxels, top), counts, window_voxels)
+    epochs = int(sweep.settings.get("trainer", {}).get("epochs") or LAST)
+    require(
+        score == SCORES[0] or epochs >= LAST,
+        "score",
+        score,
+        f"the runs of {sweep.name} have {counted(epochs, 'epoch')}, and the mean is of {LAST}",
+        "Use score=best",
+    )
+    arms = _apart(choose_arms(sweep, counts, window_voxels, top, score), counts, window_voxels)
     design = None
     if not rounds and sweep.objective.bounds:
         raise InputError(
@@ -255,6 +286,7 @@ def make_plan(
         rounds=rounds,
         device=device,
         design=design,
+        score=score,
     )
 
 

@@ -87,6 +87,7 @@ def begin(composed: Composed[ConfirmSettings]) -> tuple[Plan, Prepared]:
         rounds=0 if asked.is_auto else int(asked.replicates),
         budget=asked.budget_gpu_hours,
         device=sweep.device,
+        score=asked.score,
     )
     return plan, replace(prepared, settings=replace(settings, seed=plan.first_seed, seeds=max(1, plan.rounds)))
 
@@ -134,7 +135,7 @@ def settings_of(sweep: Path, composed: Composed[ConfirmSettings]) -> Settings:
 def take_up(composed: Composed[ConfirmSettings]) -> tuple[Plan, Prepared]:
     """The unfinished confirmation of resume=, with its own plan and settings."""
     asked = composed.settings
-    fixed = [key for key in ("sweep", "top", "replicates", "budget_gpu_hours") if key in composed.given_keys]
+    fixed = [key for key in ("sweep", "top", "replicates", "budget_gpu_hours", "score") if key in composed.given_keys]
     if fixed:
         raise InputError(
             f"{fixed[0]}={getattr(asked, fixed[0])}: a confirmation that goes on keeps its plan. Leave {fixed[0]} out"

@@ -13,7 +13,7 @@ import numpy as np
 from trainables.calibration import AT_HALF
 from trainables.files import write_text
 from trainables.objective import Objective
-from tune_app.confirmation.arms import Plan, confirmations
+from tune_app.confirmation.arms import LAST, SCORES, Plan, confirmations, worth
 from tune_app.evidence import Replicates, confirm_statistics, next_replicates
 from tune_app.results.diagnosis import hopeless
 from tune_app.results.finding import CONFIRMATION, read_confirmation
@@ -55,8 +55,8 @@ def replicates_of(plan: Plan, sweep: Sweep | None) -> Replicates:
     for cell, trial in cells.items():
         attempted[cell] = has_ended(trial)
         if is_sound(trial):
-            scores[cell] = sign * trial.score(trial.metric)
-            class_scores[cell] = [trial.score(f"dice/{name}") for name in classes]
+            scores[cell] = sign * worth(trial, trial.metric, plan.score)
+            class_scores[cell] = [worth(trial, f"dice/{name}", plan.score) for name in classes]
     return Replicates(
         arms=[arm.name for arm in plan.arms],
         scores=scores,
@@ -64,7 +64,7 @@ def replicates_of(plan: Plan, sweep: Sweep | None) -> Replicates:
         baseline=plan.baseline,
         classes=classes,
         class_scores=class_scores if classes else None,
-        counts=crop_counts(cells, (*shape, len(classes))) if usual else None,
+        counts=crop_counts(cells, (*shape, len(classes)), plan.score) if usual else None,
         search_scores=[sign * arm.search_score for arm in plan.arms],
         costs=[arm.cost for arm in plan.arms],
         simplicity=[arm.simplicity for arm in plan.arms],
@@ -96,10 +96,11 @@ def cells_of(plan: Plan, trials: Iterable[Trial]) -> dict[tuple[int, int], Trial
 
 
 def crop_counts(
-    cells: dict[tuple[int, int], Trial], shape: tuple[int, int, int]
+    cells: dict[tuple[int, int], Trial], shape: tuple[int, int, int], score: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """TP, FP, FN of every run at its best epoch, (arms, columns, crops, classes); None where no run has kept them."""
-    found = {cell: best_counts(trial) for cell, trial in cells.items() if is_sound(trial)}
+    """TP, FP, FN of every run at its best epoch or summed over its last, (arms, columns, crops, classes); None where no
+    run has kept them."""
+    found = {cell: scored_counts(trial, score) for cell, trial in cells.items() if is_sound(trial)}
     sizes = {counts[0].shape for counts in found.values() if counts is not None}
     if len(sizes) != 1 or (crops := next(iter(sizes)))[1] != shape[2]:
         return None
@@ -111,13 +112,14 @@ def crop_counts(
     return arrays[0], arrays[1], arrays[2]
 
 
-def best_counts(trial: Trial) -> tuple[np.ndarray, ...] | None:
-    """TP, FP, FN (crops, classes) of the best epoch."""
-    kept = trial.validation(COUNTS)
-    if not kept or trial.best.get("epoch") not in kept["epochs"]:
+def scored_counts(trial: Trial, score: str = SCORES[0]) -> tuple[np.ndarray, ...] | None:
+    """TP, FP, FN (crops, classes) of the epochs that are scored, summed."""
+    kept, rows = trial.validation(COUNTS), [trial.best] if score == SCORES[0] else trial.history[-LAST:]
+    epochs = [row.get("epoch", 0) for row in rows]
+    if not kept or not set(epochs) <= set(kept["epochs"].tolist()):
         return None
-    at = int(np.flatnonzero(kept["epochs"] == trial.best["epoch"])[0])
-    return tuple(kept[name][at].astype(float) for name in COUNTS[1:])
+    at = np.isin(kept["epochs"], epochs)
+    return tuple(kept[name][at].sum(axis=0, dtype=float) for name in COUNTS[1:])
 
 
 def runs_to_train(plan: Plan, sweep: Sweep | None) -> tuple[list[Arm], str]:
@@ -165,7 +167,11 @@ def figures_of(plan: Plan, sweep: Sweep) -> dict[str, dict[str, float]]:
         if is_sound(trial):
             runs[plan.arms[row].name].append(trial)
     return {
-        name: {key: float(np.mean([trial.score(key) for trial in own])) for key in sweep.objective.figures if own}
+        name: {
+            key: float(np.mean([worth(trial, key, plan.score) for trial in own]))
+            for key in sweep.objective.figures
+            if own
+        }
         for name, own in runs.items()
     }
 
@@ -234,10 +240,15 @@ def write_finding(folder: Path, found: Mapping[str, Any]) -> None:
 
 
 def as_file(content: dict[str, Any], plan: Plan, sweep: Sweep) -> dict[str, Any]:
-    """The finding as confirmation.json holds it: with each arm's trials in the sweep, and where its runs lie."""
+    """The finding as confirmation.json holds it: with each arm's trials in the sweep, its mean by the other score (of
+    its sound runs, as they are), and where its runs lie."""
+    (other,) = set(SCORES) - {plan.score}
+    runs = [trial for trial in sweep.trials if is_sound(trial)]
     for arm in content["arms"]:
         chosen = plan.named(arm["name"])
+        beside = [worth(trial, trial.metric, other) for trial in runs if trial.label == arm["name"]]
         arm |= {
+            f"mean_{other}": float(np.mean(beside)) if beside else None,
             "trials": list(chosen.trials),
             "signature": chosen.signature,
             "loss": chosen.loss,
@@ -252,5 +263,6 @@ def as_file(content: dict[str, Any], plan: Plan, sweep: Sweep) -> dict[str, Any]
         "seeds": sorted({trial.seed for trial in sweep.trials if trial.seed is not None}),
         "concluded": now(),
         "design": plan.design and asdict(plan.design),
+        "score": plan.score,
     }
     return dict(to_plain(content | {"source": source}))

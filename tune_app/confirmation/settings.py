@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trainables.settings import PATH, require, require_in
-from tune_app.confirmation.arms import MOST_ROUNDS
+from trainables.settings import PATH, require, require_choice, require_in
+from tune_app.confirmation.arms import MOST_ROUNDS, SCORES
 from tune_app.settings.schema import CheckpointSettings, ClusterSettings, ResourceSettings
 
 AUTO = "auto"
@@ -37,6 +37,9 @@ class ConfirmSettings:
     """Runs of each, on fresh seeds; or auto: where they decide most, within budget_gpu_hours."""
     budget_gpu_hours: float = 0.0
     """With replicates=auto: GPU-hours for all runs together; CPU-hours where trials have no GPU."""
+    score: str = SCORES[0]
+    """What a run is worth: best, the score of its best epoch; last3, the mean of its last three epochs, which is less
+    noisy."""
     resources: ResourceSettings = field(default_factory=ResourceSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
@@ -48,6 +51,7 @@ class ConfirmSettings:
 
     def __post_init__(self) -> None:
         require_in(self, "", top="[1, inf]")
+        require_choice("score", self.score, SCORES)
         number = self.replicates.isdecimal() and 2 <= int(self.replicates) <= MOST_ROUNDS
         require(
             number or self.is_auto,

@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from trainables.calibration import CALIBRATED
 from trainables.settings import TaskSettings
 from trainables.tasks import get_task
-from tune_app.confirmation.runs import best_counts, is_sound
+from tune_app.confirmation.runs import is_sound, scored_counts
 from tune_app.evidence.crops import difference_over_crops
 from tune_app.reporting.compare_sweeps import PAIRED, Compared, difference, differing_settings, pair_told, same_data
 from tune_app.reporting.page import Gallery, Plot, Section, Table
@@ -212,7 +212,7 @@ def says_how_good(name: str) -> bool:
 def _half_widths(a: Run, b: Run) -> dict[str, float]:
     """Of the interval of a difference over crops, by figure; {} where the crops are not the same or not known."""
     crops = [run.trial.validation(("crops", "classes")) for run in (a, b)]
-    counts = [best_counts(run.trial) for run in (a, b)]
+    counts = [scored_counts(run.trial) for run in (a, b)]
     if counts[0] is None or counts[1] is None or to_plain(crops[0]) != to_plain(crops[1]):
         return {}
     if len(crops[0]["crops"]) < 2:

@@ -33,6 +33,8 @@ NUMBERS = (
     "baseline_p_holm",
     "search_score",
     "winners_curse",
+    "mean_best",
+    "mean_last3",
 )
 SHOWN = {
     "name": "arm",
@@ -46,10 +48,12 @@ SHOWN = {
     "winners_curse": "winner's curse",
     "difference_to_baseline": "to baseline",
     "baseline_p_holm": "p (Holm)",
+    "mean_best": "best epoch",
+    "mean_last3": "last 3 epochs",
     "violation": "violation",
 }
 """Columns of `arms_of` for the eye, and their headings."""
-DROPPABLE = ("winner's curse", "search score", "replicates")
+DROPPABLE = ("best epoch", "last 3 epochs", "winner's curse", "search score", "replicates")
 """Headings that go, in this order, where a table is too wide."""
 
 
@@ -88,6 +92,8 @@ def texts(found: Mapping[str, Any], name: str) -> list[str]:
 def said(found: Mapping[str, Any]) -> list[str]:
     """The statement, why, what to take, and what limits it."""
     statement = [str(found["statement"])] if found.get("statement") else []
+    if (found.get("source") or {}).get("score") == "last3":
+        statement.append("A run is scored by the mean of its last three epochs.")
     return [*statement, *texts(found, "reasons"), *default_choice(found), *texts(found, "cautions")]
 
 
@@ -98,8 +104,10 @@ def default_choice(found: Mapping[str, Any]) -> list[str]:
 
 
 def for_the_eye(arms: pd.DataFrame) -> pd.DataFrame:
-    """The columns of `arms_of` for the eye: violation where there is one, nothing of the best where all have it."""
+    """The columns of `arms_of` for the eye: violation where there is one, nothing of the best where all have it, the
+    mean by the other score where it is known."""
     unsaid = ["violation"] if not arms["violation"].any() else ["p_best", "in_set"] if arms["violation"].all() else []
+    unsaid += [name for name in ("mean_best", "mean_last3") if arms[name].isna().all()]
     return arms[[name for name in SHOWN if name not in unsaid]]
 
 

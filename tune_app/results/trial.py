@@ -177,6 +177,11 @@ class Trial:
             return self.violation
         return float(self.best[key]) if key in self.best else self.calibration.score(key)
 
+    def last(self, key: str, epochs: int) -> float:
+        """The mean of a figure over the last `epochs` rows, or as many as there are; NaN where one of them lacks it."""
+        rows = self.history[-epochs:]
+        return sum(float(row.get(key, math.nan)) for row in rows) / len(rows) if rows else math.nan
+
     def validation(self, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
         """validation.npz, or the arrays `names` of it: epochs (E,), tp, fp, fn (E, K, C), known (K, C), hist_positive,
         hist_negative (K, C, B) of the best epoch, crops (K,), classes (C,), edges (B + 1,). {} where it is missing, cut

@@ -95,7 +95,7 @@ def composed(*words: str) -> Composed[ConfirmSettings]:
     return made
 
 
-def fixed_plan(folder: Path, **more: int) -> Plan:
+def fixed_plan(folder: Path, **more: int | float | str) -> Plan:
     return make_plan(Sweep(folder), COUNTS, 1e9, **{"top": 2, "rounds": 2, "budget": 0.0, "device": "CPU"} | more)
 
 
@@ -233,6 +233,28 @@ def test_scores_stand_by_arm_and_seed(swept) -> None:
     assert runs.counts is not None
     np.testing.assert_array_equal(runs.counts[0][0, 0, :, 0], [4.0, 6.0], err_msg="of the second epoch, the best")
     assert np.isnan(runs.counts[0][1]).all()
+
+
+def test_a_run_may_be_worth_its_last_three_epochs(swept, planned, monkeypatch) -> None:
+    """Dice of .1, its score and half of that: the mean of the three instead of the middle one."""
+    folder = swept()
+    plan = fixed_plan(folder, score="last3")
+    assert plan.arms[0].search_score == pytest.approx((0.5 + 0.8 + 0.7) / 3), "of the first of its trials, likewise"
+    made = write_confirmation(folder / "tried", plan, {("seesaw_p0.8", 4): 0.7, ("weight_uniform", 4): 0.5})
+    runs = replicates_of(plan, Sweep(made))
+    np.testing.assert_allclose(runs.scores[:, 0], [1.15 / 3, NAN, 0.85 / 3])
+    assert runs.class_scores is not None
+    assert runs.counts is not None
+    np.testing.assert_allclose(runs.class_scores[0, 0], [1.15 / 3] * 2)
+    np.testing.assert_array_equal(runs.counts[0][0, 0, :, 0], [0 + 4 + 8, 2 + 6 + 10], err_msg="of all three epochs")
+
+    found = concluded(folder, CLEAR, monkeypatch, "top=2", "replicates=2", "score=last3")
+    best = found["arms"][0]
+    assert best["mean"] == pytest.approx((0.1 + 1.5 * best["mean_best"]) / 3)
+    assert (found["source"]["score"], read_plan(folder / "confirmation").score) == ("last3", "last3")
+    text = summarise("mine")
+    assert "best epoch" in text
+    assert "scored by the mean of its last three epochs" in text
 
 
 def test_a_fixed_number_of_rounds_is_trained_and_then_nothing(swept) -> None:
@@ -427,6 +449,8 @@ def refused(*words: str) -> None:
         (["replicates=auto"], "needs a budget"),
         (["budget_gpu_hours=3"], "replicates=5 says how many"),
         (["top=0"], "top=0"),
+        (["score=last2"], "score=last2"),
+        (["resume=mine", "score=last3"], "keeps its plan"),
         (["sweep=other"], "sweep=other"),
         (["family=seesaw"], "family"),
         (["replicates=auto", "budget_gpu_hours=0.01"], "budget_gpu_hours=0.01"),
