@@ -19,7 +19,7 @@ from search_spaces import ClassCounts, Sections, families, space_of, trial_of, t
 from trainables.files import write_text
 from trainables.settings import require
 from tune_app.errors import InputError
-from tune_app.evidence import Design, plan_stages
+from tune_app.evidence import Design, EarlierNoise, plan_stages
 from tune_app.results.folders import ARMS, CONFIRMATIONS, is_confirmation, spoken
 from tune_app.results.repeats import arm_labels
 from tune_app.results.sweep import Sweep
@@ -78,6 +78,7 @@ class Plan:
     """GPU or CPU: what hours are counted of."""
     design: Design | None = None
     score: str = SCORES[0]
+    earlier: EarlierNoise | None = None
 
     def named(self, name: str) -> ChosenArm:
         return next(arm for arm in self.arms if arm.name == name)
@@ -94,7 +95,7 @@ def read_plan(folder: Path) -> Plan:
     """arms.json of a confirmation. Raises InputError where it is missing or damaged."""
     found = read_json(folder / ARMS)
     try:
-        design = found["design"]
+        design, earlier = found["design"], found.get("earlier")
         return Plan(
             sweep=str(found["sweep"]),
             baseline=str(found["baseline"]),
@@ -104,6 +105,7 @@ def read_plan(folder: Path) -> Plan:
             arms=tuple(map(_arm_read, found["arms"])),
             design=design and Design(**{**design, "costs": tuple(map(float, design["costs"]))}),
             score=str(found.get("score", SCORES[0])),
+            earlier=earlier and EarlierNoise(**{**earlier, "where": tuple(earlier["where"])}),
         )
     except (KeyError, TypeError, ValueError):
         raise InputError(

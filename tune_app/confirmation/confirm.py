@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_app.confirmation.arms import Plan, confirmations, make_plan, new_folder, read_plan
+from tune_app.confirmation.earlier import with_earlier_noise
 from tune_app.confirmation.runs import conclude, has_ended, runs_to_train
 from tune_app.confirmation.settings import ConfirmSettings
 from tune_app.errors import InputError
@@ -89,6 +90,8 @@ def begin(composed: Composed[ConfirmSettings]) -> tuple[Plan, Prepared]:
         device=sweep.device,
         score=asked.score,
     )
+    if asked.noise == "borrowed":
+        plan = with_earlier_noise(plan, sweep, asked.results_dir)
     return plan, replace(prepared, settings=replace(settings, seed=plan.first_seed, seeds=max(1, plan.rounds)))
 
 
@@ -135,7 +138,11 @@ def settings_of(sweep: Path, composed: Composed[ConfirmSettings]) -> Settings:
 def take_up(composed: Composed[ConfirmSettings]) -> tuple[Plan, Prepared]:
     """The unfinished confirmation of resume=, with its own plan and settings."""
     asked = composed.settings
-    fixed = [key for key in ("sweep", "top", "replicates", "budget_gpu_hours", "score") if key in composed.given_keys]
+    fixed = [
+        key
+        for key in ("sweep", "top", "replicates", "budget_gpu_hours", "score", "noise")
+        if key in composed.given_keys
+    ]
     if fixed:
         raise InputError(
             f"{fixed[0]}={getattr(asked, fixed[0])}: a confirmation that goes on keeps its plan. Leave {fixed[0]} out"
@@ -205,6 +212,9 @@ def announce_stage(plan: Plan, why: str, prepared: Prepared, session: RaySession
     tell(f"runs       {left} to train, seeds {seeds[0]} to {seeds[-1]}; {why}; none is stopped early")
     if plan.design is not None:
         tell(f"budget     {plan.design.budget:g} {plan.device}-hours, in {plan.design.looks} stages at most")
+    if plan.earlier is not None:
+        where = ", ".join(plan.earlier.where)
+        tell(f"noise      sd {plan.earlier.sd:.4f} of {where}, pooled with that of these runs unless an F-test objects")
     lines = announcement(prepared, session, resources)
     for line in lines[1:] if prepared.resumed else lines:  # the plan is that of the first stage
         tell(line)

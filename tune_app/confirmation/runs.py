@@ -68,6 +68,7 @@ def replicates_of(plan: Plan, sweep: Sweep | None) -> Replicates:
         search_scores=[sign * arm.search_score for arm in plan.arms],
         costs=[arm.cost for arm in plan.arms],
         simplicity=[arm.simplicity for arm in plan.arms],
+        earlier=plan.earlier,
     )
 
 

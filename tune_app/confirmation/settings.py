@@ -40,6 +40,9 @@ class ConfirmSettings:
     score: str = SCORES[0]
     """What a run is worth: best, the score of its best epoch; last3, the mean of its last three epochs, which is less
     noisy."""
+    noise: str = "own"
+    """own: the noise of these runs decides. borrowed: pooled with that of earlier confirmations of the same data and
+    budget in results_dir, unless an F-test objects; with a fixed number of replicates."""
     resources: ResourceSettings = field(default_factory=ResourceSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
@@ -52,6 +55,7 @@ class ConfirmSettings:
     def __post_init__(self) -> None:
         require_in(self, "", top="[1, inf]")
         require_choice("score", self.score, SCORES)
+        require_choice("noise", self.noise, ("own", "borrowed"))
         number = self.replicates.isdecimal() and 2 <= int(self.replicates) <= MOST_ROUNDS
         require(
             number or self.is_auto,
@@ -73,6 +77,13 @@ class ConfirmSettings:
             self.budget_gpu_hours,
             f"replicates={self.replicates} says how many runs there are",
             "Leave it out, or give replicates=auto",
+        )
+        require(
+            number or self.noise == "own",
+            "noise",
+            self.noise,
+            f"noise is borrowed for a fixed number of replicates, and replicates={self.replicates}",
+            "Use replicates=5, or noise=own",
         )
 
     @property

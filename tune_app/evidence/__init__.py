@@ -13,7 +13,7 @@ critical    thresholds: Student's t, studentised range, and the one that keeps t
 equivalence the arms that cannot be told from the best
 stages      replicates=auto: what runs next, looks, error spent
 intervals   means, differences, P(best)
-noise       is one noise for all arms fair?
+noise       is one noise for all arms fair? noise borrowed from earlier runs
 crops       the second level: validation crops
 per_class   every class, Holm's correction
 replicates  the input; arms that are one configuration merged
@@ -23,6 +23,7 @@ No Ray, no files. docs/confirm.md gives the formulas, the assumptions, and what 
 """
 
 from tune_app.evidence.analysis import confirm_statistics
+from tune_app.evidence.noise import EarlierNoise
 from tune_app.evidence.replicates import Replicates, equal_arms
 from tune_app.evidence.result import Confirmation
 from tune_app.evidence.stages import Design, Proposal, next_replicates, plan_stages
@@ -30,6 +31,7 @@ from tune_app.evidence.stages import Design, Proposal, next_replicates, plan_sta
 __all__ = [
     "Confirmation",
     "Design",
+    "EarlierNoise",
     "Proposal",
     "Replicates",
     "confirm_statistics",

@@ -24,10 +24,19 @@ from tune_app.evidence.intervals import (
     probability_best,
 )
 from tune_app.evidence.layout import Fit, fit_paired, fit_unpaired
-from tune_app.evidence.noise import AUTO_OWN_ERROR, OWN_ERROR, noisiest, own_deviations, own_pair_probability
+from tune_app.evidence.noise import (
+    AUTO_OWN_ERROR,
+    NOISIER,
+    OWN_ERROR,
+    QUIETER,
+    noisiest,
+    own_deviations,
+    own_pair_probability,
+    pooled,
+)
 from tune_app.evidence.per_class import compare_classes, holm
 from tune_app.evidence.replicates import Replicates
-from tune_app.evidence.result import ArmResult, Confirmation, Duel, NoiseResult, StageResult
+from tune_app.evidence.result import ArmResult, BorrowedNoise, Confirmation, Duel, NoiseResult, StageResult
 from tune_app.evidence.stages import Design, Stages, replay_one
 
 
@@ -41,6 +50,7 @@ class Analysis:
     kept: np.ndarray
     stages: Stages | None
     design: Design | None
+    borrowed: BorrowedNoise | None = None
 
     @property
     def leader(self) -> int:
@@ -96,9 +106,10 @@ def confirm_statistics(runs: Replicates, design: Design | None = None) -> Confir
         default_choice=chosen,
         default_reason=reason,
         reasons=[] if winner is not None else sentences.reasons(found.runs, found.fit, duel, found.stages),
-        cautions=sentences.cautions(
-            found.runs, found.fit, noise, crops, None if winner is None else duel, found.own_error
-        ),
+        cautions=[
+            *([sentences.about_borrowed(found.borrowed)] if found.borrowed else []),
+            *sentences.cautions(found.runs, found.fit, noise, crops, None if winner is None else duel, found.own_error),
+        ],
         error=found.error,
         baseline=found.runs.baseline,
         arms=_arm_results(found),
@@ -109,6 +120,7 @@ def confirm_statistics(runs: Replicates, design: Design | None = None) -> Confir
         class_differences=differences,
         crops=crops,
         stages=_stage_result(found),
+        borrowed=found.borrowed,
     )
 
 
@@ -123,8 +135,20 @@ def _analyse(runs: Replicates, design: Design | None) -> Analysis:
             raise InputError(f"the design has {len(design.costs)} arms, these replicates {number} different ones")
         stages, fit = replay_one(merged.scores, np.asarray(merged.attempted), design)
         return Analysis(merged, members, fit, stages.kept & (fit.counts > 0), stages, design)
-    fit = (fit_paired if merged.paired else fit_unpaired)(merged.scores)
-    return Analysis(merged, members, fit, remaining(fit, fit.counts > 0, ERROR), None, None)
+    fit, borrowed = (fit_paired if merged.paired else fit_unpaired)(merged.scores), None
+    if earlier := merged.earlier:
+        own, (fit, accepted) = fit, pooled(fit, earlier.sd**2, earlier.dof)
+        borrowed = BorrowedNoise(
+            sd=earlier.sd,
+            dof=earlier.dof,
+            where=list(earlier.where),
+            own_sd=float(np.sqrt(own.variance)),
+            own_dof=float(own.dof),
+            accepted=bool(accepted),
+            level_noisier=NOISIER,
+            level_quieter=QUIETER,
+        )
+    return Analysis(merged, members, fit, remaining(fit, fit.counts > 0, ERROR), None, None, borrowed)
 
 
 def _arm_results(found: Analysis) -> list[ArmResult]:

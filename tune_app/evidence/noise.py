@@ -1,19 +1,53 @@
-"""Whether one noise for all arms is a fair assumption, and what can be said without it. Shapes: A arms, S seeds."""
+"""Is one noise for all arms a fair assumption, what can be said without it, and noise borrowed from earlier runs.
+
+Shapes: A arms, S seeds, … any leading axes.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import special
 
 from tune_app.evidence.critical import t_probability
-from tune_app.evidence.layout import fit_paired, fit_unpaired, nan_mean
+from tune_app.evidence.layout import Fit, fit_paired, fit_unpaired, nan_mean
 
 OWN_ERROR, AUTO_OWN_ERROR = 0.05, 0.025
 """A winner that its own runs and its rival's alone do not show at this error gets a caution. Smaller where the runs
 were chosen by their results, with several looks: so that 5 % of two-way ties at most are parted without a caution,
 whatever the noise of the two."""
+NOISIER, QUIETER = 0.1, 0.01
+"""Levels of the two one-sided F-tests that refuse earlier noise: where these runs are noisier, and where they are less
+so. The first refuses easily, since borrowing too small a noise names false winners; the second hardly ever, since runs
+that only look quiet would then be judged by their own noise alone, which names false winners, too."""
 _DRAWS = 2_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierNoise:
+    """The noise between runs of one arm in earlier confirmations, seeds' own effect taken out."""
+
+    sd: float
+    dof: float
+    where: tuple[str, ...]
+    """Their names."""
+
+
+def pooled(fit: Fit, variance: np.ndarray | float, dof: np.ndarray | float) -> tuple[Fit, np.ndarray]:
+    """The fit with its noise pooled with an earlier one, and where that was accepted, (…); elsewhere it is unchanged.
+
+    (ν σ̂² + ν₀ s₀²)/(ν + ν₀) with ν + ν₀ degrees of freedom, unless an F-test of σ̂²/s₀² objects (`NOISIER`, `QUIETER`).
+    """
+    low, high = special.fdtri(fit.dof, dof, QUIETER), special.fdtri(fit.dof, dof, 1 - NOISIER)
+    accepted = fit.measured & (low * variance <= fit.variance) & (fit.variance <= high * variance)
+    together = np.where(accepted, (fit.dof * fit.variance + dof * variance) / (fit.dof + dof), fit.variance)
+    degrees = np.where(accepted, fit.dof + dof, fit.dof)
+    parts, parts_dof = fit.mean_parts.copy(), np.array(fit.parts_dof, float)
+    parts[..., 0] *= np.where(accepted, together / np.where(accepted, fit.variance, 1), 1)[..., None]
+    parts_dof[..., 0] = np.where(accepted[..., None], degrees[..., None], parts_dof[..., 0])
+    return replace(fit, variance=together, dof=degrees, mean_parts=parts, parts_dof=parts_dof), accepted
 
 
 def own_deviations(scores: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 
 from tune_app.errors import InputError
 from tune_app.evidence.layout import nan_mean
+from tune_app.evidence.noise import EarlierNoise
 
 Numbers = Sequence[float | None]
 
@@ -45,6 +46,8 @@ class Replicates:
     """GPU-hours of one run."""
     simplicity: Numbers | None = None
     """Lower is simpler (number of tuned parameters, say): decides among arms that cannot be told apart."""
+    earlier: EarlierNoise | None = None
+    """Of earlier runs, to be pooled with that of these where an F-test does not object; not with a design."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", np.array(self.scores, float))

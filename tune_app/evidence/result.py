@@ -66,6 +66,23 @@ class NoiseResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BorrowedNoise:
+    """Noise of earlier confirmations, and whether it was pooled with that of these runs, or an F-test objected."""
+
+    sd: float
+    dof: float
+    where: list[str]
+    """The confirmations that it comes from, SWEEP/CONFIRMATION."""
+    own_sd: float
+    own_dof: float
+    """Of these runs alone."""
+    accepted: bool
+    level_noisier: float
+    level_quieter: float
+    """Of the F-tests that refuse it: where these runs are noisier, and where they are less noisy."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Duel:
     """The leader against the arm that is hardest to tell from it."""
 
@@ -117,6 +134,7 @@ class Confirmation:
     class_differences: list[ClassDifference]
     crops: CropLevel | None
     stages: StageResult | None
+    borrowed: BorrowedNoise | None = None
     format: int = FORMAT
 
     def to_dict(self) -> dict[str, Any]:

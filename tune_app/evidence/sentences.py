@@ -10,7 +10,7 @@ import numpy as np
 from tune_app.evidence.crops import CropLevel
 from tune_app.evidence.layout import Fit
 from tune_app.evidence.replicates import Replicates
-from tune_app.evidence.result import Duel, NoiseResult
+from tune_app.evidence.result import BorrowedNoise, Duel, NoiseResult
 from tune_app.evidence.stages import Stages
 
 UNEQUAL_NOISE = 0.05
@@ -89,6 +89,16 @@ def cautions(
             "more often than stated: with three times the sd, 16 % among five arms, 30 % among twelve."
         )
     return told + _crop_cautions(crops, won)
+
+
+def about_borrowed(found: BorrowedNoise) -> str:
+    """What was borrowed and from where, or why not."""
+    where, own = ", ".join(found.where), f"sd {found.own_sd:.4f} with {found.own_dof:g} degrees of freedom"
+    there = f"sd {found.sd:.4f} with {found.dof:g} degrees of freedom in {where}"
+    if found.accepted:
+        return f"The noise of these runs, {own}, is pooled with that of earlier ones, {there}."
+    level = found.level_noisier if found.own_sd > found.sd else found.level_quieter
+    return f"Noise is not borrowed: these runs have {own}, earlier ones {there}, and an F-test at {level:g} objects."
 
 
 def _crop_cautions(crops: CropLevel | None, won: Duel | None) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from tune_app.confirmation.confirm import begin, confirm, take_up
 from tune_app.confirmation.runs import replicates_of, runs_to_train
 from tune_app.confirmation.settings import ConfirmSettings
 from tune_app.errors import InputError
+from tune_app.evidence import EarlierNoise
 from tune_app.exporting.export import ExportSettings, export
 from tune_app.report import ReportSettings, report
 from tune_app.results.finding import confirmed_order, read_confirmation
@@ -176,6 +178,7 @@ def test_a_sweep_without_a_score_is_refused(swept) -> None:
 def test_a_plan_is_read_back_as_it_was_written(swept, tmp_path, more) -> None:
     plan = fixed_plan(swept(SECOND, BEST, BASELINE), **more)
     assert (plan.design is None) == (not more)
+    plan = replace(plan, earlier=EarlierNoise(sd=0.01, dof=16.0, where=("mine/confirmation",)))
     plan.write(tmp_path)
     assert read_plan(tmp_path) == plan
 
@@ -648,3 +651,45 @@ def test_a_confirmation_goes_on_where_it_ran_and_here_if_told_so(swept) -> None:
     assert confirm_module.wanted_cluster(composed("resume=mine")).name == "longleaf"
     assert not confirm_module.wanted_cluster(composed("resume=mine", "cluster=local")).remote
     assert not confirm_module.wanted_cluster(composed("sweep=mine")).remote
+
+
+def test_noise_of_earlier_confirmations_is_borrowed_and_said(swept, planned, monkeypatch) -> None:
+    folder = swept()
+    given = ("top=2", "replicates=3", "noise=borrowed")
+    nothing = composed("sweep=mine", *given)
+    with pytest.raises(InputError, match="holds no finished confirmation"):
+        begin(nothing)
+    concluded(folder, CLEAR, monkeypatch, "top=2", "replicates=4")
+    fingerprinted(folder, folder / "confirmation")
+    found = concluded(folder, CLEAR, monkeypatch, *given)
+    borrowed = found["borrowed"]
+    assert (borrowed["dof"], borrowed["where"], borrowed["accepted"]) == (6.0, ["mine/confirmation"], True)
+    assert (borrowed["own_dof"], found["noise"]["dof"]) == (4.0, 10.0)
+    assert found["noise"]["sd"] ** 2 == pytest.approx((6 * borrowed["sd"] ** 2 + 4 * borrowed["own_sd"] ** 2) / 10)
+    assert "is pooled with that of earlier ones" in summarise("mine")
+
+
+def test_a_run_that_two_earlier_confirmations_share_counts_once_and_other_budgets_do_not(swept, planned, monkeypatch):
+    folder = swept()
+    concluded(folder, CLEAR, monkeypatch, "top=2", "replicates=3")
+    twin = Path("results/twin")
+    shutil.copytree(folder, twin)
+    fingerprinted(folder, folder / "confirmation", twin, twin / "confirmation")
+    begun, _ = begin(composed("sweep=mine", "top=2", "noise=borrowed"))
+    assert begun.earlier is not None
+    assert begun.earlier.where == ("mine/confirmation",), "the copy has no run of its own"
+    settings = yaml.safe_load((folder / "confirmation" / "sweep.yaml").read_text())
+    settings["trainer"]["epochs"] = 4
+    for made in (folder, twin):
+        (made / "confirmation" / "sweep.yaml").write_text(yaml.safe_dump(settings))
+    other = composed("sweep=mine", "top=2", "noise=borrowed")
+    with pytest.raises(InputError, match="and the data, task, model and trainer of mine"):
+        begin(other)
+
+
+def fingerprinted(*folders: Path) -> None:
+    """Of the data in memory, which say none."""
+    for folder in folders:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["data"]["fingerprint"] = "f00d"
+        (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tune_app.evidence import Confirmation, Replicates, confirm_statistics
+from tune_app.evidence import Confirmation, EarlierNoise, Replicates, confirm_statistics
 from tune_app.evidence.crops import crop_level
+from tune_app.evidence.layout import fit_paired
+from tune_app.evidence.noise import pooled
 from tune_app.evidence.per_class import compare_classes, holm
 
 CLASSES = ["nuc", "mito_mem", "er_mem", "pm", "golgi_mem"]
@@ -126,3 +128,31 @@ def test_holm_steps_down_and_leaves_out_what_is_unknown():
     np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(holm(np.array([0.02, np.nan, 0.5])), [0.04, np.nan, 0.5])
     assert holm(np.array([])).size == 0
+
+
+def test_borrowed_noise_is_that_of_both_together_unless_an_f_test_objects():
+    """By hand: squares and degrees of freedom are summed; means, and what comes from seeds, stay as they were."""
+    scores = np.random.default_rng(3).normal(0, 0.01, (4, 5))
+    own = fit_paired(scores)
+    together, accepted = pooled(own, float(own.variance) * 1.2, 8.0)
+    assert accepted
+    assert together.dof == own.dof + 8
+    np.testing.assert_allclose(together.variance, own.variance * (own.dof + 1.2 * 8) / (own.dof + 8))
+    np.testing.assert_array_equal(together.means, own.means)
+    np.testing.assert_allclose(together.mean_parts[:, 0] / own.mean_parts[:, 0], together.variance / own.variance)
+    np.testing.assert_array_equal(together.mean_parts[:, 1], own.mean_parts[:, 1])
+    for factor in (0.2, 8.0):
+        refused, accepted = pooled(own, float(own.variance) * factor, 8.0)
+        assert not accepted
+        assert (refused.variance, refused.dof) == (own.variance, own.dof)
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.0, "is pooled with that of"), (0.2, "an F-test at 0.1 objects")])
+def test_what_was_borrowed_or_refused_is_said(factor, said):
+    scores = np.random.default_rng(3).normal(0, 0.01, (4, 5))
+    earlier = EarlierNoise(sd=float(np.sqrt(factor * fit_paired(scores).variance)), dof=8, where=("a/confirmation",))
+    found = confirm_statistics(Replicates(arms=list("abcd"), scores=scores, earlier=earlier)).to_dict()
+    assert said in found["cautions"][0]
+    assert "a/confirmation" in found["cautions"][0]
+    assert found["borrowed"]["accepted"] == (factor == 1)
+    assert found["noise"]["dof"] == (20 if factor == 1 else 12)
