@@ -1,8 +1,8 @@
 """The arms of a confirmation, chosen from a sweep and written down before the first run.
 
-arms.json in the confirmation's folder: the sweep, the first seed, how many rounds (or the design of replicates=auto),
-and for every arm its loss, the trials it was chosen for, their score, what a run costs, and how simple it is. What
-goes on after a crash goes on from it.
+arms.json in the confirmation's folder: the sweep, the first seed, how many rounds (or the design of replicates=auto or
+until_decided), and for every arm its loss, the trials it was chosen for, their score, what a run costs, and how simple
+it is. What goes on after a crash goes on from it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from search_spaces import ClassCounts, Sections, families, space_of, trial_of, t
 from trainables.files import write_text
 from trainables.settings import require
 from tune_app.errors import InputError
-from tune_app.evidence import Design, EarlierNoise, plan_stages
+from tune_app.evidence import Design, EarlierNoise, Rounds, plan_stages
 from tune_app.results.folders import ARMS, CONFIRMATIONS, is_confirmation, spoken
 from tune_app.results.repeats import arm_labels
 from tune_app.results.sweep import Sweep
@@ -76,7 +76,7 @@ class Plan:
     """Runs of every arm; 0 where `design` says."""
     device: str
     """GPU or CPU: what hours are counted of."""
-    design: Design | None = None
+    design: Design | Rounds | None = None
     score: str = SCORES[0]
     earlier: EarlierNoise | None = None
 
@@ -103,7 +103,7 @@ def read_plan(folder: Path) -> Plan:
             rounds=int(found["rounds"]),
             device=str(found["device"]),
             arms=tuple(map(_arm_read, found["arms"])),
-            design=design and Design(**{**design, "costs": tuple(map(float, design["costs"]))}),
+            design=design and _design_read(design),
             score=str(found.get("score", SCORES[0])),
             earlier=earlier and EarlierNoise(**{**earlier, "where": tuple(earlier["where"])}),
         )
@@ -112,6 +112,11 @@ def read_plan(folder: Path) -> Plan:
             f"{folder / ARMS} is missing or damaged, and a confirmation cannot go on without it. Remove {folder}, and "
             f"begin again: python -m tune_app.confirm sweep={spoken(folder.parent)}"
         ) from None
+
+
+def _design_read(design: Mapping[str, Any]) -> Design | Rounds:
+    costs = tuple(math.nan if cost is None else float(cost) for cost in design["costs"])
+    return (Rounds if "most" in design else Design)(**{**design, "costs": costs})
 
 
 def _arm_read(arm: Mapping[str, Any]) -> ChosenArm:
@@ -248,8 +253,10 @@ def make_plan(
     budget: float,
     device: str,
     score: str = SCORES[0],
+    most: int = 0,
 ) -> Plan:
-    """What `confirm` is going to train; rounds = 0 is replicates=auto with a budget in device-hours."""
+    """What `confirm` is going to train; rounds = 0 is replicates=auto with a budget in device-hours, or until_decided
+    with `most` rounds."""
     epochs = int(sweep.settings.get("trainer", {}).get("epochs") or LAST)
     require(
         score == SCORES[0] or epochs >= LAST,
@@ -259,13 +266,15 @@ def make_plan(
         "Use score=best",
     )
     arms = _apart(choose_arms(sweep, counts, window_voxels, top, score), counts, window_voxels)
-    design = None
+    design: Design | Rounds | None = None
     if not rounds and sweep.objective.bounds:
         raise InputError(
-            f"replicates=auto: stages spend runs by score alone; {sweep.name} has bounds, {sweep.objective.bounds}. "
-            "Give a number: replicates=5"
+            f"replicates={'until_decided' if most else 'auto'}: stages spend runs by score alone; {sweep.name} has "
+            f"bounds, {sweep.objective.bounds}. Give a number: replicates=5"
         )
-    if not rounds:
+    if most:
+        design = Rounds(costs=tuple(arm.cost for arm in arms), most=most)
+    elif not rounds:
         costs = [arm.cost for arm in arms]
         if not all(math.isfinite(cost) for cost in costs):
             raise InputError(

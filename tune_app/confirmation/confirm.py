@@ -18,8 +18,9 @@ from typing import Any
 from tune_app.confirmation.arms import Plan, confirmations, make_plan, new_folder, read_plan
 from tune_app.confirmation.earlier import with_earlier_noise
 from tune_app.confirmation.runs import conclude, has_ended, runs_to_train
-from tune_app.confirmation.settings import ConfirmSettings
+from tune_app.confirmation.settings import UNTIL_DECIDED, ConfirmSettings
 from tune_app.errors import InputError
+from tune_app.evidence import Design
 from tune_app.ray_adapters.remote import found, plain, run_there
 from tune_app.ray_adapters.session import RaySession, TrialResources
 from tune_app.results.finding import CONFIRMATION, DROPPABLE, confirmed_table, said
@@ -85,7 +86,8 @@ def begin(composed: Composed[ConfirmSettings]) -> tuple[Plan, Prepared]:
         prepared.counts,
         prepared.window_voxels,
         top=asked.top,
-        rounds=0 if asked.is_auto else int(asked.replicates),
+        rounds=asked.rounds,
+        most=asked.max_replicates if asked.replicates == UNTIL_DECIDED else 0,
         budget=asked.budget_gpu_hours,
         device=sweep.device,
         score=asked.score,
@@ -140,7 +142,7 @@ def take_up(composed: Composed[ConfirmSettings]) -> tuple[Plan, Prepared]:
     asked = composed.settings
     fixed = [
         key
-        for key in ("sweep", "top", "replicates", "budget_gpu_hours", "score", "noise")
+        for key in ("sweep", "top", "replicates", "max_replicates", "budget_gpu_hours", "score", "noise")
         if key in composed.given_keys
     ]
     if fixed:
@@ -210,7 +212,7 @@ def announce_stage(plan: Plan, why: str, prepared: Prepared, session: RaySession
         tell("*** PHANTOM DATA: generated, for trying things out ***")
     tell(f"confirming {plan.sweep}: {names}, and {plan.baseline}, the untuned baseline")
     tell(f"runs       {left} to train, seeds {seeds[0]} to {seeds[-1]}; {why}; none is stopped early")
-    if plan.design is not None:
+    if isinstance(plan.design, Design):
         tell(f"budget     {plan.design.budget:g} {plan.device}-hours, in {plan.design.looks} stages at most")
     if plan.earlier is not None:
         where = ", ".join(plan.earlier.where)

@@ -9,7 +9,7 @@ from trainables.settings import PATH, require, require_choice, require_in
 from tune_app.confirmation.arms import MOST_ROUNDS, SCORES
 from tune_app.settings.schema import CheckpointSettings, ClusterSettings, ResourceSettings
 
-AUTO = "auto"
+AUTO, UNTIL_DECIDED = "auto", "until_decided"
 
 
 @dataclass(kw_only=True)
@@ -34,7 +34,10 @@ class ConfirmSettings:
     top: int = 4
     """How many configurations, the first of the leaderboard; the untuned baseline comes besides."""
     replicates: str = "5"
-    """Runs of each, on fresh seeds; or auto: where they decide most, within budget_gpu_hours."""
+    """Runs of each, on fresh seeds; or auto: where they decide most, within budget_gpu_hours; or until_decided: round
+    after round, until one arm is left or max_replicates are reached."""
+    max_replicates: int = 12
+    """With replicates=until_decided: rounds at most."""
     budget_gpu_hours: float = 0.0
     """With replicates=auto: GPU-hours for all runs together; CPU-hours where trials have no GPU."""
     score: str = SCORES[0]
@@ -53,15 +56,15 @@ class ConfirmSettings:
     """Ray Tune's own verbosity, 0 to 3."""
 
     def __post_init__(self) -> None:
-        require_in(self, "", top="[1, inf]")
+        require_in(self, "", top="[1, inf]", max_replicates=f"[2, {MOST_ROUNDS}]")
         require_choice("score", self.score, SCORES)
         require_choice("noise", self.noise, ("own", "borrowed"))
         number = self.replicates.isdecimal() and 2 <= int(self.replicates) <= MOST_ROUNDS
         require(
-            number or self.is_auto,
+            number or self.replicates in (AUTO, UNTIL_DECIDED),
             "replicates",
             self.replicates,
-            f"a number from 2 (one run tells no noise) to {MOST_ROUNDS}, or auto",
+            f"a number from 2 (one run tells no noise) to {MOST_ROUNDS}, auto or until_decided",
             "Use replicates=5",
         )
         require(
@@ -79,6 +82,13 @@ class ConfirmSettings:
             "Leave it out, or give replicates=auto",
         )
         require(
+            self.replicates == UNTIL_DECIDED or self.max_replicates == 12,
+            "max_replicates",
+            self.max_replicates,
+            f"replicates={self.replicates} says how many runs there are",
+            "Leave it out, or give replicates=until_decided",
+        )
+        require(
             number or self.noise == "own",
             "noise",
             self.noise,
@@ -89,6 +99,11 @@ class ConfirmSettings:
     @property
     def is_auto(self) -> bool:
         return self.replicates == AUTO
+
+    @property
+    def rounds(self) -> int:
+        """Of a fixed number; 0 where runs are chosen by their results."""
+        return int(self.replicates) if self.replicates.isdecimal() else 0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -11,7 +11,7 @@
 layout      two-way model: arm + seed + noise
 critical    thresholds: Student's t, studentised range, and the one that keeps ties
 equivalence the arms that cannot be told from the best
-stages      replicates=auto: what runs next, looks, error spent
+stages      replicates=auto and until_decided: what runs next, looks, error spent
 intervals   means, differences, P(best)
 noise       is one noise for all arms fair? noise borrowed from earlier runs
 crops       the second level: validation crops
@@ -26,7 +26,7 @@ from tune_app.evidence.analysis import confirm_statistics
 from tune_app.evidence.noise import EarlierNoise
 from tune_app.evidence.replicates import Replicates, equal_arms
 from tune_app.evidence.result import Confirmation
-from tune_app.evidence.stages import Design, Proposal, next_replicates, plan_stages
+from tune_app.evidence.stages import Design, Proposal, Rounds, next_replicates, plan_stages
 
 __all__ = [
     "Confirmation",
@@ -34,6 +34,7 @@ __all__ = [
     "EarlierNoise",
     "Proposal",
     "Replicates",
+    "Rounds",
     "confirm_statistics",
     "equal_arms",
     "next_replicates",

@@ -12,7 +12,7 @@ import numpy as np
 
 from tune_app.errors import InputError
 from tune_app.evidence import sentences
-from tune_app.evidence.critical import t_critical, t_probability
+from tune_app.evidence.critical import anytime_critical, t_critical, t_probability
 from tune_app.evidence.crops import CropLevel, crop_level
 from tune_app.evidence.equivalence import ERROR, leader, remaining
 from tune_app.evidence.intervals import (
@@ -37,7 +37,7 @@ from tune_app.evidence.noise import (
 from tune_app.evidence.per_class import compare_classes, holm
 from tune_app.evidence.replicates import Replicates
 from tune_app.evidence.result import ArmResult, BorrowedNoise, Confirmation, Duel, NoiseResult, StageResult
-from tune_app.evidence.stages import Design, Stages, replay_one
+from tune_app.evidence.stages import Design, Rounds, Stages, replay_one
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Analysis:
     fit: Fit
     kept: np.ndarray
     stages: Stages | None
-    design: Design | None
+    design: Design | Rounds | None
     borrowed: BorrowedNoise | None = None
 
     @property
@@ -84,8 +84,8 @@ class Analysis:
         return self.leader if decided else None
 
 
-def confirm_statistics(runs: Replicates, design: Design | None = None) -> Confirmation:
-    """The finding from these replicates; design: that of `plan_stages`, where runs were chosen by `next_replicates`.
+def confirm_statistics(runs: Replicates, design: Design | Rounds | None = None) -> Confirmation:
+    """The finding from these replicates; design: the one by which runs were chosen by `next_replicates`.
 
     A design is for the merged arms (`runs.merged()`). Raises InputError where it does not fit the arms, or where no run
     has a score.
@@ -124,7 +124,7 @@ def confirm_statistics(runs: Replicates, design: Design | None = None) -> Confir
     )
 
 
-def _analyse(runs: Replicates, design: Design | None) -> Analysis:
+def _analyse(runs: Replicates, design: Design | Rounds | None) -> Analysis:
     merged, members = runs.merged()
     if not np.isfinite(merged.scores).any():
         raise InputError("scores are all missing: one run at least must have one. See why the runs failed")
@@ -251,8 +251,12 @@ def _duel(found: Analysis) -> Duel | None:
     lead = np.where(rivals, fit.lead(np.asarray(first)), np.inf)
     rival = int(lead.argmin())
     difference = float(fit.means[first] - fit.means[rival])
-    error = found.error if found.design is None else found.design.share(found.design.looks - 1, last=True)
-    needed = float(t_critical(fit.dof, error) * fit.standard_error(np.asarray(first))[rival])
+    if isinstance(found.design, Rounds):
+        critical = anytime_critical(fit.dof, fit.unit[first, rival], found.error)
+    else:
+        error = found.error if found.design is None else found.design.share(found.design.looks - 1, last=True)
+        critical = t_critical(fit.dof, error)
+    needed = float(critical * fit.standard_error(np.asarray(first))[rival])
     pairs = 1 / (1 / fit.counts[first] + 1 / fit.counts[rival]) * 2
     return Duel(
         leader=found.runs.arms[first],

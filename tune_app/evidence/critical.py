@@ -20,6 +20,10 @@ _DENSITY = np.exp(-(_X**2) / 2) / math.sqrt(2 * math.pi) * (_X[1] - _X[0])
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 
+PRIOR = 6.0
+"""Variance of the differences that are looked for, in σ²: that of 2.4 standard deviations, .03 where they are .0127."""
+
+
 def t_critical(dof: np.ndarray | float, error: float) -> np.ndarray:
     """Two-sided quantile of Student's t, t(1 − error/2, dof); shape of `dof`, NaN where dof ≤ 0."""
     dof = np.asarray(dof, float)
@@ -35,6 +39,24 @@ def combined_t(parts: np.ndarray, dof: np.ndarray, error: float) -> np.ndarray:
     weighted = np.where(parts == 0, 0.0, parts * t_critical(dof, error)).sum(-1)
     total = parts.sum(-1)
     return np.divide(weighted, total, out=np.full(np.shape(total), np.nan), where=total > 0)
+
+
+def anytime_critical(dof: np.ndarray, unit: np.ndarray, error: float) -> np.ndarray:
+    """Threshold on |t| of a difference that is looked at after every round, for ever; broadcast, ∞ where none will do.
+
+    With probability ≥ 1 − error a true difference of 0 never exceeds it. dof: ν of σ̂; unit: v, the variance of the
+    difference in σ². Under difference ~ N(0, σ²·`PRIOR`), and the priors that make the ratio free of σ and of all other
+    means, the evidence against 0 is an e-process:
+
+        e = √r · [(1 + t²/ν) / (1 + r t²/ν)]^((ν + 1)/2),   r = v/(v + PRIOR)
+
+    and the threshold is the t with e = 1/error (Ville's inequality). Lindon, Ham, Tingley & Bojinov 2022,
+    arXiv:2210.08589; Pérez-Ortiz, Lardy, de Heide & Grünwald 2024, arXiv:2208.07610.
+    """
+    dof, ratio = np.asarray(dof, float), unit / (unit + PRIOR)
+    needed = (1 / (error * np.sqrt(np.where(ratio > 0, ratio, 1)))) ** (2 / (dof + 1))
+    reachable = (ratio * needed < 1) & (dof > 0)
+    return np.where(reachable, np.sqrt(dof * (needed - 1) / np.where(reachable, 1 - ratio * needed, 1)), np.inf)
 
 
 def dof_of(t: np.ndarray, error: float) -> np.ndarray:

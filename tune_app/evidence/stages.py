@@ -1,10 +1,16 @@
-"""`replicates=auto`: which runs come next, and what may be concluded from runs that were chosen by their results.
+"""Which runs come next, and what may be concluded from runs that were chosen by their results.
+
+`replicates=auto` (`Design`):
 
 A stage is a number of paired rounds: fresh seeds, the same for every arm that takes part. All arms take part in the
 first. After each stage there is a *look*. A look may part arms for good, with its own small share of the error; the
 shares of all looks sum to `error` (Bonferroni over a number of looks that was fixed beforehand), so looking often does
 not name winners by chance. Between looks, hours go to the leader and to the arms that a lenient test does not part from
 it: where they decide most. An arm that is passed over is not out; it may come back.
+
+`replicates=until_decided` (`Rounds`): one round after the other, and a look after each, until one arm is left. Looks
+share no error: the evidence of a pair of arms is an e-process, which ties exceed with probability ≤ `error` in all
+looks together (`critical.anytime_critical`). An arm that is told from the leader is not trained further.
 
 Nothing is remembered but the scores: `replay` goes through the stages again from them, so a confirmation that was
 interrupted goes on where it was.
@@ -21,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tune_app.errors import InputError
+from tune_app.evidence.critical import anytime_critical
 from tune_app.evidence.equivalence import leader, remaining
 from tune_app.evidence.layout import Fit, fit_paired
 from tune_app.evidence.replicates import Replicates
@@ -35,6 +42,8 @@ up to 7 %; at half of it in 4 %. Naming a winner is not concerned, so no winner 
 LENIENT = 0.07
 """Error at which an arm is passed over for a stage. Larger values find a winner with fewer runs, and leave arms with
 estimates that were unlucky: their intervals then cover less than they say."""
+ANYTIME_ERROR = 0.05
+"""Of a pair of tied arms, over any number of looks; with twelve rounds it spends 2 %."""
 FIRST_ROUNDS, FIRST_SHARE = 3, 0.4
 """Rounds of all arms in the first stage: this share of what the budget buys, but three where it buys as many."""
 _SLACK = 1e-9
@@ -64,6 +73,48 @@ class Design:
         """More rounds than this the budget cannot buy: the first ones, then the two cheapest arms alone."""
         left = self.budget - self.first * sum(self.costs)
         return self.first + max(0, int(left / sum(sorted(self.costs)[:2]) + _SLACK))
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """A confirmation that ends when it is decided, fixed before its first run.
+
+    costs: hours of one run of each arm, NaN where unknown. most: rounds at most. error: of all looks together.
+    """
+
+    costs: tuple[float, ...]
+    most: int
+    error: float = ANYTIME_ERROR
+
+    first = 2
+    budget = math.inf
+
+    @property
+    def looks(self) -> int:
+        return self.most - self.first + 1
+
+    def most_rounds(self) -> int:
+        return self.most
+
+    def told_apart(self, fit: Fit, kept: np.ndarray) -> np.ndarray:
+        """The arms (…, A) that are left of `kept` after a look; at least the leader.
+
+        One that leads every other left by the threshold for `error` is alone. Else an arm goes that lies further below
+        the leader than the threshold for error ÷ pairs of arms: so no tie of however many arms is parted more often.
+        """
+        kept = kept & (fit.counts > 0)
+        best = leader(fit, kept)
+        is_best, lead = np.arange(kept.shape[-1]) == best[..., None], fit.lead(best)
+        unit = np.take_along_axis(fit.unit, best[..., None, None], axis=-2)[..., 0, :]
+        pairs = math.comb(kept.shape[-1], 2)
+        beyond = {
+            error: lead > anytime_critical(fit.dof[..., None], unit, error)
+            for error in (self.error, self.error / pairs)
+        }
+        repeated = np.take_along_axis(fit.counts, best[..., None], axis=-1) >= 2
+        beyond = {error: apart & repeated for error, apart in beyond.items()}
+        wins = (beyond[self.error] | is_best | ~kept).all(-1)
+        return np.where(wins[..., None], kept & is_best, kept & ~beyond[self.error / pairs])
 
 
 def plan_stages(costs: Sequence[float], budget_gpu_hours: float, *, device: str = "GPU") -> Design:
@@ -103,7 +154,7 @@ class Stages:
     looks: np.ndarray
 
     @classmethod
-    def begin(cls, shape: tuple[int, ...], design: Design) -> Stages:
+    def begin(cls, shape: tuple[int, ...], design: Design | Rounds) -> Stages:
         """Before the first run; shape: (…, A, S)."""
         lead = shape[:-2]
         return cls(
@@ -119,8 +170,12 @@ class Stages:
 
     def look(self, fit: Fit, where: np.ndarray, error: float) -> None:
         """Part from the best what can be parted at this error, where (…) says so."""
+        self.take(remaining(fit, self.kept, error, drop_error=DROP_SHARE * error), where)
+
+    def take(self, kept: np.ndarray, where: np.ndarray) -> None:
+        """A look that leaves the arms `kept` (…, A), where (…) says so."""
         self.looks = np.where(where, self.looks + 1, self.looks)
-        kept = np.where(where[..., None], remaining(fit, self.kept, error, drop_error=DROP_SHARE * error), self.kept)
+        kept = np.where(where[..., None], kept, self.kept)
         self.dropped_at = np.where(self.kept & ~kept, self.looks[..., None], self.dropped_at)
         self.kept = kept
         self.done = self.done | (where & (kept.sum(-1) == 1))
@@ -162,15 +217,27 @@ def replay(scores: np.ndarray, attempted: np.ndarray, design: Design) -> tuple[S
     return state, fit_paired(np.where(state.planned, scores, np.nan))
 
 
-def replay_one(scores: np.ndarray, attempted: np.ndarray, design: Design) -> tuple[Stages, Fit]:
+def replay_rounds(scores: np.ndarray, attempted: np.ndarray, design: Rounds) -> tuple[Stages, Fit]:
+    """`replay` of rounds that go on until one arm is left."""
+    state = Stages.begin(scores.shape, design)
+    for _ in range(design.looks):
+        state.waiting = state.waiting | (~state.done & (state.planned & ~attempted).any((-1, -2)))
+        active = ~state.done & ~state.waiting
+        if not active.any():
+            break
+        state.take(design.told_apart(fit_paired(np.where(state.planned, scores, np.nan)), state.kept), active)
+        state.done = state.done | (active & (state.rounds >= design.most))
+        state.add(state.kept, np.where(active & ~state.done, 1, 0))
+    return state, fit_paired(np.where(state.planned, scores, np.nan))
+
+
+def replay_one(scores: np.ndarray, attempted: np.ndarray, design: Design | Rounds) -> tuple[Stages, Fit]:
     """`replay` for one confirmation (A, S), however few columns it has yet; columns that the design never asks for are
     left out."""
     missing = max(0, design.most_rounds() - scores.shape[-1])
-    return replay(
-        np.pad(scores, ((0, 0), (0, missing)), constant_values=np.nan),
-        np.pad(attempted, ((0, 0), (0, missing))),
-        design,
-    )
+    scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=np.nan)
+    attempted = np.pad(attempted, ((0, 0), (0, missing)))
+    return replay_rounds(scores, attempted, design) if isinstance(design, Rounds) else replay(scores, attempted, design)
 
 
 @dataclass(frozen=True)
@@ -184,7 +251,7 @@ class Proposal:
     reason: str
 
 
-def next_replicates(runs: Replicates, design: Design) -> Proposal:
+def next_replicates(runs: Replicates, design: Design | Rounds) -> Proposal:
     """What to run next, given all scores so far; also after an interruption, in the middle of a stage.
 
     runs: the merged arms that `design` was planned for. To begin, pass scores of NaN: (A, 1).
@@ -197,11 +264,15 @@ def next_replicates(runs: Replicates, design: Design) -> Proposal:
     return Proposal(cells, hours, bool(state.done), _why(state, design))
 
 
-def _why(state: Stages, design: Design) -> str:
+def _why(state: Stages, design: Design | Rounds) -> str:
+    if not state.done and isinstance(design, Rounds):
+        return f"round {int(state.rounds)} of at most {design.most}"
     if not state.done:
         return f"stage {int(state.looks) + 1} of at most {design.looks}"
     if state.kept.sum() == 1:
         return "one arm is left"
+    if isinstance(design, Rounds):
+        return "all rounds are trained"
     return "the budget buys no further paired round" if state.looks < design.looks else "all looks are taken"
 
 

@@ -174,7 +174,7 @@ def test_a_sweep_without_a_score_is_refused(swept) -> None:
         fixed_plan(swept(replace(BROKEN, dice=[(NAN, NAN)])))
 
 
-@pytest.mark.parametrize("more", [{}, {"rounds": 0, "budget": 1.0}])
+@pytest.mark.parametrize("more", [{}, {"rounds": 0, "budget": 1.0}, {"rounds": 0, "most": 5}])
 def test_a_plan_is_read_back_as_it_was_written(swept, tmp_path, more) -> None:
     plan = fixed_plan(swept(SECOND, BEST, BASELINE), **more)
     assert (plan.design is None) == (not more)
@@ -393,9 +393,25 @@ def test_auto_spends_its_budget_in_stages_on_those_that_are_close(swept, planned
     assert read_confirmation(Path("results/mine"))["stages"]["done"]
 
 
+def test_rounds_go_on_until_one_arm_is_left(swept, planned, monkeypatch, capsys) -> None:
+    """The baseline is far below and soon done with; the two that are close take more rounds."""
+    folder = swept()
+    means = {"seesaw_p0.8": 0.7, "tversky_0.3_0.7": 0.675, "weight_uniform": 0.5}
+    stages: list[Runs] = []
+    monkeypatch.setattr(confirm_module, "run_sweep", trained_by(noisy(means, sd=0.008), stages))
+    assert confirm(composed("sweep=mine", "top=2", "replicates=until_decided", "max_replicates=30")) == 0
+    assert "seesaw_p0.8 is the best of 3 arms." in capsys.readouterr().out
+    assert len(stages[0]) == 6, "two rounds of all"
+    assert {len({seed for _, seed in stage}) for stage in stages[1:]} == {1}, "then one after the other"
+    assert {name for name, _ in stages[-1]} == {"seesaw_p0.8", "tversky_0.3_0.7"}
+    found = read_confirmation(folder)
+    assert found["stages"] == {**found["stages"], "done": True, "looks": len(stages), "budget_hours": None}
+    assert found["source"]["design"]["most"] == 30
+
+
 def test_an_interrupted_confirmation_goes_on_with_the_runs_that_are_missing(swept, planned, monkeypatch, capsys):
     swept()
-    for words in (("replicates=3",), ("replicates=auto", "budget_gpu_hours=1")):
+    for words in (("replicates=3",), ("replicates=auto", "budget_gpu_hours=1"), ("replicates=until_decided",)):
         stages: list[Runs] = []
         monkeypatch.setattr(confirm_module, "run_sweep", trained_by(noisy(CLEAR), stages, stop_after=4))
         assert confirm(composed("sweep=mine", "top=2", *words)) == 130
@@ -452,6 +468,9 @@ def refused(*words: str) -> None:
         (["replicates=auto"], "needs a budget"),
         (["budget_gpu_hours=3"], "replicates=5 says how many"),
         (["top=0"], "top=0"),
+        (["max_replicates=8"], "replicates=5 says how many"),
+        (["replicates=until_decided", "max_replicates=1"], "max_replicates=1"),
+        (["replicates=until_decided", "noise=borrowed"], "for a fixed number of replicates"),
         (["score=last2"], "score=last2"),
         (["resume=mine", "score=last3"], "keeps its plan"),
         (["sweep=other"], "sweep=other"),

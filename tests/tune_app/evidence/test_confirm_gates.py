@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.confirmation import Outcome, auto, fixed, tied
+from benchmarks.confirmation import Outcome, auto, fixed, tied, until_decided
 
 ALL_EQUAL = (0, 0, 0, 0, 0)
 TWO_TIED = {gap: tied(2, 5, gap) for gap in (0.01, 0.02, 0.03, 0.05)}
@@ -65,6 +65,19 @@ def test_auto_finds_an_arm_better_by_003_with_fewer_runs(seed_effect):
     outcome = auto(ONE_BETTER, seed_effect=seed_effect, **AUTO)
     finds_the_better(outcome, 0.8)
     assert outcome.runs < 24
+
+
+@pytest.mark.parametrize("number", [2, 5])
+def test_rounds_until_decided_name_no_winner_of_a_tie(number):
+    outcome = until_decided(tied(number, 5), repetitions=1_000, most=20)
+    stays_a_tie(outcome)
+    assert outcome.keeps_all >= 0.96
+
+
+def test_rounds_until_decided_find_an_arm_better_by_003():
+    outcome = until_decided(ONE_BETTER, repetitions=1_000)
+    finds_the_better(outcome, 0.95)
+    assert outcome.runs < 35, "of 60"
 
 
 @pytest.mark.parametrize("seed_effect", SEED_EFFECTS)

@@ -7,9 +7,11 @@ import json
 
 import numpy as np
 import pytest
+from scipy import integrate
 
 from tune_app.errors import InputError
-from tune_app.evidence import Design, Replicates, confirm_statistics, next_replicates, plan_stages
+from tune_app.evidence import Design, Replicates, Rounds, confirm_statistics, next_replicates, plan_stages
+from tune_app.evidence.critical import PRIOR, anytime_critical
 
 NAMES = ["a", "b", "c", "d", "e"]
 
@@ -41,7 +43,7 @@ class Laboratory:
         self.attempted[arm, column] = True
         self.order.append((name, column))
 
-    def until_done(self, design: Design, *, one_by_one: bool = False) -> list[list[tuple[str, int]]]:
+    def until_done(self, design: Design | Rounds, *, one_by_one: bool = False) -> list[list[tuple[str, int]]]:
         batches = []
         for _ in range(200):
             proposal = next_replicates(self.runs, design)
@@ -169,3 +171,46 @@ def test_costs_and_arms_are_checked():
         plan_stages([1.0, 0.0], 10)
     with pytest.raises(InputError, match="the design has 3 arms"):
         confirm_statistics(Replicates(arms=["a", "b"], scores=np.ones((2, 2))), plan_stages([1.0] * 3, 10))
+
+
+@pytest.mark.parametrize(("dof", "unit"), [(4, 1.0), (16, 0.4), (44, 1 / 6)])
+def test_the_anytime_threshold_is_where_the_evidence_is_one_over_the_error(dof, unit):
+    """The ratio of two integrals over σ, with a prior of 1/σ: of the difference around 0, and spread by `PRIOR`."""
+    t = float(anytime_critical(np.asarray(dof), np.asarray(unit), 0.05))
+
+    def likelihood(variance):
+        def density(sigma):
+            return sigma ** -(dof + 2.0) * np.exp(-(dof + t**2 * unit / variance) / (2 * sigma**2)) / np.sqrt(variance)
+
+        return integrate.quad(density, 0, np.inf)[0]
+
+    np.testing.assert_allclose(likelihood(unit + PRIOR) / likelihood(unit), 20, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dof", [0.0, 1.0])
+def test_no_difference_is_enough_where_the_noise_is_hardly_known(dof):
+    assert anytime_critical(np.asarray(dof), np.asarray(1.0), 0.05) == np.inf
+
+
+def test_rounds_go_on_as_they_would_have_after_any_interruption():
+    design = Rounds(costs=(1.0, 1.0, float("nan")), most=9)
+    whole, pieces = (Laboratory([0.52, 0.5, 0.44], seed=2, fails=((1, 3),)) for _ in range(2))
+    batches = whole.until_done(design)
+    pieces.until_done(design, one_by_one=True)
+    assert pieces.order == whole.order
+    assert sorted(batches[0]) == [(name, column) for name in "abc" for column in range(2)]
+    assert all(len({column for _, column in batch}) == 1 for batch in batches[1:])
+    found = confirm_statistics(whole.runs, design)
+    assert found.stages is not None
+    assert (found.stages.done, found.stages.looks) == (True, len(batches))
+    assert confirm_statistics(pieces.runs, design).to_json() == found.to_json()
+
+
+def test_rounds_end_at_their_most_and_say_what_is_missing():
+    laboratory, design = Laboratory([0.5, 0.5], seed=1), Rounds(costs=(1.0, 1.0), most=4)
+    assert sum(map(len, laboratory.until_done(design))) == 8
+    assert next_replicates(laboratory.runs, design).reason == "all rounds are trained"
+    found = confirm_statistics(laboratory.runs, design)
+    assert found.winner is None
+    assert found.duel is not None
+    assert found.duel.needed > found.duel.difference
