@@ -156,11 +156,21 @@ def cross_fitted_counts(positive: np.ndarray, negative: np.ndarray, halves: np.n
 
     positive, negative: (K, B). halves: (R, K), True for the crops of the first half; each half must show the class.
     """
-    voxels = np.concatenate([positive, negative], axis=1, dtype=np.float64)
-    first = np.split(halves.astype(np.float64) @ voxels, 2, axis=1)
-    counts = _counts(*first), _counts(*(whole - part for whole, part in zip(np.split(voxels.sum(axis=0), 2), first)))
-    rows, chosen = np.arange(len(halves)), [best_threshold(metrics.dice(*half).numpy()) for half in counts]
-    return [a[rows, chosen[1]] + b[rows, chosen[0]] for a, b in zip(*counts)]
+    return chosen_counts(positive[None], negative[None], halves)
+
+
+def chosen_counts(positive: np.ndarray, negative: np.ndarray, halves: np.ndarray) -> list[np.ndarray]:
+    """`cross_fitted_counts` of the best of n networks: each half has the network *and* the threshold of the highest
+    Dice on the other half. positive, negative: (n, K, B)."""
+    voxels = np.concatenate([positive, negative], axis=2, dtype=np.float64)
+    first = halves.astype(np.float64) @ voxels  # (n, R, 2 B)
+    counts = [_counts(*np.split(half, 2, axis=2)) for half in (first, voxels.sum(axis=1)[:, None] - first)]
+    rows, chosen = np.arange(len(halves)), []
+    for half in counts:
+        curves = metrics.dice(*half).numpy()  # (n, R, T)
+        network = curves.max(axis=2).argmax(axis=0)
+        chosen.append((network, rows, best_threshold(curves[network, rows])))
+    return [a[chosen[1]] + b[chosen[0]] for a, b in zip(*counts)]
 
 
 def _averaged(score: Callable[..., Any], counts: Sequence[np.ndarray]) -> float:

@@ -5,6 +5,7 @@ Shapes: N batch, K input channels, C classes, *S space: H W for a 2D network, D 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -47,6 +48,24 @@ class Inference(nn.Module):
         return logits
 
 
+class PerClass(nn.Module):
+    """Several networks on one image, one pass through each: the logit of class c is that of network `source[c]`."""
+
+    per_image = False
+
+    def __init__(self, members: Sequence[Inference], source: Sequence[int]) -> None:
+        super().__init__()
+        self.members, self.source = nn.ModuleList(members), tuple(source)
+        self.in_channels, self.spatial_dims = members[0].in_channels, members[0].spatial_dims
+        self.stride = math.lcm(*(one.stride for one in members))
+        self.fixed_size = next((one.fixed_size for one in members if one.fixed_size), None)
+
+    def forward(self, em: Tensor) -> Tensor:
+        """As `Inference` takes and gives."""
+        logits = [member(em) for member in self.members]
+        return torch.stack([logits[member][:, c] for c, member in enumerate(self.source)], dim=1)
+
+
 def inference(settings: TrialSettings, weights: Mapping[str, Tensor], shift: Sequence[float]) -> Inference:
     """The network of these settings with trained weights, in evaluation mode, on the CPU. shift: one per class.
 
@@ -64,7 +83,7 @@ def inference(settings: TrialSettings, weights: Mapping[str, Tensor], shift: Seq
     return Inference(network, shift, in_channels=in_channels, intensity=data.intensity).eval()
 
 
-def save_program(model: Inference, path: Path) -> None:
+def save_program(model: Inference | PerClass, path: Path) -> None:
     """Write `model` by torch.export; `torch.export.load(path).module()` is it again, without its source.
 
     The program takes any batch, and any sides that are multiples of the network's stride; where the network has a fixed

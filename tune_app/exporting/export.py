@@ -8,6 +8,8 @@ out/1/model.pt2            the same as a program: raw grey values in, logits out
 out/1/model.json           what that program takes, its classes and where to cut its logits
 out/1/README.md            what this is, and how to use it
 out/1/manifest.json        where it came from, and the sha256 of the other files
+
+ensemble=per_class writes one folder instead, of the best network for every class: see `tune_app.exporting.ensemble`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,9 +32,10 @@ import yaml
 
 from trainables.calibration import CALIBRATED
 from trainables.checkpoint import KEPT
-from trainables.settings import PATH, require, require_in
+from trainables.settings import PATH, require, require_choice, require_in
 from tune_app.confirmation.runs import is_sound
 from tune_app.errors import InputError, written
+from tune_app.exporting.ensemble import PER_CLASS, put_together, told_of_ensemble
 from tune_app.exporting.model_file import ABOUT, WEIGHTS, best_state, write_model, write_program
 from tune_app.exporting.operating_point import LARGEST, inference_shift, inherited_point, metadata, operating_point
 from tune_app.results.finding import confirmation_of, in_confirmed_order, read_confirmation
@@ -102,10 +105,27 @@ class ExportSettings:
     """Folder to write 1/, 2/, … into. An earlier export there is replaced; anything else is left alone."""
     overwrite: bool = False
     """Replace an earlier export even where its files were changed or files were added to it."""
+    ensemble: str = ""
+    """per_class: of the first `top` trials the best one for each class, all in one folder, out/1, that predicts."""
 
     def __post_init__(self) -> None:
         require_in(self, "", top="[1, inf]", epoch="[0, inf]")
         require(bool(self.out), "out", self.out, "a folder is needed", "Use out=best")
+        require_choice("ensemble", self.ensemble, ("", PER_CLASS))
+        require(
+            not (self.ensemble and self.epoch),
+            "epoch",
+            self.epoch,
+            "an ensemble is of best epochs, at which alone thresholds can be chosen",
+            "Leave it out",
+        )
+        require(
+            not self.ensemble or self.top > 1,
+            "top",
+            self.top,
+            "an ensemble is chosen among several trials",
+            "Use top=10",
+        )
 
 
 def to_stderr(notice: str) -> None:
@@ -124,6 +144,8 @@ def export(settings: ExportSettings, *, tell: Tell = to_stderr) -> list[Path]:
         chosen = [(rank, _as_of(trial, settings.epoch)) for rank, trial in chosen]
     out = Path(settings.out).expanduser()
     _clear_up(out)
+    if settings.ensemble:
+        return [_export_ensemble(sweep, [trial for _, trial in chosen], out, overwrite=settings.overwrite, tell=tell)]
     for rank, _ in chosen:
         _check_target(out / str(rank), settings.overwrite)
     _tell_about(sweep, out, chosen, tell)
@@ -218,16 +240,48 @@ def _tell_about(sweep: Sweep, out: Path, chosen: list[tuple[int, Trial]], tell: 
 
 
 def _export_trial(sweep: Sweep, trial: Trial, rank: int, out: Path, tell: Tell) -> Path:
-    """Build the folder beside its place, then rename it there."""
-    building = _beside(out / str(rank), "partial")
+    return _built(out / str(rank), lambda folder: _write_files(sweep, trial, rank, folder, tell))
+
+
+def _export_ensemble(sweep: Sweep, trials: Sequence[Trial], out: Path, *, overwrite: bool, tell: Tell) -> Path:
+    """out/1 with the best network for every class. Raises InputError before anything is written."""
+    target = out / "1"
+    _check_target(target, overwrite)
+    require(
+        overwrite or not target.exists() or bool(read_manifest(target).get("ensemble")),
+        "out",
+        out,
+        f"{target} is the export of one network",
+        "Choose another folder, for example out=per_class, or overwrite=true",
+    )
+    ensemble = put_together(sweep, trials)
+    _tell_about(sweep, out, [(1, trial) for trial in ensemble.members], tell)
+
+    def write(folder: Path) -> None:
+        configs = {trial.name: trial_config(trial) for trial in ensemble.members}
+        ensemble.write(folder, configs)
+        use = use_of(read_json(folder / ABOUT))
+        notice = f"\n{PHANTOM}\n" if sweep.phantom else ""
+        (folder / "README.md").write_text(ensemble.readme(use, notice), encoding="utf-8")
+        digests = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+        manifest = {"kind": EXPORT, **ensemble.about(), **_made(sweep), "sha256": digests}
+        (folder / MANIFEST).write_text(json.dumps(to_plain(manifest), indent=2) + "\n", encoding="utf-8")
+
+    with written(f"out={out}", "Choose another folder."):
+        return _built(target, write)
+
+
+def _built(target: Path, write: Callable[[Path], None]) -> Path:
+    """Write the folder beside its place, then rename it there."""
+    building = _beside(target, "partial")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
-        _write_files(sweep, trial, rank, building, tell)
-        _put_in_place(building, out / str(rank))
+        write(building)
+        _put_in_place(building, target)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return out / str(rank)
+    return target
 
 
 def _beside(target: Path, kind: str) -> Path:
@@ -401,7 +455,7 @@ def _metrics(sweep: Sweep, trial: Trial) -> str:
 
 
 def _provenance(sweep: Sweep, trial: Trial, rank: int) -> dict[str, Any]:
-    source, confirmed = sweep.manifest, confirmation_of(sweep, trial)
+    confirmed = confirmation_of(sweep, trial)
     return {
         "kind": EXPORT,
         "rank": rank,
@@ -423,14 +477,15 @@ def _provenance(sweep: Sweep, trial: Trial, rank: int) -> dict[str, Any]:
         "best_epoch": trial.best["epoch"],
         "epochs": trial.epochs,
         "classes": sweep.classes,
-        "space": source.get("space"),
-        "experiment": source.get("experiment"),
-        "data": source.get("data"),
-        "hardware": source.get("hardware"),
-        "git": source.get("git"),
-        "packages": source.get("packages"),
-        "exported": {"at": now(), "git": git_revision(), "packages": package_versions()},
+        **_made(sweep),
     }
+
+
+def _made(sweep: Sweep) -> dict[str, Any]:
+    """With what, from what, and when."""
+    told = ("space", "experiment", "data", "hardware", "git", "packages")
+    exported = {"at": now(), "git": git_revision(), "packages": package_versions()}
+    return {**{name: sweep.manifest.get(name) for name in told}, "exported": exported}
 
 
 def confirmed_epochs(sweep: Sweep, arm: str) -> list[int]:
@@ -445,6 +500,9 @@ def export_and_print(settings: ExportSettings) -> int:
     folders = export(settings)
     for folder in folders:
         manifest = read_manifest(folder)
+        if manifest.get("ensemble"):
+            print(told_of_ensemble(folder, manifest))
+            return 0
         metric = manifest["metric"]
         own = None if metric.startswith("calibrated") else manifest[CALIBRATED]
         more = f"   {own:.4f} at thresholds of its own" if own is not None else ""

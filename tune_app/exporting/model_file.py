@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tune_app.exporting.operating_point import cut_of
 from tune_app.results.sweep import Sweep
 from tune_app.results.trial import Trial
+
+if TYPE_CHECKING:
+    from trainables.inference import Inference, PerClass
+    from trainables.settings import DataSettings
 
 WEIGHTS, PROGRAM, ABOUT = "model.safetensors", "model.pt2", "model.json"
 
@@ -50,7 +54,7 @@ def write_program(
     is not known.
     """
     from trainables.errors import TrainablesError
-    from trainables.inference import inference, save_program
+    from trainables.inference import inference
     from trainables.settings import trial_settings
 
     if shift is None:
@@ -60,12 +64,22 @@ def write_program(
         model = inference(settings, tensors_of(state), list(shift.values()))
     except TrainablesError as error:
         return str(error)
+    write_loaded(model, settings.data, list(shift), cut_of(thresholds), folder)
+    return ""
+
+
+def write_loaded(
+    model: Inference | PerClass, data: DataSettings, classes: Sequence[str], cut: Sequence[float], folder: Path
+) -> None:
+    """model.pt2 and model.json of a network; cut: the logit of each class above which it is predicted."""
+    from trainables.inference import save_program
+
     save_program(model, folder / PROGRAM)
     about = {
-        "classes": list(shift),
-        "logit": cut_of(thresholds),
-        "voxel_nm": settings.data.voxel_nm,
-        "patch": settings.data.patch,
+        "classes": list(classes),
+        "logit": list(cut),
+        "voxel_nm": data.voxel_nm,
+        "patch": data.patch,
         "stride": model.stride,
         "least_side": model.stride,
         "fixed_size": model.fixed_size,
@@ -74,7 +88,6 @@ def write_program(
         "per_image": model.per_image,
     }
     (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    return ""
 
 
 def tensors_of(state: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def operating_point(trial: Trial, classes: Sequence[str], state: Mapping[str, An
         trial.metric: trial.score(trial.metric),
         CALIBRATED: calibration.calibrated_mean,
         "chosen_on": calibration.problem or "all validation crops; calibrated_dice: on one half, scored on the other",
-        "classes": {name: _of_class(trial, name, (shift or {}).get(name, 0.0)) for name in classes},
+        "classes": {name: of_class(trial, name, (shift or {}).get(name, 0.0)) for name in classes},
     }
 
 
@@ -87,7 +87,7 @@ def _cut(logit: float, shift: float) -> dict[str, float]:
     return {"logit": logit - shift, "probability": sigmoid(logit - shift), "shift": shift}
 
 
-def _of_class(trial: Trial, name: str, shift: float) -> dict[str, Any]:
+def of_class(trial: Trial, name: str, shift: float) -> dict[str, Any]:
     """One class: its threshold, what it is worth, and why it is 0.5 where it is."""
     calibration = trial.calibration
     place = calibration.classes.index(name) if name in calibration.classes else None

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,10 +20,11 @@ from search_spaces import flatten
 from trainables.calibration import CALIBRATED
 from trainables.settings import PATH, require, require_choice
 from tune_app.errors import InputError
+from tune_app.exporting.ensemble import ENSEMBLE_MEAN
 from tune_app.exporting.model_file import ABOUT, PROGRAM, WEIGHTS, best_state, tensors_of
 from tune_app.exporting.operating_point import operating_point
 from tune_app.reporting.compare_runs import says_how_good
-from tune_app.results.manifest import file_sha256
+from tune_app.results.manifest import file_sha256, read_manifest
 from tune_app.results.run import Run, find_run
 from tune_app.results.summary import NOT_VALIDATED, PHANTOM
 from tune_app.results.tables import counted, in_words, records, sentences, text_pages, to_plain
@@ -93,6 +95,9 @@ class Shown:
 
 def show(settings: ShowSettings) -> Shown:
     """Read what there is to say. Raises InputError."""
+    folder = Path(settings.checkpoint).expanduser()
+    if (manifest := read_manifest(folder)).get("ensemble"):
+        return _ensemble(folder, manifest)
     run = find_run(settings.checkpoint, settings.results_dir, key="checkpoint")
     if run is None:
         raise InputError(
@@ -100,13 +105,13 @@ def show(settings: ShowSettings) -> Shown:
             "python -m tune_app.export sweep=latest top=1 out=best, or give checkpoint=SWEEP/TRIAL"
         )
     state, problem = best_state(run.trial) if run.kind == "trial" else ({}, "")
-    tensors = _exported_tensors(run) if run.kind == "export" else _tensors(tensors_of(state) if state else {})
+    tensors = _tensors_in(run.folder) if run.kind == "export" else _tensors(tensors_of(state) if state else {})
     section = run.thresholds or (operating_point(run.trial, run.classes, state) if run.trial.best else {})
     notices = [PHANTOM] if run.data.get("phantom") else []
     notices += [NOT_VALIDATED] if run.about.get("validated") is False else []
     notices += [f"it misses the bounds of its sweep, with {run.trial.bounded}"] if run.trial.bounded else []
     notices += [f"no weights: {problem}"] if problem else []
-    notices += _damage(run)
+    notices += _damage_of(run.folder, run.about if run.kind == "export" else {})
     reasons = {own.get("kept_at_half") for own in (section.get("classes") or {}).values()}
     alike = reasons.pop() if len(reasons) == 1 else None  # of all classes, such as that there are none to choose
     return Shown(
@@ -118,6 +123,36 @@ def show(settings: ShowSettings) -> Shown:
         parts=_parts(tensors),
         tensors=tensors,
         settings=run.trial.config,
+    )
+
+
+def _ensemble(folder: Path, manifest: Mapping[str, Any]) -> Shown:
+    """Of an export of several networks: which of them gives which class, and what it is worth."""
+    about, winners = read_json(folder / ABOUT), manifest.get("winners") or {}
+    tensors = _tensors_in(folder)
+    size = f"{int(tensors['parameters'].sum()):,}".replace(",", " ")
+    axes = "H, W" if about.get("spatial_dims", 2) == 2 else "D, H, W"
+    sides = about.get("fixed_size") or f"sides multiples of {about.get('stride')}"
+    members = manifest.get("members") or []
+    facts = [
+        ("sweep", str(manifest.get("sweep"))),
+        ("network", f"{counted(len(members), 'network')}, {size} parameters: {', '.join(members)}"),
+        ("takes", f"uint8 (N, {about.get('in_channels', 1)}, {axes}), {sides}"),
+        ("gives", f"logits float32 (N, {len(winners)}, {axes}): {', '.join(winners)}"),
+        (
+            "score",
+            f"mean Dice {_short(manifest.get(ENSEMBLE_MEAN))} on crops that did not choose; {manifest['measured']}",
+        ),
+    ]
+    return Shown(
+        name=f"{folder}   {manifest['ensemble']}",
+        notices=[*([PHANTOM] if (manifest.get("data") or {}).get("phantom") else []), *_damage_of(folder, manifest)],
+        facts=facts,
+        thresholds=pd.DataFrame([{"class": name, **own} for name, own in winners.items()]),
+        figures=pd.DataFrame(),
+        parts=_parts(tensors),
+        tensors=tensors,
+        settings={},
     )
 
 
@@ -200,11 +235,11 @@ def _figures(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["figure", "value"])
 
 
-def _exported_tensors(run: Run) -> pd.DataFrame:
-    """By the header of the file: no weight is read."""
+def _tensors_in(folder: Path) -> pd.DataFrame:
+    """By the header of an export's file: no weight is read."""
     from safetensors import SafetensorError, safe_open
 
-    path = run.folder / WEIGHTS
+    path = folder / WEIGHTS
     if not path.is_file():
         return _tensors({})
     try:
@@ -212,7 +247,7 @@ def _exported_tensors(run: Run) -> pd.DataFrame:
             slices = [(name, file.get_slice(name)) for name in sorted(file.offset_keys())]
             rows = [(name, list(one.get_shape()), one.get_dtype()) for name, one in slices]
     except (OSError, SafetensorError) as error:
-        raise InputError(f"checkpoint={run.folder}: {WEIGHTS} cannot be read ({error}). Export it again") from None
+        raise InputError(f"checkpoint={folder}: {WEIGHTS} cannot be read ({error}). Export it again") from None
     return _frame(rows)
 
 
@@ -245,16 +280,16 @@ def _parts(tensors: pd.DataFrame) -> pd.DataFrame:
     return found.assign(share=[f"{100 * n / total:.1f} %" for n in found["parameters"]]).reset_index()
 
 
-def _damage(run: Run) -> list[str]:
+def _damage_of(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     """Files of an export that are gone or are no longer as they were written."""
-    written = run.about.get("sha256") or {} if run.kind == "export" else {}
-    missing = [name for name in written if not (run.folder / name).is_file()]
-    changed = [n for n, digest in written.items() if n not in missing and file_sha256(run.folder / n) != digest]
+    written = manifest.get("sha256") or {}
+    missing = [name for name in written if not (folder / name).is_file()]
+    changed = [n for n, digest in written.items() if n not in missing and file_sha256(folder / n) != digest]
     told = [f"missing: {', '.join(missing)}"] if missing else []
     if changed:
         told.append(f"changed since it was exported: {', '.join(changed)}")
     for key, name in (("model_missing", WEIGHTS), ("program_missing", PROGRAM)):
-        told += [f"exported without {name}: {run.about[key]}"] if run.about.get(key) else []
+        told += [f"exported without {name}: {manifest[key]}"] if manifest.get(key) else []
     return told
 
 

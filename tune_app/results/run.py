@@ -87,6 +87,11 @@ def _of_sweep(sweep: Sweep, name: str) -> Run:
 def _exported(folder: Path, results_dir: str, key: str) -> Run:
     """The trial that was exported, with all that it left where its sweep is still there, else as the export tells."""
     manifest = read_manifest(folder)
+    if manifest.get("ensemble"):
+        raise InputError(
+            f"{key}={folder}: is an ensemble of several networks. Give one of them, SWEEP/TRIAL, for example "
+            f"{key}={manifest.get('sweep')}/{next(iter(manifest.get('members') or ['0']))}"
+        )
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         told = read_json(folder / "metrics.json")

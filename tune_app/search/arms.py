@@ -338,6 +338,8 @@ def exported_problem(config: Any) -> str:
 
     Sections are only asked to be mappings: their settings are checked where they are merged.
     """
+    if isinstance(config, dict) and config.get("ensemble"):
+        return "it is an ensemble of several networks, each of which is under its `members`"
     sections = ("loss", "data", "model", "trainer")
     missing = [key for key in sections if not isinstance(config, dict) or not isinstance(config.get(key), dict)]
     if missing or not {"name", "params"} <= config["loss"].keys():
