@@ -10,7 +10,7 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -90,18 +90,30 @@ async def _print_log(jobs: Any, id_: str) -> None:
         print(lines, end="", flush=True)
 
 
-def listing(connection: Connection, width: int | None = None) -> list[str]:
-    """A table of the jobs, the latest first; [] without any. width: characters a line may have, where there is a limit.
+def submitted(connection: Connection) -> list[dict[str, Any]]:
+    """The jobs, the latest first: id, status, started (Unix seconds), words."""
+    found = sorted(client(connection).list_jobs(), key=lambda job: job.start_time or 0, reverse=True)
+    return [
+        {
+            "id": job.submission_id,
+            "status": job.status.value,
+            "started": (job.start_time or 0) / 1000,
+            "words": " ".join((job.metadata or {}).get("words", "").split()),
+        }
+        for job in found
+        if job.submission_id
+    ]
+
+
+def listing(jobs: Sequence[Mapping[str, Any]], width: int | None = None) -> list[str]:
+    """A table of `submitted` jobs; [] without any. width: characters a line may have, where there is a limit.
 
     The words of a job are cut to what is left of its line; an id that leaves nothing has a line of its own.
     """
-    found = sorted(client(connection).list_jobs(), key=lambda job: job.start_time or 0, reverse=True)
     rows = [("JOB", "STATUS", "STARTED", "WORDS")]
-    for job in found:
-        if job.submission_id:
-            start = datetime.fromtimestamp((job.start_time or 0) / 1000)
-            words = " ".join((job.metadata or {}).get("words", "").split())
-            rows.append((job.submission_id, job.status.value, f"{start:%Y-%m-%d %H:%M}", words))
+    for job in jobs:
+        start = datetime.fromtimestamp(job["started"])
+        rows.append((job["id"], job["status"], f"{start:%Y-%m-%d %H:%M}", job["words"]))
 
     room = (width or 10_000) - 49  # status, date, the gaps, and 20 characters of the words
     longest = max(len(id_) for id_, *_ in rows if len(id_) <= room)

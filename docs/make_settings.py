@@ -30,7 +30,7 @@ from tune_app.report import ReportSettings
 from tune_app.reporting.compare import CompareSettings
 from tune_app.results.summary import SummarySettings
 from tune_app.settings.command_line import CONF, compose
-from tune_app.settings.schema import Settings
+from tune_app.settings.schema import RunSettings, Settings
 from tune_app.settings.user import ENVIRONMENT
 from tune_app.sweep.housekeeping import SweepsSettings
 
@@ -72,7 +72,7 @@ TAKES_DATA = "Takes `data=` and the `data.…` settings of `run`, too.\n"
 def settings_page() -> str:
     """The whole page as Markdown."""
     defaults = default_settings()
-    parts = [INTRO, "## `python -m tune_app.run`\n", *sections(Settings, defaults), choices(), environment()]
+    parts = [INTRO, "## `python -m tune_app.run`\n", *sections(RunSettings, defaults), choices(), environment()]
     for verb, schema in OTHER_VERBS.items():
         own = docstrings(schema)
         fields = [field for field in dataclasses.fields(schema) if own.get(field.name) and not section_type(field)]
@@ -100,7 +100,7 @@ def default_settings() -> dict[str, Any]:
     """What `run` without any word uses, on a machine where the user has set nothing."""
     nothing_set = dict.fromkeys(ENVIRONMENT.values(), "") | {"TUNE_APP_SETTINGS": os.devnull}
     with mock.patch.dict(os.environ, nothing_set):
-        composed = compose("run", Settings, [])
+        composed = compose("run", RunSettings, [])
     assert composed is not None
     return composed.settings.as_dict()
 
@@ -108,7 +108,7 @@ def default_settings() -> dict[str, Any]:
 def sections(schema: type, defaults: Mapping[str, Any]) -> Iterator[str]:
     """A table of the plain settings, then one per nested section."""
     nested = {field.name: section_type(field) for field in dataclasses.fields(schema)}
-    texts = docstrings(schema)
+    texts = {name: text for base in reversed(schema.__mro__[:-1]) for name, text in docstrings(base).items()}
     yield table([row(name, defaults[name], texts[name]) for name, inner in nested.items() if inner is None])
     for name, inner in nested.items():
         if inner is not None:

@@ -19,7 +19,7 @@ from trainables.settings import network_names
 from tune_app.__main__ import VERBS
 from tune_app.settings import command_line
 from tune_app.settings.command_line import compose
-from tune_app.settings.schema import Settings
+from tune_app.settings.schema import RunSettings
 
 ROOT = Path(__file__).parents[1]
 TOP_LEVEL = {
@@ -52,7 +52,7 @@ def load(path: Path) -> ModuleType:
 
 
 MAKE_SETTINGS = load(ROOT / "docs" / "make_settings.py")
-SCHEMAS: dict[str, type] = {"run": Settings, **MAKE_SETTINGS.OTHER_VERBS}
+SCHEMAS: dict[str, type] = {"run": RunSettings, **MAKE_SETTINGS.OTHER_VERBS}
 
 
 def tracked() -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from dataclasses import dataclass
-from typing import Any
 
 from search_spaces import ClassCounts, Space
 from trainables.data import named_classes
@@ -21,7 +20,8 @@ from tune_app.ray_adapters.session import this_machine, trial_resources
 from tune_app.results.tables import sentences
 from tune_app.search.arms import num_trials, planned_arms, searched_space, sizes, with_baseline
 from tune_app.settings.command_line import Composed, run_composed
-from tune_app.settings.schema import Settings
+from tune_app.settings.document import Ended
+from tune_app.settings.schema import RunSettings, Settings
 from tune_app.settings.terminal import columns
 from tune_app.sweep.begin import planned, refuse_on_this_machine
 
@@ -29,7 +29,7 @@ RAY_START = "Ray's own start, about ten seconds, comes on top."
 
 
 @dataclass(kw_only=True)
-class PlanSettings(Settings):
+class PlanSettings(RunSettings):
     """What `python -m tune_app.plan` takes: the settings of `run`, and these."""
 
     gpus: int = -1
@@ -49,7 +49,7 @@ class PlanSettings(Settings):
 def plan(composed: Composed[PlanSettings]) -> Plan:
     """The plan of the composed settings. Raises InputError for what cannot be run, RunFailed where measuring fails."""
     asked = composed.settings
-    settings = plain_settings(composed)
+    settings = planned(composed.bare(Settings))  # as `run` would use them
     settings = dataclasses.replace(settings, data=named_classes(settings.data))
     refuse_on_this_machine(settings, asked.gpus)
     space = searched_space(settings)
@@ -67,16 +67,6 @@ def plan(composed: Composed[PlanSettings]) -> Plan:
     return make_plan(settings, most, trials=trials, exempt=exempt, pace=pace, sizes=own)
 
 
-def plain_settings(composed: Composed[PlanSettings]) -> Settings:
-    """The settings as `run` would use them."""
-    names = {field.name for field in dataclasses.fields(Settings)}
-    own = {field.name for field in dataclasses.fields(PlanSettings)} - names
-    values: dict[str, Any] = {name: getattr(composed.settings, name) for name in names}
-    overrides = [word for word in composed.overrides if word.lstrip("+~").split("=")[0] not in own]
-    bare = Composed(Settings(**values), overrides)
-    return planned(bare)
-
-
 def count_trials(settings: Settings, space: Space) -> tuple[int, int, list[Settings]]:
     """(trials, trials that are never stopped early, settings of some that stand for all), without opening the data.
 
@@ -89,7 +79,7 @@ def count_trials(settings: Settings, space: Space) -> tuple[int, int, list[Setti
     return num_trials(settings, arms, space, counts, window_voxels=1e6), exempt, own
 
 
-def plan_and_print(composed: Composed[PlanSettings]) -> int:
+def plan_and_print(composed: Composed[PlanSettings]) -> Ended:
     """Print the plan."""
     settings = composed.settings
     what = settings.preset or settings.trial or f"family={settings.family}"
@@ -99,7 +89,7 @@ def plan_and_print(composed: Composed[PlanSettings]) -> int:
         print(sentences(f"  {line}", columns(), " " * 13))
     if found.wall_hours:
         print(f"  {RAY_START}")
-    return 0
+    return Ended(lambda: {"what": what, "device": found.device, **found.as_dict()})
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainables.settings import PATH
+from trainables.settings import PATH, require_choice
 from tune_app.errors import InputError
 from tune_app.reporting.confirmation import confirmation
 from tune_app.reporting.curves import curves
@@ -25,6 +25,7 @@ from tune_app.results.folders import spoken
 from tune_app.results.manifest import now
 from tune_app.results.summary import notices
 from tune_app.results.sweep import Sweep
+from tune_app.settings.document import FORMATS, Ended
 
 REPORT = "report.html"
 SECTIONS: Sequence[Callable[[Findings], Section]] = (
@@ -55,6 +56,11 @@ class ReportSettings:
     out: str = field(default="", metadata=PATH)
     """File to write, ending in .html, or a folder for SWEEP.html; empty: report.html in the sweep's folder. An earlier
     report there is replaced; anything else is left alone."""
+    format: str = "table"
+    """table or json (docs/json.md)."""
+
+    def __post_init__(self) -> None:
+        require_choice("format", self.format, FORMATS)
 
 
 def report(settings: ReportSettings) -> Path:
@@ -119,12 +125,13 @@ def facts(findings: Findings) -> list[tuple[str, str]]:
     return found
 
 
-def report_and_print(settings: ReportSettings) -> int:
+def report_and_print(settings: ReportSettings) -> Ended:
     """Write the report and say where it is."""
     path = report(settings)
-    size = path.stat().st_size / 1e6
-    print(f"{path}   {size:.1f} MB, {counted(len(SECTIONS), 'section')}; open it in any browser, it needs no network")
-    return 0
+    size = path.stat().st_size
+    sections = counted(len(SECTIONS), "section")
+    print(f"{path}   {size / 1e6:.1f} MB, {sections}; open it in any browser, it needs no network")
+    return Ended(lambda: {"file": path, "bytes": size, "sections": len(SECTIONS)})
 
 
 def main() -> None:

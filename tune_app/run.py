@@ -9,18 +9,23 @@ import contextlib
 import dataclasses
 import functools
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+from search_spaces import flatten
 from trainables.data import named_classes
 from trainables.errors import DataError
 from tune_app.errors import InputError
 from tune_app.exporting.export import ExportSettings, export_and_print
-from tune_app.ray_adapters.remote import found, plain, run_there
-from tune_app.results.folders import spoken
-from tune_app.results.summary import SummarySettings, summarise_and_print
+from tune_app.ray_adapters.remote import found, plain, refuse_document, run_there
+from tune_app.results.folders import resume_command, spoken
+from tune_app.results.summary import SummarySettings, notices, summarise_and_print
 from tune_app.results.sweep import Sweep
 from tune_app.settings.command_line import Composed, run_composed
-from tune_app.settings.schema import Settings
+from tune_app.settings.document import Ended
+from tune_app.settings.schema import RunSettings, Settings
 from tune_app.settings.stored import stored_settings
 from tune_app.sweep.announce import INTERRUPTED, announce, best_line, next_steps
 from tune_app.sweep.begin import planned, refuse_elsewhere, refuse_on_this_machine, require_wandb, wanted_cluster
@@ -33,14 +38,16 @@ EXPORT = "export"
 """Folder in the sweep's for what final= has trained."""
 
 
-def run(composed: Composed[Settings]) -> int:
-    """Act on composed settings; the exit code."""
+def run(given: Composed[RunSettings]) -> int | Ended:
+    """Act on composed settings; the exit code, or how the sweep ended."""
+    composed = given.bare(Settings)
     settings = composed.settings
     require_wandb(settings.wandb_project)
     cluster = wanted_cluster(composed)
     if cluster.remote and not (connection := found(cluster)).here:
+        refuse_document(given.settings.format)
         refuse_elsewhere(composed)
-        return run_there(connection, "tune_app.run", plain(composed.overrides))
+        return run_there(connection, "tune_app.run", plain(given.overrides))
     if settings.resume or settings.extend:
         prepared = take_up(composed)
     else:
@@ -50,7 +57,8 @@ def run(composed: Composed[Settings]) -> int:
             if not settings.cluster.remote:
                 refuse_on_this_machine(settings)
             prepared = prepare(settings, new_folder(settings))
-    return finish(run_sweep(prepared, functools.partial(announce, given=composed.given_keys)))
+    outcome = run_sweep(prepared, functools.partial(announce, given=composed.given_keys))
+    return Ended(lambda: document(outcome.folder), finish(outcome))
 
 
 @contextlib.contextmanager
@@ -88,6 +96,44 @@ def finish(outcome: Outcome) -> int:
     return 0
 
 
+def document(folder: Path) -> dict[str, Any]:
+    """What format=json prints of a sweep that has come to its end, or was interrupted."""
+    sweep, name = Sweep(folder), spoken(folder)
+    board = sweep.leaderboard()
+    ranked = board.loc[board["rank"].notna(), "name"]
+    best = None
+    if len(ranked):
+        trial = sweep.trial(ranked.iloc[0])
+        best = {
+            "name": trial.name,
+            "family": trial.family,
+            "preset": trial.preset,
+            "seed": trial.seed,
+            "score": trial.score(sweep.metric),
+            "violation": trial.violation,
+            "epoch": trial.best["epoch"],
+            "params": trial.loss.get("params", {}) | flatten(trial.sections),
+            "folder": trial.folder,
+        }
+    interrupted = sweep.status != "finished"
+    steps = [resume_command(folder)] if interrupted else next_steps(name, stored_settings(folder)) if best else []
+    exported = folder / EXPORT / "1"
+    return {
+        "sweep": sweep.name,
+        "folder": folder,
+        "status": sweep.status,
+        "metric": sweep.metric,
+        "mode": sweep.mode,
+        "trials": Counter(trial.status for trial in sweep.trials),
+        "epochs": sum(trial.epochs for trial in sweep.trials),
+        "best": best,
+        "validated": sweep.validated,
+        "export": exported if not sweep.validated and exported.is_dir() else None,
+        "notices": notices(sweep),
+        "next": steps if sweep.validated or interrupted else [],
+    }
+
+
 def finish_final(sweep: Sweep) -> int:
     """Export what final= has trained into its folder, and say what it is."""
     if not sweep.leaderboard()["rank"].notna().any():
@@ -95,13 +141,13 @@ def finish_final(sweep: Sweep) -> int:
         return 1
     print()
     out = sweep.folder / EXPORT
-    code = export_and_print(ExportSettings(sweep=str(sweep.folder), top=1, out=str(out), overwrite=True))
+    export_and_print(ExportSettings(sweep=str(sweep.folder), top=1, out=str(out), overwrite=True))
     print(f"use it: python -m tune_app.predict checkpoint={out / '1'} volume=PATH out=pred.zarr")
-    return code
+    return 0
 
 
 def main() -> None:
-    run_composed("run", Settings, run)
+    run_composed("run", RunSettings, run)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from tune_app.results.sweep import Sweep
 from tune_app.run import run
 from tune_app.search.arms import planned_arms, searched_space, sizes, with_baseline
 from tune_app.settings.command_line import compose
-from tune_app.settings.schema import Settings
+from tune_app.settings.schema import RunSettings, Settings
 from tune_app.sweep.begin import planned
 
 COUNTS = ClassCounts(FOURTEEN_CLASSES, (1,) * 14, (2,) * 14)
@@ -79,7 +79,7 @@ def test_a_machine_that_is_too_small_is_told_before_the_data_are_touched(
 ) -> None:
     monkeypatch.setenv("TUNE_APP_SETTINGS", "/dev/null")
     given = ["experiment=l40s_comparison", "data.root=", f"data.cache_dir={tmp_path}/cache", *words]
-    composed = compose("run", Settings, [*given, f"results_dir={tmp_path}/results"])
+    composed = compose("run", RunSettings, [*given, f"results_dir={tmp_path}/results"])
     assert composed is not None
     with pytest.raises(InputError, match=said):
         run(composed)

@@ -12,6 +12,8 @@ from tune_app.plan import PlanSettings, count_trials, plan, plan_and_print
 from tune_app.ray_adapters.session import this_machine
 from tune_app.search.arms import searched_space
 from tune_app.settings.command_line import Composed, compose
+from tune_app.settings.schema import Settings
+from tune_app.sweep.begin import planned
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +61,7 @@ def test_a_network_alone_is_planned_with_what_it_brings_along() -> None:
     ],
 )
 def test_trials_are_counted_as_run_would(words: list[str], trials: int, exempt: int) -> None:
-    settings = plan_module.plain_settings(composed_of(*words))
+    settings = planned(composed_of(*words).bare(Settings))
     assert count_trials(settings, searched_space(settings))[:2] == (trials, exempt)
 
 
@@ -70,7 +72,7 @@ def test_the_machine_that_is_planned_for() -> None:
 
 
 def test_it_prints_a_plan_and_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert plan_and_print(composed_of("family=seesaw", "resources.num_cpus=2", "gpus=0")) == 0
+    assert plan_and_print(composed_of("family=seesaw", "resources.num_cpus=2", "gpus=0")).code == 0
     out = capsys.readouterr().out
     for word in ("trials     12, 2 at once", "epochs", "unknown: no earlier sweep", "disk", "memory"):
         assert word in out

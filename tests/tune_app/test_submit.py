@@ -15,7 +15,7 @@ from tune_app import submit
 from tune_app.errors import InputError
 from tune_app.ray_adapters import remote as clusters
 from tune_app.settings.command_line import compose
-from tune_app.settings.schema import Settings
+from tune_app.settings.schema import RunSettings
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
 
 
 def run(words: list[str]) -> int:
-    composed = compose("run", Settings, words)
+    composed = compose("run", RunSettings, words)
     assert composed
     return run_module.run(composed)
 
@@ -89,7 +89,7 @@ def test_words_about_jobs_that_are_none(sent, words, sentence) -> None:
 def test_the_keys_of_a_sweep_are_understood_for_jobs(sent, monkeypatch) -> None:
     asked = []
     monkeypatch.setattr(submit, "found", lambda settings: asked.append(settings) or None)
-    monkeypatch.setattr("cluster.jobs.listing", lambda connection, width: [])
+    monkeypatch.setattr("cluster.jobs.submitted", lambda connection: [])
     submit.act(["jobs", "cluster.address=h:1", "cluster.token_path=t"])
     assert (asked[0].address, asked[0].token_path) == ("h:1", "t")
 
@@ -104,7 +104,7 @@ def test_the_table_of_jobs_fits(monkeypatch, tmp_path, width) -> None:
     ]
     monkeypatch.setattr(jobs, "client", lambda connection: SimpleNamespace(list_jobs=lambda: found))
     connection = Connection(address="10.0.0.1:1", dashboard="", token=tmp_path / "token", here=False)
-    lines = jobs.listing(connection, width)
+    lines = jobs.listing(jobs.submitted(connection), width)
     assert len(lines) == (3 if width is None else 4)
     assert max(map(len, lines)) <= (width or 1000)
     assert [id_ for id_ in ids if id_ in "\n".join(lines)] == ids
@@ -114,4 +114,4 @@ def test_the_table_of_jobs_fits(monkeypatch, tmp_path, width) -> None:
     assert {row.index("SUCCEEDED") for row in rows} == {lines[0].index("STATUS")}
     assert all("trainer.epochs=60 more" in row for row in rows) == (width is None)
     found.clear()
-    assert jobs.listing(connection, width) == []
+    assert jobs.listing(jobs.submitted(connection), width) == []

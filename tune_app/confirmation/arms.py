@@ -23,9 +23,10 @@ from tune_app.evidence import Design, EarlierNoise, Rounds, plan_stages
 from tune_app.results.folders import ARMS, CONFIRMATIONS, is_confirmation, spoken
 from tune_app.results.repeats import arm_labels
 from tune_app.results.sweep import Sweep
-from tune_app.results.tables import counted, to_plain
+from tune_app.results.tables import counted
 from tune_app.results.trial import Trial, device_hours, read_json
 from tune_app.search.arms import Arm
+from tune_app.settings.document import to_plain
 
 SCORES = ("best", "last3")
 """What a run is worth: the score of its best epoch, or the mean of its last `LAST` epochs."""

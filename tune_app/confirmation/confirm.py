@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -21,14 +22,15 @@ from tune_app.confirmation.runs import conclude, has_ended, runs_to_train
 from tune_app.confirmation.settings import UNTIL_DECIDED, ConfirmSettings
 from tune_app.errors import InputError
 from tune_app.evidence import Design
-from tune_app.ray_adapters.remote import found, plain, run_there
+from tune_app.ray_adapters.remote import found, plain, refuse_document, run_there
 from tune_app.ray_adapters.session import RaySession, TrialResources
-from tune_app.results.finding import CONFIRMATION, DROPPABLE, confirmed_table, said
+from tune_app.results.finding import CONFIRMATION, DROPPABLE, confirmed_table, read_confirmation, said
 from tune_app.results.folders import LOCK, find_sweep, is_confirmation, lock_is_held, resume_command, spoken
 from tune_app.results.manifest import set_status
 from tune_app.results.sweep import Sweep
 from tune_app.results.tables import sentences, text_pages
 from tune_app.settings.command_line import Composed
+from tune_app.settings.document import Ended
 from tune_app.settings.schema import ClusterSettings, SearchSettings, Settings
 from tune_app.settings.stored import FREQUENCIES, stored_settings
 from tune_app.settings.terminal import columns
@@ -40,20 +42,22 @@ from tune_app.sweep.resume import refuse_other_data, with_allowed
 from tune_app.sweep.runner import Outcome, run_sweep
 
 
-def confirm(composed: Composed[ConfirmSettings]) -> int:
-    """Act on composed settings; the exit code."""
+def confirm(composed: Composed[ConfirmSettings]) -> int | Ended:
+    """Act on composed settings; the exit code, or how the confirmation ended."""
     require_wandb(composed.settings.wandb_project)
     cluster = wanted_cluster(composed)
     if cluster.remote and not (connection := found(cluster)).here:
         if not composed.settings.resume:
             refuse_unready(Sweep(composed.settings.sweep, composed.settings.results_dir))
+        refuse_document(composed.settings.format)
         return run_there(connection, "tune_app.confirm", plain(composed.overrides))
     plan, prepared = take_up(composed) if composed.settings.resume else begin(composed)
     outcome = train(plan, prepared)
     if not outcome.complete:
         print(f"\ninterrupted; nothing recorded is lost. Resume with: {resume_command(outcome.folder)}")
-        return INTERRUPTED
-    return finish(plan, outcome.folder)
+        return Ended(lambda: document(outcome.folder), INTERRUPTED)
+    code = finish(plan, outcome.folder)
+    return Ended(lambda: document(outcome.folder), code)
 
 
 def wanted_cluster(composed: Composed[ConfirmSettings]) -> ClusterSettings:
@@ -235,11 +239,28 @@ def finish(plan: Plan, folder: Path) -> int:
         return 1
     print()
     print(finding_text(found, columns()))
-    name = spoken(folder.parent)
     print(f"\nconfirmation   {folder}")
-    print(f"next           python -m tune_app.export sweep={name} top=3 out=best/")
-    print(f"               python -m tune_app.report sweep={name}")
+    print("next           " + "\n               ".join(next_steps(folder)))
     return 0
+
+
+def document(folder: Path) -> dict[str, Any]:
+    """What format=json prints of a confirmation that has come to its end, or was interrupted."""
+    runs, found = Sweep(folder), read_confirmation(folder)
+    return {
+        "sweep": spoken(folder.parent),
+        "folder": folder,
+        "status": runs.status,
+        "runs": Counter(trial.status for trial in runs.trials),
+        "finding": found or None,
+        "next": next_steps(folder) if found else [resume_command(folder)] if runs.status != "finished" else [],
+    }
+
+
+def next_steps(folder: Path) -> list[str]:
+    """Commands worth typing after a confirmation."""
+    name = spoken(folder.parent)
+    return [f"python -m tune_app.export sweep={name} top=3 out=best/", f"python -m tune_app.report sweep={name}"]
 
 
 def finding_text(found: Mapping[str, Any], width: int | None) -> str:

@@ -20,9 +20,10 @@ from tune_app.results.finding import CONFIRMATION, read_confirmation
 from tune_app.results.folders import is_sweep
 from tune_app.results.manifest import now
 from tune_app.results.sweep import Sweep
-from tune_app.results.tables import counted, to_plain
+from tune_app.results.tables import counted
 from tune_app.results.trial import Trial
 from tune_app.search.arms import Arm
+from tune_app.settings.document import to_plain
 
 COUNTS = ("epochs", "tp", "fp", "fn")
 MOST_MISSED = 1e9

@@ -7,6 +7,7 @@ from typing import Any
 
 from trainables.settings import PATH, require, require_choice, require_in
 from tune_app.confirmation.arms import MOST_ROUNDS, SCORES
+from tune_app.settings.document import FORMATS
 from tune_app.settings.schema import CheckpointSettings, ClusterSettings, ResourceSettings
 
 AUTO, UNTIL_DECIDED = "auto", "until_decided"
@@ -50,12 +51,15 @@ class ConfirmSettings:
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     data: DataPlace = field(default_factory=DataPlace)
+    format: str = "table"
+    """table, or json: one document at the end (docs/json.md)."""
     wandb_project: str = ""
     """Weights & Biases project; empty: none."""
     verbose: int = 0
     """Ray Tune's own verbosity, 0 to 3."""
 
     def __post_init__(self) -> None:
+        require_choice("format", self.format, FORMATS)
         require_in(self, "", top="[1, inf]", max_replicates=f"[2, {MOST_ROUNDS}]")
         require_choice("score", self.score, SCORES)
         require_choice("noise", self.noise, ("own", "borrowed"))

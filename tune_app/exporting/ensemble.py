@@ -28,8 +28,8 @@ from tune_app.errors import InputError
 from tune_app.exporting.model_file import WEIGHTS, best_state, tensors_of, write_loaded
 from tune_app.exporting.operating_point import APPLY, inference_shift, of_class
 from tune_app.results.sweep import Sweep
-from tune_app.results.tables import to_plain
 from tune_app.results.trial import Trial
+from tune_app.settings.document import to_plain
 
 if TYPE_CHECKING:
     from trainables.inference import Inference

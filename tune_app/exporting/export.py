@@ -35,7 +35,7 @@ from trainables.checkpoint import KEPT
 from trainables.settings import PATH, require, require_choice, require_in
 from tune_app.confirmation.runs import is_sound
 from tune_app.errors import InputError, written
-from tune_app.exporting.ensemble import PER_CLASS, put_together, told_of_ensemble
+from tune_app.exporting.ensemble import ENSEMBLE_MEAN, PER_CLASS, put_together, told_of_ensemble
 from tune_app.exporting.model_file import ABOUT, WEIGHTS, best_state, write_model, write_program
 from tune_app.exporting.operating_point import LARGEST, inference_shift, inherited_point, metadata, operating_point
 from tune_app.results.finding import confirmation_of, in_confirmed_order, read_confirmation
@@ -44,8 +44,9 @@ from tune_app.results.manifest import MANIFEST, file_sha256, git_revision, now, 
 from tune_app.results.run import EXPORT
 from tune_app.results.summary import NOT_VALIDATED, PHANTOM
 from tune_app.results.sweep import Sweep
-from tune_app.results.tables import in_words, to_plain
+from tune_app.results.tables import in_words
 from tune_app.results.trial import Trial, read_json
+from tune_app.settings.document import FORMATS, Ended, to_plain
 from tune_app.settings.stored import TRIAL
 
 SECTIONS = ("loss", "data", "task", "model", "trainer", "hardware", "resources")
@@ -107,8 +108,11 @@ class ExportSettings:
     """Replace an earlier export even where its files were changed or files were added to it."""
     ensemble: str = ""
     """per_class: of the first `top` trials the best one for each class, all in one folder, out/1, that predicts."""
+    format: str = "table"
+    """table or json (docs/json.md)."""
 
     def __post_init__(self) -> None:
+        require_choice("format", self.format, FORMATS)
         require_in(self, "", top="[1, inf]", epoch="[0, inf]")
         require(bool(self.out), "out", self.out, "a folder is needed", "Use out=best")
         require_choice("ensemble", self.ensemble, ("", PER_CLASS))
@@ -495,19 +499,34 @@ def confirmed_epochs(sweep: Sweep, arm: str) -> list[int]:
     return [int(trial.best["epoch"]) for trial in trials if trial.label == arm and is_sound(trial)]
 
 
-def export_and_print(settings: ExportSettings) -> int:
+def export_and_print(settings: ExportSettings) -> Ended:
     """Export, and say where everything lies and what to type next."""
-    folders = export(settings)
+    told: list[str] = []
+
+    def tell(notice: str) -> None:
+        told.append(notice)
+        to_stderr(notice)
+
+    folders = export(settings, tell=tell)
+    exports = []
     for folder in folders:
         manifest = read_manifest(folder)
         if manifest.get("ensemble"):
             print(told_of_ensemble(folder, manifest))
-            return 0
+            score = {"metric": ENSEMBLE_MEAN, "score": manifest[ENSEMBLE_MEAN], "calibrated": None, "epoch": None}
+            whole = {"model": None, "program": None}
+            exports.append({"folder": folder, "trial": ", ".join(manifest["members"]), **score, "lacks": whole})
+            continue
         metric = manifest["metric"]
         own = None if metric.startswith("calibrated") else manifest[CALIBRATED]
         more = f"   {own:.4f} at thresholds of its own" if own is not None else ""
         epoch = manifest["best_epoch"]
         worth = f"{metric} {manifest[metric]:.4f}" if manifest["validated"] else "not validated, weights"
         print(f"{folder}   {manifest['trial']}   {worth} at epoch {epoch}{more}")
-    print(f"train one again: python -m tune_app.run trial={shlex.quote(f'{folders[0]}/config.yaml')}")
-    return 0
+        score = {"metric": metric, "score": manifest[metric], "calibrated": manifest[CALIBRATED], "epoch": epoch}
+        lacks = {name: manifest[f"{name}_missing"] or None for name in ("model", "program")}
+        exports.append({"folder": folder, "trial": manifest["trial"], **score, "lacks": lacks})
+    if not settings.ensemble:
+        print(f"train one again: python -m tune_app.run trial={shlex.quote(f'{folders[0]}/config.yaml')}")
+    about = {"sweep": manifest["sweep"], "out": folders[0].parent}
+    return Ended(lambda: about | {"exports": exports, "notices": told})

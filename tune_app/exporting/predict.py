@@ -29,6 +29,7 @@ from tune_app.exporting.trained_model import Model, read_model
 from tune_app.exporting.volume import DecodedVolume, Volume, data_folder, find_crop, find_volume
 from tune_app.exporting.volume_labels import Labelled, predict_labels, refuse_table
 from tune_app.results.manifest import now, read_manifest
+from tune_app.settings.document import FORMATS, Ended
 
 
 @dataclass(kw_only=True)
@@ -73,6 +74,8 @@ class PredictSettings:
     """Windows at once."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu or cuda."""
+    format: str = "table"
+    """table or json (docs/json.md)."""
     data: DataFolder = field(
         default_factory=DataFolder, metadata={"instead": "Say what to predict with crop=DATASET/CROP or volume=PATH"}
     )
@@ -80,6 +83,7 @@ class PredictSettings:
     def __post_init__(self) -> None:
         require(bool(self.out), "out", self.out, "a folder is needed", "Use out=pred.zarr")
         require_in(self, "", overlap="[0, 0.9]", batch_size="[1, inf]")
+        require_choice("format", self.format, FORMATS)
         require_choice("device", self.device, ("auto", "cpu", "cuda"))
         require_choice("submission", self.submission, ("", "challenge"))
         require(
@@ -274,16 +278,22 @@ def _predict_submission(
     return Submission(out=out, crops=crops)
 
 
-def predict_and_print(settings: PredictSettings) -> int:
+def predict_and_print(settings: PredictSettings) -> Ended:
     """Predict, and say where it lies and how good it is."""
     done = predict(settings, Console(stderr=True))
     source = read_manifest(Path(settings.checkpoint).expanduser())
     if source.get("missed"):
         print(f"note: this network misses the bounds of its sweep, {source['bounds']}, with {source['missed']}")
-    if isinstance(done, Submission | Labelled):
+    content: dict[str, Any] = {"out": done.out, "kind": "volume", "shape": None, "dice": None, "crops": None}
+    content |= {"volumes": None, "told": []}
+    if isinstance(done, Submission):
         print(done)
-        return 0
+        crops = [{"place": crop.place, "classes": list(crop.grids)} for crop in done.crops]
+        return Ended(lambda: content | {"kind": "submission", "crops": crops})
+    if isinstance(done, Labelled):
+        print(done)
+        return Ended(lambda: content | {"kind": "labels", "volumes": done.volumes, "told": done.told})
     print(f"{done.out}   {' × '.join(map(str, done.shape))} voxels (z y x)")
     for name, value in done.dice.items():
         print(f"  Dice {name:<14}{'not there' if value != value else f'{value:.4f}'}")
-    return 0
+    return Ended(lambda: content | {"shape": done.shape, "dice": done.dice})

@@ -5,7 +5,6 @@ Nothing is loaded but names and shapes, and nothing is run. See docs/export.md.
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,10 +26,13 @@ from tune_app.reporting.compare_runs import says_how_good
 from tune_app.results.manifest import file_sha256, read_manifest
 from tune_app.results.run import Run, find_run
 from tune_app.results.summary import NOT_VALIDATED, PHANTOM
-from tune_app.results.tables import counted, in_words, records, sentences, text_pages, to_plain
+from tune_app.results.tables import counted, in_words, records, sentences, text_pages
 from tune_app.results.trial import is_finite, read_json
+from tune_app.settings.document import FORMATS, Ended
 from tune_app.settings.terminal import columns, drawing, plain
 
+NO_THRESHOLD = dict.fromkeys(("threshold", "logit", "calibrated"))
+"""What is told of an ensemble's class, whose threshold is inside."""
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 """Tensors of a batch norm that are counted, not learnt."""
 
@@ -50,13 +52,15 @@ class ShowSettings:
 
     def __post_init__(self) -> None:
         require(bool(self.checkpoint), "checkpoint", "''", "an export or a trial is needed", "Use checkpoint=best/1")
-        require_choice("format", self.format, ("table", "json"))
+        require_choice("format", self.format, FORMATS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A network as `show` tells of it. facts: (name, value) pairs; tensors: name, shape, type, parameters."""
+    """A network as `show` tells of it. about: what programs are told of it first; facts: (name, value) pairs; tensors:
+    name, shape, type, parameters."""
 
+    about: Mapping[str, Any]
     name: str
     notices: list[str]
     facts: list[tuple[str, str]]
@@ -79,18 +83,20 @@ class Shown:
         blocks += [f"{title}\n{text_pages(frame, width, (), (key,))}" for title, frame, key in titled if len(frame)]
         return "\n\n".join(blocks)
 
-    def json(self) -> str:
-        """The same, and all settings, as one object; numbers exact, null where there is none."""
-        content = {
-            "name": self.name,
+    def document(self) -> dict[str, Any]:
+        """The same, and all settings; numbers exact, null where there is none."""
+        return {
+            **self.about,
+            "parameters": int(self.tensors["parameters"].sum()) if len(self.tensors) else None,
             "notices": self.notices,
-            **dict(self.facts),
-            "thresholds": records(self.thresholds),
+            "facts": dict(self.facts),
+            "thresholds": [
+                dict.fromkeys(("threshold", "logit", "calibrated")) | row for row in records(self.thresholds)
+            ],
             "figures": records(self.figures),
             "tensors": records(self.tensors),
             "settings": self.settings,
         }
-        return json.dumps(to_plain(content), indent=2, allow_nan=False)
 
 
 def show(settings: ShowSettings) -> Shown:
@@ -114,7 +120,19 @@ def show(settings: ShowSettings) -> Shown:
     notices += _damage_of(run.folder, run.about if run.kind == "export" else {})
     reasons = {own.get("kept_at_half") for own in (section.get("classes") or {}).values()}
     alike = reasons.pop() if len(reasons) == 1 else None  # of all classes, such as that there are none to choose
+    trial = run.trial
+    about = {
+        "name": run.name,
+        "kind": run.kind,
+        "folder": run.folder,
+        "trial": trial.name,
+        "metric": trial.metric,
+        "score": trial.score(trial.metric) if trial.best else None,
+        "epoch": trial.best.get("epoch"),
+        "classes": list(run.classes),
+    }
     return Shown(
+        about=about,
         name=f"{run.name}   {run.trial.name}" if run.kind == "export" else run.name,
         notices=notices,
         facts=_facts(run, tensors) + ([("thresholds", alike)] if alike else []),
@@ -144,7 +162,18 @@ def _ensemble(folder: Path, manifest: Mapping[str, Any]) -> Shown:
             f"mean Dice {_short(manifest.get(ENSEMBLE_MEAN))} on crops that did not choose; {manifest['measured']}",
         ),
     ]
+    own = {
+        "name": str(folder),
+        "kind": "export",
+        "folder": folder,
+        "trial": ", ".join(members),
+        "metric": ENSEMBLE_MEAN,
+        "score": manifest.get(ENSEMBLE_MEAN),
+        "epoch": None,
+        "classes": list(winners),
+    }
     return Shown(
+        about=own,
         name=f"{folder}   {manifest['ensemble']}",
         notices=[*([PHANTOM] if (manifest.get("data") or {}).get("phantom") else []), *_damage_of(folder, manifest)],
         facts=facts,
@@ -293,11 +322,9 @@ def _damage_of(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     return told
 
 
-def show_and_print(settings: ShowSettings) -> int:
+def show_and_print(settings: ShowSettings) -> Ended:
     """Print what there is to say."""
     found = show(settings)
-    if settings.format == "json":
-        print(found.json())
-    else:
+    if settings.format != "json":
         print(found.text(columns(), every_tensor=settings.tensors), file=drawing(sys.stdout))
-    return 0
+    return Ended(found.document)

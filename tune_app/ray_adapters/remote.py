@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cluster.connect import Connection, connect
 from cluster.errors import ClusterError, ClusterInputError
+from trainables.settings import require
 from tune_app.errors import InputError, RunFailed
 from tune_app.settings.schema import ClusterSettings
 
@@ -51,6 +52,17 @@ def run_there(connection: Connection, module: str, words: Sequence[str]) -> int:
             f"this machine is no node of the cluster, so the sweep runs there as job {id_}; Ctrl-C detaches", flush=True
         )
         return jobs.follow(connection, id_)
+
+
+def refuse_document(form: str) -> None:
+    """InputError for format=json where the work is handed over as a job: what comes back is its log."""
+    require(
+        form != "json",
+        "format",
+        form,
+        "this machine is no node of the cluster, and a job sends back its log, no document",
+        "Leave it out, and read the sweep afterwards: python -m tune_app.summary sweep=latest format=json",
+    )
 
 
 def plain(words: Sequence[str]) -> list[str]:

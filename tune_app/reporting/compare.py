@@ -14,9 +14,8 @@ from tune_app.reporting.page import refuse_to_replace, save
 from tune_app.results.folders import find_sweep
 from tune_app.results.run import Run, find_run
 from tune_app.results.sweep import Sweep
+from tune_app.settings.document import FORMATS, Ended
 from tune_app.settings.terminal import columns, drawing
-
-FORMATS = ("table", "json")
 
 
 @dataclass(kw_only=True)
@@ -68,7 +67,7 @@ def compare(settings: CompareSettings) -> Compared:
     return compare_runs(a, b)
 
 
-def compare_and_print(settings: CompareSettings) -> int:
+def compare_and_print(settings: CompareSettings) -> Ended:
     """Compare, write the page where one is asked for, and print."""
     path = Path(settings.out).expanduser() if settings.out else None
     if path is not None:
@@ -76,10 +75,8 @@ def compare_and_print(settings: CompareSettings) -> int:
     found = compare(settings)
     if path is not None:
         save(found.page(), path)
-    if settings.format == "json":
-        print(found.json())
-        return 0
-    print(found.text(columns()), file=drawing(sys.stdout))
+    if settings.format != "json":
+        print(found.text(columns()), file=drawing(sys.stdout))
     if path is not None:
         print(f"\n{path}   open it in any browser")
-    return 0
+    return Ended(lambda: {**found.document(), "page": path})

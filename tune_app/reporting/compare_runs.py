@@ -28,8 +28,9 @@ from tune_app.results.folders import CONFIRMATIONS, is_sweep
 from tune_app.results.run import Run
 from tune_app.results.summary import NOT_VALIDATED, PHANTOM
 from tune_app.results.sweep import Sweep
-from tune_app.results.tables import header, in_words, to_plain
+from tune_app.results.tables import header, in_words
 from tune_app.results.trial import is_finite
+from tune_app.settings.document import to_plain
 
 SECTIONS = ("loss.", "data.", "task.", "model.", "trainer.", "hardware.", "resources.", "objective.", "seed")
 BOOKKEEPING = ("best_", "seconds_", "time_", "sigmoid/", "weight/", "shift/", "support/", "fg_true/", "loss/", "term/")
@@ -46,6 +47,7 @@ class RunComparison(Compared):
     figures: pd.DataFrame
     same_loss: bool
     """Else their losses are not of one scale."""
+    kind = "runs"
 
     def tables(self) -> list[tuple[str, pd.DataFrame, Sequence[str], Sequence[str]]]:
         return [

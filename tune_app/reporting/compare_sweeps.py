@@ -5,12 +5,11 @@ Whether they may be compared at all is said first: by the fingerprint of their d
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -25,7 +24,7 @@ from tune_app.results.manifest import now
 from tune_app.results.repeats import arm_labels
 from tune_app.results.summary import notices
 from tune_app.results.sweep import Sweep
-from tune_app.results.tables import records, sentences, text_pages, to_plain
+from tune_app.results.tables import records, sentences, text_pages
 from tune_app.settings.terminal import plain
 
 COMPARED = ("data.", "model.", "trainer.", "frequencies")
@@ -62,6 +61,9 @@ class Compared(ABC):
     def sections(self) -> list[Section]:
         """Of the page, before that of the settings."""
 
+    kind: ClassVar[str]
+    """sweeps or runs."""
+
     @property
     @abstractmethod
     def frames(self) -> Mapping[str, pd.DataFrame]:
@@ -79,10 +81,11 @@ class Compared(ABC):
                 blocks.append(f"{plain(title)}\n{table}" if title else table)
         return "\n\n".join([*blocks, sentences(plain("\n".join(self.findings)), width)])
 
-    def json(self) -> str:
-        """One object with everything the text says; scores exact, null where there is none."""
-        content = {
-            **{key: {"name": n, "folder": str(f)} for key, n, f in zip("ab", self.names, self.folders)},
+    def document(self) -> dict[str, Any]:
+        """Everything the text says; scores exact, null where there is none."""
+        return {
+            "of": self.kind,
+            **{key: {"name": n, "folder": f} for key, n, f in zip("ab", self.names, self.folders)},
             "same_data": self.same_data,
             "notices": self.notices,
             "settings": records(self.settings),
@@ -90,7 +93,6 @@ class Compared(ABC):
             "paired": records(self.paired),
             "findings": self.findings,
         }
-        return json.dumps(to_plain(content), indent=2, allow_nan=False)
 
     def page(self) -> Page:
         """The same with pictures."""
@@ -135,6 +137,7 @@ class SweepComparison(Compared):
     """Two sweeps. paired: one row per pair of arms with runs of one seed."""
 
     leaderboard: pd.DataFrame
+    kind = "sweeps"
 
     def tables(self) -> list[tuple[str, pd.DataFrame, Sequence[str], Sequence[str]]]:
         pairs = f"Runs of one seed, a = {self.names[0]}, b = {self.names[1]}"

@@ -18,8 +18,9 @@ from tune_app.errors import InputError
 from tune_app.results.folders import find_sweep, is_sweep, results_folder
 from tune_app.results.manifest import read_manifest
 from tune_app.results.sweep import Sweep
-from tune_app.results.tables import counted, to_plain
+from tune_app.results.tables import counted
 from tune_app.results.trial import Trial, read_json
+from tune_app.settings.document import to_plain
 
 EXPORT = "tune_app export"
 """What the manifest of an export calls itself."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Mapping
@@ -20,7 +19,8 @@ from tune_app.results.finding import DROPPABLE, confirmed_table, read_confirmati
 from tune_app.results.folders import is_confirmation, resume_command, spoken
 from tune_app.results.reference import NOT_COMPARABLE, PUBLISHED_CAUTION, read_reference
 from tune_app.results.sweep import Sweep
-from tune_app.results.tables import counted, csv_text, markdown, markdown_text, records, sentences, text_pages, to_plain
+from tune_app.results.tables import counted, csv_text, markdown, markdown_text, records, sentences, text_pages
+from tune_app.settings.document import Ended, as_json
 from tune_app.settings.terminal import drawing, plain, screen
 
 FORMATS = ("table", "csv", "json", "md")
@@ -103,7 +103,7 @@ def as_text(report: Report, form: str, width: int | None = None, color: bool = F
     if form == "csv":
         return as_csv(report)
     if form == "json":
-        return as_json(report)
+        return as_json("summary", document(report))
     return as_markdown(report) if form == "md" else as_table(report, width, color)
 
 
@@ -231,15 +231,16 @@ def as_csv(report: Report) -> str:
     return csv_text(frame).rstrip("\n")
 
 
-def as_json(report: Report) -> str:
-    """One object with everything the table says; scores exact, null where there is none."""
+def document(report: Report) -> dict[str, Any]:
+    """Everything the table says; scores exact, null where there is none."""
     sweep, noise = report.sweep, report.sweep.noise()
-    found: Mapping[str, Any] = {
+    return {
         "sweep": sweep.name,
-        "folder": str(sweep.folder),
+        "folder": sweep.folder,
         "status": sweep.status,
         "phantom": sweep.phantom,
         "metric": sweep.metric,
+        "mode": sweep.mode,
         "rank_by": report.rank_by,
         "classes": list(sweep.classes),
         "notices": report.notices,
@@ -261,7 +262,6 @@ def as_json(report: Report) -> str:
         "confirmation": report.confirmation or None,
         "cautions": report.cautions,
     }
-    return json.dumps(to_plain(found), indent=2, allow_nan=False)
 
 
 def notices(sweep: Sweep) -> list[str]:
@@ -317,12 +317,13 @@ def about_calibration(sweep: Sweep) -> list[str]:
     return told + ([f"Not calibrated, counted at 0.5: {partly}."] if partly else [])
 
 
-def summarise_and_print(settings: SummarySettings) -> int:
+def summarise_and_print(settings: SummarySettings) -> Ended:
     """Print the summary: in a terminal as wide as it is, otherwise plain. Warnings of a CSV go to standard error."""
     report = build_report(settings)
-    text = as_text(report, settings.format, *screen())
-    print(text, file=drawing(sys.stdout) if settings.format == "table" else sys.stdout)
+    if settings.format != "json":
+        text = as_text(report, settings.format, *screen())
+        print(text, file=drawing(sys.stdout) if settings.format == "table" else sys.stdout)
     if settings.format == "csv":
         for notice in report.notices:
             print(f"!! {notice}", file=sys.stderr)
-    return 0
+    return Ended(lambda: document(report))

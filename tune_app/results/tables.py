@@ -7,7 +7,7 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainables.calibration import CALIBRATED
+from tune_app.settings.document import to_plain
 from tune_app.settings.terminal import plain
 
 MISSING = "-"
@@ -78,19 +79,6 @@ def counted(number: int, what: str, plural: str = "") -> str:
 
 def cells(frame: pd.DataFrame) -> list[list[str]]:
     return [[cell(c, v) for c, v in zip(frame.columns, row)] for row in frame.itertuples(index=False, name=None)]
-
-
-def to_plain(value: Any) -> Any:
-    """A value that strict JSON can hold: NaN and NA become null, NumPy numbers Python's."""
-    if isinstance(value, Mapping):
-        return {str(k): to_plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        return to_plain(value.item())
-    if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    return value if isinstance(value, bool | int | float | str) else str(value)
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

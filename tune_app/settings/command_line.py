@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import hydra
 from hydra._internal.utils import get_args
@@ -36,6 +36,7 @@ from omegaconf.errors import OmegaConfBaseException
 from trainables.errors import TrainablesError
 from trainables.settings import PATH, network_names, network_preset
 from tune_app.errors import InputError, TuneAppError
+from tune_app.settings.document import Ended, told
 from tune_app.settings.terminal import plain_output
 from tune_app.settings.user import user_setting
 
@@ -44,6 +45,7 @@ TYPES = {"Integer": "a whole number", "Float": "a number", "bool": "true or fals
 """What a setting of such a type takes, in words; OmegaConf's names of them."""
 OPEN = ("space.", "task.options.", "model.options.", "data.options.", "objective.at_least.", "objective.at_most.")
 """Mappings whose keys are for the family, task, model, source or objective to check."""
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -58,6 +60,14 @@ class Composed(Generic[T]):
     def given_keys(self) -> list[str]:
         """Keys set on the command line, in order: ['family', 'trainer.epochs', …]."""
         return [override.lstrip("+~").split("=", 1)[0] for override in self.overrides]
+
+    def bare(self, schema: type[S]) -> Composed[S]:
+        """The same as `schema`, of which the settings are a subclass: without what was given beyond it."""
+        names = [field.name for field in dataclasses.fields(schema)]  # type: ignore[arg-type]
+        own = {field.name for field in dataclasses.fields(self.settings)} - {*names}  # type: ignore[arg-type]
+        values: dict[str, Any] = {name: getattr(self.settings, name) for name in names}
+        words = [word for key, word in zip(self.given_keys, self.overrides) if key.split(".")[0] not in own]
+        return Composed(schema(**values), words)
 
 
 def compose(verb: str, schema: type[T], argv: Sequence[str]) -> Composed[T] | None:
@@ -118,17 +128,19 @@ def _composed(verb: str, words: list[str]) -> tuple[DictConfig, list[str]]:
     return config, overrides
 
 
-def run_verb(verb: str, schema: type[T], act: Callable[[T], int | None]) -> None:
+def run_verb(verb: str, schema: type[T], act: Callable[[T], int | Ended | None]) -> None:
     """Entry point of `python -m tune_app.VERB`: compose, act, exit."""
     run_composed(verb, schema, lambda composed: act(composed.settings))
 
 
-def run_composed(verb: str, schema: type[T], act: Callable[[Composed[T]], int | None]) -> None:
+def run_composed(verb: str, schema: type[T], act: Callable[[Composed[T]], int | Ended | None]) -> None:
     """The same for a verb that asks what was typed."""
 
     def compose_and_act() -> int | None:
         composed = compose(verb, schema, sys.argv[1:])
-        return act(composed) if composed is not None else 0
+        if composed is None:
+            return 0
+        return told(verb, getattr(composed.settings, "format", ""), lambda: act(composed))
 
     sys.exit(exit_code(compose_and_act))
 

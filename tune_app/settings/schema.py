@@ -29,6 +29,7 @@ from trainables.settings import (
     require_in,
 )
 from trainables.tasks import get_task
+from tune_app.settings.document import FORMATS
 from tune_app.settings.objective import ObjectiveSettings, require_known
 
 MOST_TRIALS = 100_000
@@ -226,7 +227,7 @@ class DiagnosisSettings:
 
 @dataclass(kw_only=True)
 class Settings:
-    """Everything `python -m tune_app.run` takes."""
+    """Everything that makes a sweep: what `python -m tune_app.run` takes, and sweep.yaml keeps."""
 
     family: str = "seesaw"
     """A file of search_spaces/, or all (conditional search over the families of losses), or compare (the 15 published
@@ -333,6 +334,18 @@ class Settings:
     def grace_period(self) -> int:
         """Epochs before ASHA may stop a trial."""
         return grace_period(self.scheduler.grace_period, self.trainer.epochs, self.trainer.pct_start)
+
+
+@dataclass(kw_only=True)
+class RunSettings(Settings):
+    """What `python -m tune_app.run` takes: the settings of the sweep, and how it is told of, which no sweep keeps."""
+
+    format: str = "table"
+    """table, or json: one document at the end (docs/json.md)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("format", self.format, FORMATS)
 
 
 VARIED: dict[str, tuple[str, ...]] = {

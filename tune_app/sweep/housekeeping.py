@@ -12,9 +12,9 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from stat import S_ISREG
@@ -42,6 +42,7 @@ from tune_app.results.folders import (
 )
 from tune_app.results.manifest import MANIFEST, read_manifest
 from tune_app.results.tables import counted, text_pages
+from tune_app.settings.document import FORMATS, Ended
 from tune_app.settings.terminal import drawing, screen
 from tune_app.settings.user import user_setting
 from tune_app.sweep.folder import in_use, locked
@@ -71,9 +72,12 @@ class SweepsSettings:
     """For clean: remove what was used longest ago until the rest takes at most so many GB; 0 removes all."""
     force: bool = False
     """Remove; without it, delete and clean only say what would go."""
+    format: str = "table"
+    """table or json (docs/json.md)."""
 
     def __post_init__(self) -> None:
         require_choice("action", self.action, ACTIONS)
+        require_choice("format", self.format, FORMATS)
         require(
             self.action != "delete" or self.sweep not in ("", "latest"),
             "sweep",
@@ -97,8 +101,8 @@ class Cache:
     in_use: bool
 
 
-def act(settings: SweepsSettings) -> int:
-    """List, delete or clean, and say what was done; the exit code."""
+def act(settings: SweepsSettings) -> Ended:
+    """List, delete or clean, and say what was done."""
     results = results_folder(settings.results_dir)
     place = cache_folder(DataSettings(cache_dir=settings.cache_dir or user_setting("cache_dir")))
     if settings.action == "delete":
@@ -111,8 +115,11 @@ def act(settings: SweepsSettings) -> int:
     rows = [sweep_row(folder) for folder in (*sweep_folders(results), *half_made_folders(results))]
     print_table(f"sweeps in {results}", rows, f"none yet; start one: {START_ONE}")
     print()
-    print_table(f"caches in {place}", [cache_row(place, cache) for cache in caches(place)], "none yet")
-    return 0
+    cached = caches(place)
+    print_table(f"caches in {place}", [cache_row(place, cache) for cache in cached], "none yet")
+    listed = [{**row, "folder": results / row["name"]} for row in rows]
+    content = {"results_dir": results, "cache_dir": place, "sweeps": listed, "caches": list(map(asdict, cached))}
+    return Ended(lambda: {"action": "list", **content})
 
 
 def print_table(title: str, rows: Sequence[dict[str, Any]], nothing: str) -> None:
@@ -120,26 +127,27 @@ def print_table(title: str, rows: Sequence[dict[str, Any]], nothing: str) -> Non
     if not rows:
         print(f"{title}: {nothing}")
         return
-    print(f"{title}: {len(rows)}, {size(sum(row['size'] for row in rows))}")
-    frame = pd.DataFrame([row | {"size": size(row["size"])} for row in rows])
+    print(f"{title}: {len(rows)}, {size(sum(row['size_gb'] for row in rows))}")
+    told = [{HEADERS.get(name, name): SHOWN.get(name, str)(value) for name, value in row.items()} for row in rows]
+    frame = pd.DataFrame(told)
     width, color = screen()
     table = text_pages(frame, width, ("started", "trials", "holds"), ("name",), color=color)
     print(table, file=drawing(sys.stdout))
 
 
 def sweep_row(folder: Path) -> dict[str, Any]:
-    """name, status, trials, size (GB), started, last change."""
+    """name, status, trials, size (GB), when it was started and last changed (Unix seconds, NaN where not known)."""
     size_gb, changed = disk(folder)
-    started = ""
+    started = math.nan
     with suppress(KeyError, ValueError, TypeError):
-        started = when(datetime.fromisoformat(read_manifest(folder)["created"]).timestamp())
+        started = datetime.fromisoformat(read_manifest(folder)["created"]).timestamp()
     return {
         "name": folder.name,
         "status": status(folder),
         "trials": num_trials(folder),
-        "size": size_gb,
+        "size_gb": size_gb,
         "started": started,
-        "last change": when(changed),
+        "changed": changed,
     }
 
 
@@ -160,18 +168,19 @@ def num_trials(folder: Path) -> int:
     return sum(path.is_dir() for path in folder.glob("trials/*"))
 
 
-def delete(folder: Path, *, force: bool) -> int:
+def delete(folder: Path, *, force: bool) -> Ended:
     """Remove a sweep's folder, or say what would go. Raises InputError while the sweep or a confirmation runs."""
     found = status(folder)
     if found == "running":
         raise in_use(folder)
     size_gb, _ = disk(folder)
+    about = {"folder": folder, "status": found, "trials": num_trials(folder), "size_gb": size_gb, "removed": force}
     print(f"{folder}: {found}, {counted(num_trials(folder), 'trial')}, {size(size_gb)}")
     for path in sorted(folder.iterdir()):
         print(f"  {size(disk(path)[0]):>8}  {path.name}{'/' * path.is_dir()}")
     if not force:
         print(f"Nothing was removed. This removes it: {VERB} action=delete sweep={spoken(folder)} force=true")
-        return 0
+        return Ended(lambda: {"action": "delete", **about})
     with ExitStack() as held:
         for lock in locks(folder):
             held.enter_context(locked(lock.parent))
@@ -181,7 +190,7 @@ def delete(folder: Path, *, force: bool) -> int:
         except OSError as error:
             raise cannot_remove(folder, error) from None
     print("removed")
-    return 0
+    return Ended(lambda: {"action": "delete", **about})
 
 
 def caches(place: Path) -> list[Cache]:
@@ -208,12 +217,12 @@ def packed_entry(folder: Path) -> Cache:
 
 
 def cache_row(place: Path, cache: Cache) -> dict[str, Any]:
-    """name, size (GB), last use, holds."""
-    used = "now" if cache.in_use else when(cache.used)
-    return {"name": str(cache.folder.relative_to(place)), "size": cache.size_gb, "last used": used, "holds": cache.what}
+    """name, size (GB), last use (Unix seconds, infinite while it is in use), holds."""
+    used = math.inf if cache.in_use else cache.used
+    return {"name": str(cache.folder.relative_to(place)), "size_gb": cache.size_gb, "used": used, "holds": cache.what}
 
 
-def clean(place: Path, settings: SweepsSettings) -> int:
+def clean(place: Path, settings: SweepsSettings) -> Ended:
     """Remove caches that were not used for long, then the least recently used until the rest is small enough."""
     found = caches(place)
     left = sum(cache.size_gb for cache in found)
@@ -226,18 +235,22 @@ def clean(place: Path, settings: SweepsSettings) -> int:
             left -= cache.size_gb
 
     print_table(f"to remove from {place}", [cache_row(place, cache) for cache in going], "nothing")
+    content: dict[str, Any] = {"action": "clean", "cache_dir": place, "caches": list(map(asdict, going))}
     if not going:
-        return 0
+        return Ended(lambda: content | {"removed": []})
     if not settings.force:
         words = [f"{name}={value:g}" for name in CLEANED_BY if (value := getattr(settings, name)) is not None]
         words += [f"cache_dir={settings.cache_dir}"] * bool(settings.cache_dir)
         print(f"Nothing was removed. This removes it: {VERB} action=clean {' '.join(words)} force=true")
-        return 0
+        return Ended(lambda: content | {"removed": []})
+    removed = []
     for cache in going:
-        if not remove(cache):
+        if remove(cache):
+            removed.append(cache.folder)
+        else:
             print(f"stays, it is in use now: {cache.folder}")
     print(f"{size(sum(cache.size_gb for cache in caches(place)))} left")
-    return 0
+    return Ended(lambda: content | {"removed": removed})
 
 
 def remove(cache: Cache) -> bool:
@@ -270,4 +283,12 @@ def disk(path: Path) -> tuple[float, float]:
 
 
 def when(seconds: float) -> str:
+    """Local time; nothing where it is not known, and "now" of what is in use."""
+    if not math.isfinite(seconds):
+        return "now" if seconds > 0 else ""
     return f"{datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M}"
+
+
+SHOWN: dict[str, Callable[[Any], str]] = {"size_gb": size, "started": when, "changed": when, "used": when}
+HEADERS = {"size_gb": "size", "changed": "last change", "used": "last used"}
+"""How the columns of the tables are written, and headed."""

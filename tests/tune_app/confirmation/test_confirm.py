@@ -13,6 +13,7 @@ import numpy as np
 import optuna
 import pytest
 import yaml
+from documents import checked, checked_end
 from filelock import FileLock
 from planned import dataset_in_memory, settings_of
 from sweep_folder import UNIFORM, WrittenTrial, add_to_study, open_study, summarise, write_sweep, write_trial
@@ -320,7 +321,9 @@ def test_a_clear_winner_is_named_where_summary_export_and_report_look(swept, pla
     folder = swept()
     stages: list[Runs] = []
     monkeypatch.setattr(confirm_module, "run_sweep", trained_by(noisy(CLEAR), stages))
-    assert confirm(composed("sweep=mine", "top=2", "replicates=4")) == 0
+    ended = confirm(composed("sweep=mine", "top=2", "replicates=4"))
+    assert ended.code == 0
+    assert checked_end("confirm", ended)["finding"]["winner"] == "seesaw_p0.8"
     printed = capsys.readouterr().out
     assert "seesaw_p0.8 is the best of 3 arms." in printed
     assert "python -m tune_app.export sweep=mine" in printed
@@ -341,7 +344,7 @@ def test_a_clear_winner_is_named_where_summary_export_and_report_look(swept, pla
     assert "Confirmed on fresh seeds" in text
     assert "seesaw_p0.8 is the best of 3 arms." in text
     assert "tune_app.confirm" not in text, "nothing is left to confirm"
-    assert json.loads(summarise("mine", format="json"))["confirmation"]["winner"] == "seesaw_p0.8"
+    assert checked(summarise("mine", format="json"))["confirmation"]["winner"] == "seesaw_p0.8"
     page = report(ReportSettings(sweep="mine")).read_text()
     assert "seesaw_p0.8 is the best of 3 arms." in page
     assert "not finished" not in summarise(str(folder / "confirmation"))
@@ -350,7 +353,7 @@ def test_a_clear_winner_is_named_where_summary_export_and_report_look(swept, pla
 def test_a_tie_is_told_and_the_default_choice_is_exported_first(swept, planned, monkeypatch, tmp_path) -> None:
     folder = swept()
     monkeypatch.setattr(confirm_module, "run_sweep", trained_by(noisy(TIED), []))
-    assert confirm(composed("sweep=mine", "top=2", "replicates=3")) == 0
+    assert confirm(composed("sweep=mine", "top=2", "replicates=3")).code == 0
     found = read_confirmation(folder)
     assert found["winner"] is None
     assert len(found["equivalence_set"]) == 3
@@ -384,7 +387,7 @@ def test_auto_spends_its_budget_in_stages_on_those_that_are_close(swept, planned
     stages: list[Runs] = []
     monkeypatch.setattr(confirm_module, "run_sweep", trained_by(noisy(means, sd=0.01), stages))
     cost = 3 * 30 / 3600
-    assert confirm(composed("sweep=mine", "top=3", "replicates=auto", f"budget_gpu_hours={24 * cost}")) == 0
+    assert confirm(composed("sweep=mine", "top=3", "replicates=auto", f"budget_gpu_hours={24 * cost}")).code == 0
     assert [name for name, _ in stages[0]].count("weight_uniform") == 3
     assert len(stages) > 1
     later = {name for stage in stages[1:] for name, _ in stage}
@@ -414,14 +417,16 @@ def test_an_interrupted_confirmation_goes_on_with_the_runs_that_are_missing(swep
     for words in (("replicates=3",), ("replicates=auto", "budget_gpu_hours=1"), ("replicates=until_decided",)):
         stages: list[Runs] = []
         monkeypatch.setattr(confirm_module, "run_sweep", trained_by(noisy(CLEAR), stages, stop_after=4))
-        assert confirm(composed("sweep=mine", "top=2", *words)) == 130
+        ended = confirm(composed("sweep=mine", "top=2", *words))
+        assert ended.code == 130
+        assert checked_end("confirm", ended)["finding"] is None
         assert "python -m tune_app.confirm resume=mine" in capsys.readouterr().out
         assert not (Path("results/mine") / "confirmation.json").exists()
         again = composed("sweep=mine")
         with pytest.raises(InputError, match="resume=mine"):
             begin(again)
         monkeypatch.setattr(confirm_module, "run_sweep", trained_by(noisy(CLEAR), stages))
-        assert confirm(composed("resume=mine")) == 0
+        assert confirm(composed("resume=mine")).code == 0
         assert stages[1] == stages[0][4:], "none twice, none left out"
         found = Path("results/mine/confirmation.json")
         assert json.loads(found.read_text())["winner"] == "seesaw_p0.8"
@@ -431,7 +436,7 @@ def test_an_interrupted_confirmation_goes_on_with_the_runs_that_are_missing(swep
 def test_a_confirmation_whose_runs_all_fail_ends_with_an_error(swept, planned, monkeypatch, capsys) -> None:
     swept()
     monkeypatch.setattr(confirm_module, "run_sweep", trained_by(lambda name, seed: None, []))
-    assert confirm(composed("sweep=mine", "top=2", "replicates=2")) == 1
+    assert confirm(composed("sweep=mine", "top=2", "replicates=2")).code == 1
     assert "no run ended with a score" in capsys.readouterr().err
     assert "no run of the confirmation ended with a score" in summarise("mine")
 
@@ -491,7 +496,7 @@ def test_bad_words_are_refused_in_a_sentence(swept, words, fragment) -> None:
 
 def concluded(folder: Path, means: Mapping[str, float], monkeypatch: pytest.MonkeyPatch, *words: str) -> dict:
     monkeypatch.setattr(confirm_module, "run_sweep", trained_by(noisy(means), []))
-    assert confirm(composed("sweep=mine", *words)) == 0
+    assert confirm(composed("sweep=mine", *words)).code == 0
     return read_confirmation(folder)
 
 
@@ -507,7 +512,7 @@ def test_an_interrupt_between_two_stages_leaves_a_confirmation_to_go_on_with(swe
 
     monkeypatch.setattr(confirm_module, "run_sweep", once)
     words = ("top=2", "replicates=auto", f"budget_gpu_hours={30 * 3 * 30 / 3600}")
-    assert confirm(composed("sweep=mine", *words)) == 130
+    assert confirm(composed("sweep=mine", *words)).code == 130
     assert "python -m tune_app.confirm resume=mine" in capsys.readouterr().out
     assert Sweep(folder / "confirmation").status == "interrupted"
     again = composed("sweep=mine")
@@ -546,7 +551,7 @@ def test_an_older_confirmation_does_not_take_the_place_of_a_newer_one(swept, pla
     newer = concluded(folder, TIED, monkeypatch, "top=2", "replicates=2")
     assert newer["source"]["runs"] == "confirmation_2"
     assert not set(newer["source"]["seeds"]) & {4, 5}
-    assert confirm(composed(f"resume={folder / 'confirmation'}")) == 0
+    assert confirm(composed(f"resume={folder / 'confirmation'}")).code == 0
     assert read_confirmation(folder) == newer
 
 
@@ -558,7 +563,7 @@ def test_a_damaged_finding_is_said_and_written_again(swept, planned, monkeypatch
     notices: list[str] = []
     export(ExportSettings(sweep="mine", top=1, out=str(tmp_path / "best")), tell=notices.append)
     assert "is damaged" in notices[0]
-    assert confirm(composed("resume=mine")) == 0
+    assert confirm(composed("resume=mine")).code == 0
     assert read_confirmation(folder) == found
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from documents import checked_end
 from rich.console import Console
 from tiny_export import NETWORKS, PATCH, exported
 
@@ -72,7 +73,7 @@ def packed(place: Path, voxel: np.ndarray, translation: np.ndarray, shape: tuple
 def test_the_packer_takes_every_array_as_it_lies(
     asked: Callable[..., PredictSettings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert predict_and_print(asked()) == 0
+    assert checked_end("predict", predict_and_print(asked()))["crops"][0]["place"] == "cells.zarr/crop8"
     told = capsys.readouterr()
     assert "cells.zarr/crop8" in told.out
     assert f"csc pack-results -i '{tmp_path}/out/{{dataset}}.zarr/{{crop}}'" in told.out
@@ -179,7 +180,7 @@ def test_a_class_that_the_challenge_does_not_know_is_said(
     asked: Callable[..., PredictSettings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = exported(tmp_path / "one", NETWORKS[2], PATCH[2], classes=("nuc", "surface"))
-    assert predict_and_print(asked(checkpoint=str(one), crop="crop7")) == 0
+    assert predict_and_print(asked(checkpoint=str(one), crop="crop7")).code == 0
     assert "note: the challenge does not score surface: left out" in capsys.readouterr().err
     none = exported(tmp_path / "none", NETWORKS[2], PATCH[2], classes=("surface", "fire"))
     with pytest.raises(

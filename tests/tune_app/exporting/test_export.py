@@ -344,7 +344,7 @@ def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> Non
 
 
 def test_printing_says_where_and_what_next(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert export_and_print(ExportSettings(sweep=str(sweep), out=str(tmp_path / "best"), top=1)) == 0
+    assert export_and_print(ExportSettings(sweep=str(sweep), out=str(tmp_path / "best"), top=1)).code == 0
     out = capsys.readouterr().out
     assert (
         f"{tmp_path}/best/1   0001_seesaw_p0.8   mean_dice 0.7000 at epoch 2   0.7000 at thresholds of its own" in out

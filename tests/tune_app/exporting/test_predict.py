@@ -20,6 +20,7 @@ import pytest
 import tifffile
 import torch
 import zarr
+from documents import checked_end
 from filelock import FileLock
 from monai.data.utils import compute_importance_map
 from ome_zarr_models.v04.image_label import ImageLabel
@@ -387,7 +388,8 @@ def test_a_killed_run_goes_on_where_it_stopped(
         predict(asked(crop="crop1", overlap=0.25))
     with pytest.raises(InputError, match=r"checkpoint: .*/2, model \w{8} there, .*/3, \w{8} here; .*window"):
         predict(asked(crop="crop1", checkpoint=str(exports[3])))
-    assert predict_and_print(asked(crop="crop1", batch_size=3)) == 0
+    ended = predict_and_print(asked(crop="crop1", batch_size=3))
+    assert checked_end("predict", ended)["kind"] == "volume"
     assert "going on after 4 of 27 blocks" in capsys.readouterr().err
     assert len(predicted) == 27 - 4
     assert not partial.exists()
@@ -513,7 +515,7 @@ def test_what_is_printed(
     asked: Callable[..., PredictSettings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_small(tmp_path / "data")
-    assert predict_and_print(asked(crop="crop1")) == 0
+    assert predict_and_print(asked(crop="crop1")).code == 0
     shown = capsys.readouterr()
     assert f"{tmp_path}/pred.zarr   6 × 24 × 24 voxels" in shown.out
     assert "Dice nuc" in shown.out
@@ -599,7 +601,7 @@ def test_voxels_of_another_size_are_resampled_and_that_is_said(
     wanted = predict(asked(volume=str(tmp_path / "em8.npy"), voxel_nm=[8, 8, 8]))
     assert "note" not in capsys.readouterr().err
     out = str(tmp_path / "fine.zarr")
-    assert predict_and_print(asked(volume=str(tmp_path / "em4.npy"), voxel_nm=[4, 4, 4], out=out)) == 0
+    assert predict_and_print(asked(volume=str(tmp_path / "em4.npy"), voxel_nm=[4, 4, 4], out=out)).code == 0
     told = capsys.readouterr()
     assert "note: em4.npy: voxels of 4 × 4 × 4 nm; predicted at 8 × 8 × 8 nm as trained, resampled" in told.err
     assert "3 × 40 × 40 voxels" in told.out

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from documents import checked_end
 from tiny_export import exported
 
 from trainables.inference import Inference
 from tune_app.errors import InputError
-from tune_app.exporting.predict import DataFolder, PredictSettings, predict
+from tune_app.exporting.predict import DataFolder, PredictSettings, predict, predict_and_print
 from tune_app.exporting.volume_labels import Labelled
 from tune_app.predict import main
 from tune_app.results.manifest import file_sha256
@@ -84,7 +85,8 @@ def test_every_volume_gets_a_line_and_labels_are_counted(here: Path) -> None:
     recalls = (3 / 4, 1, 1)
     assert f"{sum(recalls) / 3:.4f}" in done.told[1]
     assert done.told[2].startswith("3 of them trained the network")
-    assert run(crop="v4.npy", out="one.csv").volumes == 1
+    one = PredictSettings(checkpoint="best/1", data=DataFolder(root="data"), crop="v4.npy", out="one.csv")
+    assert checked_end("predict", predict_and_print(one))["volumes"] == 1
     assert table(here / "one.csv") == [rows[4]]
 
 

@@ -18,6 +18,7 @@ from trainables.errors import SettingsError
 from tune_app.compare import main
 from tune_app.reporting.compare import CompareSettings, compare
 from tune_app.reporting.page import render
+from tune_app.settings.document import as_json
 
 SCORES = {"a": [0.50, 0.52, 0.55, 0.51], "b": [0.53, 0.56, 0.56, 0.55]}
 
@@ -121,7 +122,7 @@ def test_the_three_forms_say_the_same(pair: tuple[Path, Path], tmp_path: Path) -
     found = compare(settings(pair))
     table = found.text(100)
     assert all(len(line) <= 100 for line in table.split("\n\n")[3].splitlines()), "the leaderboard fits"
-    content = json.loads(found.json(), parse_constant=pytest.fail)
+    content = json.loads(as_json("compare", found.document()), parse_constant=pytest.fail)
     assert content["same_data"] is True
     assert len(content["leaderboard"]) == 11
     assert content["paired"][1]["difference"] == pytest.approx(0.03)

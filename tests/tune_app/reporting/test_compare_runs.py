@@ -21,6 +21,7 @@ from tune_app.exporting.export import ExportSettings, export
 from tune_app.reporting.compare import CompareSettings, compare
 from tune_app.reporting.compare_runs import RunComparison
 from tune_app.reporting.page import render
+from tune_app.settings.document import as_json
 
 SCORES = {"narrow": [0.50, 0.52, 0.55], "wide": [0.53, 0.56, 0.56]}
 
@@ -154,7 +155,7 @@ def test_text_json_and_page_say_the_same(sweep: Path, tmp_path: Path) -> None:
     text = found.text(80)
     assert max(map(len, text.splitlines())) <= 80
     assert "told apart" in text
-    content = json.loads(found.json(), parse_constant=pytest.fail)
+    content = json.loads(as_json("compare", found.document()), parse_constant=pytest.fail)
     assert {row["figure"] for row in content["figures"]} >= {"mean_dice", "dice/nuc", "mean_iou"}
     page = tmp_path / "page.html"
     page.write_text(render(found.page()))

@@ -226,7 +226,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 
 def test_it_says_where_the_report_is(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = write_sweep(tmp_path / "a", [])
-    assert report_and_print(ReportSettings(sweep=str(folder))) == 0
+    assert report_and_print(ReportSettings(sweep=str(folder))).code == 0
     assert str(folder / "report.html") in capsys.readouterr().out
 
 

@@ -106,7 +106,7 @@ def test_no_phantom_is_claimed_for_real_data(tmp_path: Path) -> None:
 
 
 def test_csv_warns_on_standard_error_only(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert summarise_and_print(SummarySettings(sweep=str(sweep), format="csv")) == 0
+    assert summarise_and_print(SummarySettings(sweep=str(sweep), format="csv")).code == 0
     captured = capsys.readouterr()
     assert PHANTOM in captured.err
     assert "!!" not in captured.out
@@ -275,7 +275,7 @@ def hostile(tmp_path: Path) -> Path:
 def printed(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> str:
     """What `summary` shows of the folder in a terminal."""
     settings = SummarySettings(sweep=str(folder), **dict(word.split("=") for word in words))
-    exit_code(lambda: summarise_and_print(settings))
+    exit_code(lambda: summarise_and_print(settings).code)
     captured = capsys.readouterr()
     return captured.out + captured.err
 

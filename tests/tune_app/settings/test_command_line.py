@@ -490,7 +490,7 @@ def test_data_that_cannot_be_generated_where_it_was_asked_for(tmp_path):
 
 def test_what_is_generated_is_that_of_the_data_that_were_named(tmp_path, capsys):
     fires = {"name": "raster_series", "classes": ["fire"], "patch": [1, 64, 64]}
-    assert generate(DataVerbSettings(action="make", out=str(tmp_path / "fires"), data=DataSettings(**fires))) == 0
+    assert generate(DataVerbSettings(action="make", out=str(tmp_path / "fires"), data=DataSettings(**fires))).code == 0
     assert f"tune_app.run data=wildfire data.root={tmp_path / 'fires'}" in capsys.readouterr().out
     with pytest.raises(SettingsError, match=r"data\.name=cellmap: has no generated data"):
         generate(DataVerbSettings(action="make", out=str(tmp_path / "cells"), data=DataSettings(name="cellmap")))

@@ -51,7 +51,7 @@ def cache(results: Path) -> Path:
 def type_words(results: Path, *words: str) -> int:
     composed = compose("sweeps", SweepsSettings, [f"results_dir={results}", *words])
     assert composed is not None
-    return act(composed.settings)
+    return act(composed.settings).code
 
 
 def names(folder: Path) -> set[str]:
