@@ -65,7 +65,9 @@ A path is written as in any shell: `data.root=~/data`, `"data.root=/data/Zürich
 """
 
 TAKES_ALL = "Takes all settings of `run`, too, but `resume=` and `extend=`.\n"
-TAKES_PLACE = "Takes the `resources.…`, `cluster.…` and `checkpoints.…` settings of `run`, too; also `data.root`, …\n"
+TAKES_PLACE = (
+    "Takes the `resources.…`, `cluster.…`, `checkpoints.…` and `notify.…` settings of `run`, too; also `data.root`, …\n"
+)
 TAKES_DATA = "Takes `data=` and the `data.…` settings of `run`, too.\n"
 
 

@@ -30,6 +30,7 @@ from tune_app.settings.stored import stored_settings
 from tune_app.sweep.announce import INTERRUPTED, announce, best_line, next_steps
 from tune_app.sweep.begin import planned, refuse_elsewhere, refuse_on_this_machine, require_wandb, wanted_cluster
 from tune_app.sweep.folder import new_folder
+from tune_app.sweep.notify import Notify
 from tune_app.sweep.prepare import prepare
 from tune_app.sweep.resume import take_up
 from tune_app.sweep.runner import Outcome, run_sweep
@@ -48,6 +49,7 @@ def run(given: Composed[RunSettings]) -> int | Ended:
         refuse_document(given.settings.format)
         refuse_elsewhere(composed)
         return run_there(connection, "tune_app.run", plain(given.overrides))
+    notify = Notify.of(given.settings.notify)
     if settings.resume or settings.extend:
         prepared = take_up(composed)
     else:
@@ -57,8 +59,10 @@ def run(given: Composed[RunSettings]) -> int | Ended:
             if not settings.cluster.remote:
                 refuse_on_this_machine(settings)
             prepared = prepare(settings, new_folder(settings))
-    outcome = run_sweep(prepared, functools.partial(announce, given=composed.given_keys))
-    return Ended(lambda: document(outcome.folder), finish(outcome))
+    prepared = dataclasses.replace(prepared, notify=notify)
+    told = functools.partial(announce, given=composed.given_keys)
+    code = notify.end_of(prepared.folder, lambda: finish(run_sweep(prepared, told)))
+    return Ended(lambda: document(prepared.folder), code)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,14 @@ TRIALS = [
     WrittenTrial(label="seesaw_p0.1", status="waiting", params={"p": 0.1}),
 ]
 Typed = Callable[..., dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What `run` reads of a sweep that was prepared."""
+
+    folder: Path
+    notify: Any = None
 
 
 @pytest.fixture
@@ -97,7 +106,7 @@ def test_how_a_sweep_ended(
 ) -> None:
     """Everything that `run` tells meanwhile is on stderr."""
     outcome = Outcome(folder=tmp_path / "results" / name, complete=complete)
-    monkeypatch.setattr(run_module, "take_up", lambda composed: print("told on the way"))
+    monkeypatch.setattr(run_module, "take_up", lambda composed: print("told on the way") or Begun(outcome.folder))
     monkeypatch.setattr(run_module, "run_sweep", lambda prepared, announce: outcome)
     found = typed("run", f"resume={name}", code=code)
     assert found["best"]["name"] == "0000_seesaw_p0.8"

@@ -37,6 +37,7 @@ from tune_app.settings.terminal import columns
 from tune_app.sweep.announce import INTERRUPTED, announcement, tell
 from tune_app.sweep.begin import require_wandb
 from tune_app.sweep.folder import in_use, require_writable, space_in
+from tune_app.sweep.notify import Notify
 from tune_app.sweep.prepare import Prepared, prepare
 from tune_app.sweep.resume import refuse_other_data, with_allowed
 from tune_app.sweep.runner import Outcome, run_sweep
@@ -51,13 +52,17 @@ def confirm(composed: Composed[ConfirmSettings]) -> int | Ended:
             refuse_unready(Sweep(composed.settings.sweep, composed.settings.results_dir))
         refuse_document(composed.settings.format)
         return run_there(connection, "tune_app.confirm", plain(composed.overrides))
+    notify = Notify.of(composed.settings.notify)
     plan, prepared = take_up(composed) if composed.settings.resume else begin(composed)
-    outcome = train(plan, prepared)
-    if not outcome.complete:
-        print(f"\ninterrupted; nothing recorded is lost. Resume with: {resume_command(outcome.folder)}")
-        return Ended(lambda: document(outcome.folder), INTERRUPTED)
-    code = finish(plan, outcome.folder)
-    return Ended(lambda: document(outcome.folder), code)
+
+    def work() -> int:
+        if train(plan, replace(prepared, notify=notify)).complete:
+            return finish(plan, prepared.folder)
+        print(f"\ninterrupted; nothing recorded is lost. Resume with: {resume_command(prepared.folder)}")
+        return INTERRUPTED
+
+    code = notify.end_of(prepared.folder, work)
+    return Ended(lambda: document(prepared.folder), code)
 
 
 def wanted_cluster(composed: Composed[ConfirmSettings]) -> ClusterSettings:

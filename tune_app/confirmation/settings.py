@@ -8,7 +8,7 @@ from typing import Any
 from trainables.settings import PATH, require, require_choice, require_in
 from tune_app.confirmation.arms import MOST_ROUNDS, SCORES
 from tune_app.settings.document import FORMATS
-from tune_app.settings.schema import CheckpointSettings, ClusterSettings, ResourceSettings
+from tune_app.settings.schema import CheckpointSettings, ClusterSettings, NotifySettings, ResourceSettings
 
 AUTO, UNTIL_DECIDED = "auto", "until_decided"
 
@@ -53,6 +53,7 @@ class ConfirmSettings:
     data: DataPlace = field(default_factory=DataPlace)
     format: str = "table"
     """table, or json: one document at the end (docs/json.md)."""
+    notify: NotifySettings = field(default_factory=NotifySettings)
     wandb_project: str = ""
     """Weights & Biases project; empty: none."""
     verbose: int = 0

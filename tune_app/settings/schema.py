@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -336,12 +338,41 @@ class Settings:
         return grace_period(self.scheduler.grace_period, self.trainer.epochs, self.trainer.pct_start)
 
 
+NOTIFY_WORDS = ("sweep", "event", "best", "message", "folder")
+"""What notify.command may have in braces."""
+
+
+@dataclass(kw_only=True)
+class NotifySettings:
+    """Who is told how it ends."""
+
+    command: str = field(default="", metadata=PATH)
+    """Program with its words, run without a shell when a sweep or a confirmation ends, fails, or has waited for an
+    hour; {sweep}, {event}, {best}, {message} and {folder} in it are filled in: docs/notify.md."""
+
+    def __post_init__(self) -> None:
+        try:
+            words = shlex.split(self.command)
+        except ValueError as error:
+            words = []
+            require(False, "notify.command", self.command, f"cannot be split into words ({error})", "Close the quotes")
+        unknown = [name for word in words for name in re.findall(r"\{(\w+)\}", word) if name not in NOTIFY_WORDS]
+        require(
+            not unknown,
+            "notify.command",
+            self.command,
+            f"{{{''.join(unknown[:1])}}} stands for nothing",
+            f"Choices: {', '.join(f'{{{name}}}' for name in NOTIFY_WORDS)}",
+        )
+
+
 @dataclass(kw_only=True)
 class RunSettings(Settings):
     """What `python -m tune_app.run` takes: the settings of the sweep, and how it is told of, which no sweep keeps."""
 
     format: str = "table"
     """table, or json: one document at the end (docs/json.md)."""
+    notify: NotifySettings = field(default_factory=NotifySettings)
 
     def __post_init__(self) -> None:
         super().__post_init__()

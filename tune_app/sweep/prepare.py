@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from tune_app.settings.fitting import refuse_too_large
 from tune_app.settings.schema import Settings, compares_device_seconds
 from tune_app.settings.stored import FREQUENCIES
 from tune_app.sweep.counts import class_counts, count_window_voxels
+from tune_app.sweep.notify import Notify
 
 SweepListener = Callable[["Prepared", RaySession, TrialResources], None]
 
@@ -42,6 +43,7 @@ class Prepared:
     resumed: bool = False
     extended: bool = False
     """resumed with more trials than sweep.yaml says."""
+    notify: Notify = field(default_factory=Notify)
 
     @property
     def phantom(self) -> bool:

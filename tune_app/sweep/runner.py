@@ -145,7 +145,12 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
     watch = Watch(prepared.settings.diagnosis, prepared.folder / "trials")
     display = Display(_progress(prepared, resources, study), watch=watch)
     tuner: tune.Tuner = build_tuner(prepared, resources, study, display)
-    with interrupts(), nothing_read_back(), failures_counted_fairly(), head_watched(prepared.folder, display.close):
+
+    def head_gone(why: str) -> None:
+        display.close()
+        prepared.notify.tell(prepared.folder, "failed", why)
+
+    with interrupts(), nothing_read_back(), failures_counted_fairly(), head_watched(prepared.folder, head_gone):
         try:
             tuner.fit()
         finally:

@@ -29,11 +29,14 @@ from tune_app.errors import RunFailed
 from tune_app.ray_adapters.remote import refuse_local_folder
 from tune_app.results.folders import resume_command
 from tune_app.settings.terminal import plain
+from tune_app.sweep.notify import Notify
 from tune_app.sweep.progress import Progress
 
 LOOK_EVERY_S = 5.0
 HEAD_GONE_S = 10.0
 """A head that nobody could reach for so long does not come back; Ray gives it 60 s, then ends this process."""
+LONG_WAIT_S = 3600.0
+"""Of which notify.command is told."""
 REFUSED_S = 300.0
 """A refusal of Slurm's is told for so long: the autoscaler asks again meanwhile, and is refused again."""
 LOG_LINES = 8
@@ -107,6 +110,24 @@ class Waiting(Callback):
             self._progress.waits, self._looked = waits, time.time()
 
 
+class LongWait(Callback):
+    """Tune callback: tells once that no trial has run for `patience_s` seconds, and again after one has run."""
+
+    def __init__(self, notify: Notify, folder: Path, progress: Progress, patience_s: float = LONG_WAIT_S) -> None:
+        self._notify, self._folder, self._progress, self._patience_s = notify, folder, progress, patience_s
+        self._ran, self._told = time.time(), False
+
+    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+        if any(trial.status == Trial.RUNNING for trial in reversed(trials)):
+            self._ran, self._told = time.time(), False
+        elif not self._told and time.time() - self._ran >= self._patience_s:
+            self._told = True
+            minutes = (time.time() - self._ran) / 60
+            self._notify.tell(
+                self._folder, "waiting", self._progress.waits or f"no trial has run for {minutes:.0f} minutes"
+            )
+
+
 def what_they_wait_for(trials: list) -> str:
     """What a pending trial takes, what the connected Ray has free, and who else computes there; "" without one."""
     pending = (trial.placement_group_factory for trial in reversed(trials) if trial.status == Trial.PENDING)
@@ -138,11 +159,11 @@ def _words(command: str) -> str:
 
 
 @contextlib.contextmanager
-def head_watched(folder: Path, close: Callable[[], None]) -> Iterator[None]:
+def head_watched(folder: Path, close: Callable[[str], None]) -> Iterator[None]:
     """Within it, this process ends with one sentence and exit code 1 where Ray's head is gone.
 
     The main thread may wait for an answer of the head inside of Ray, where no exception reaches it: so the process is
-    ended as it would be by a kill. close: takes off the screen what is on it.
+    ended as it would be by a kill. close: takes off the screen what is on it, and is given the reason in a line.
     """
     ended = threading.Event()
     address = ray.get_runtime_context().gcs_address
@@ -156,7 +177,7 @@ def head_watched(folder: Path, close: Callable[[], None]) -> Iterator[None]:
                 why = _gone(
                     f"Ray's head at {address} is gone{_ended('gcs_server')}.{_end_of_log('gcs_server')}", folder
                 )
-                close()
+                close(why.partition("\n")[0])
                 print(f"error: {why}", file=sys.stderr, flush=True)
                 os._exit(RunFailed.exit_code)
 

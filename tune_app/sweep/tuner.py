@@ -29,7 +29,7 @@ from tune_app.settings.fitting import of_trial
 from tune_app.settings.schema import Settings, laid_over, model_of
 from tune_app.sweep.prepare import Prepared
 from tune_app.sweep.progress import Display
-from tune_app.sweep.standstill import Shared, Standstill, Waiting
+from tune_app.sweep.standstill import LongWait, Shared, Standstill, Waiting
 
 
 def build_tuner(
@@ -146,6 +146,8 @@ def _callbacks(prepared: Prepared, resources: TrialResources, study: optuna.Stud
     of_slurm = cluster_folder(settings.cluster.name) if not settings.cluster.address else None
     if settings.cluster.remote:
         callbacks += [Waiting(display.progress, of_slurm), Shared(prepared.folder)]
+    if prepared.notify.words:
+        callbacks.append(LongWait(prepared.notify, prepared.folder, display.progress))
     if settings.cluster.remote or settings.cluster.dashboard:
         callbacks.append(_gauges(prepared, resources, study))
     return callbacks if settings.verbose else [*callbacks, NoProgress(), ForgetEnded()]

@@ -137,6 +137,9 @@ BAD = {
     "too many points": (["search=grid", "search.grid_points=1000"], ["the grid has 1000000 points", "100000 trials"]),
     "too wide": (["model.width=1000000000"], ["model.width=1000000000", "[1, 1024]"]),
     "too wide, as a float": (["model.width=1e9"], ["model.width=1e9: must be a whole number"]),
+    "no such program": (["notify.command=/bogus {event}"], ["notify.command=/bogus {event}", "PATH", "whole path"]),
+    "no such word": (["notify.command=true {score}"], ["{score} stands for nothing", "{message}"]),
+    "open quotes": (["notify.command=echo 'a"], ["cannot be split into words", "Close the quotes"]),
     "too many epochs": (["trainer.epochs=1000000000"], ["trainer.epochs=1000000000", "[1, 1000000]"]),
 }
 

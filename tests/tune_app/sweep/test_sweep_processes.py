@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from documents import checked
 from ray.tune import ExperimentAnalysis
 from sweeps import TINY, Place, exactly_once, histories, killed, open_to_strangers, reported, trials_of, untouched
 
@@ -29,13 +31,19 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(place: Place) -> Watched:
     place.temporary.chmod(0o1777)  # as /tmp is
-    run = place.start("run", *ONE_SLOT, "name=once")
+    write = "import sys; open('told.txt', 'a').write(sys.argv[1])"
+    told = f"notify.command={sys.executable} -c \"{write}\" '{{event}} {{best}}'"
+    run = place.start("run", *ONE_SLOT, "name=once", told, "format=json")
     run.until(lambda: reported(place.sweep("once")) >= 1)
     (session,) = place.temporary.glob("tune_app-*/ray/session_latest")
     opened = session.stat().st_mode & 0o002
     found = open_to_strangers(place.temporary)
     assert run.wait() == 0, run.output()
     output = run.output()
+    document = checked(output[output.index('{\n  "schema"') :])
+    assert (document["status"], document["trials"].keys() <= {"finished", "stopped early"}) == ("finished", True)
+    best = document["best"]
+    assert (place.folder / "told.txt").read_text() == f"finished {best['name']} {best['score']:.4f}"
     for words in ("*** PHANTOM DATA", "6/6 trials done", "export sweep=once", "extend=once", "rank", "golgi_mem"):
         assert words in output
     return Watched(place.sweep("once"), found, bool(opened))
