@@ -36,6 +36,7 @@ from trainables.settings import PATH, require, require_choice, require_in
 from tune_app.confirmation.runs import is_sound
 from tune_app.errors import InputError, written
 from tune_app.exporting.ensemble import ENSEMBLE_MEAN, PER_CLASS, put_together, told_of_ensemble
+from tune_app.exporting.mlflow_store import export_to_mlflow
 from tune_app.exporting.model_file import ABOUT, WEIGHTS, best_state, write_model, write_program
 from tune_app.exporting.operating_point import LARGEST, inference_shift, inherited_point, metadata, operating_point
 from tune_app.results.finding import confirmation_of, in_confirmed_order, read_confirmation
@@ -104,6 +105,9 @@ class ExportSettings:
     """Weights and scores of this epoch instead of the best one; a multiple of trainer.keep_checkpoint_every."""
     out: str = field(default="best", metadata=PATH)
     """Folder to write 1/, 2/, … into. An earlier export there is replaced; anything else is left alone."""
+    to: str = "folders"
+    """folders, or mlflow: the whole sweep as an experiment of an MLflow store of files at `out` (then mlruns, unless
+    given), with the weights of the `top` first trials: docs/mlflow.md."""
     overwrite: bool = False
     """Replace an earlier export even where its files were changed or files were added to it."""
     ensemble: str = ""
@@ -113,6 +117,11 @@ class ExportSettings:
 
     def __post_init__(self) -> None:
         require_choice("format", self.format, FORMATS)
+        require_choice("to", self.to, ("folders", "mlflow"))
+        whole = self.to == "folders" or not self.epoch
+        require(
+            whole, "epoch", self.epoch, "to=mlflow takes every epoch's figures, and the best weights", "Leave it out"
+        )
         require_in(self, "", top="[1, inf]", epoch="[0, inf]")
         require(bool(self.out), "out", self.out, "a folder is needed", "Use out=best")
         require_choice("ensemble", self.ensemble, ("", PER_CLASS))
@@ -122,6 +131,13 @@ class ExportSettings:
             self.epoch,
             "an ensemble is of best epochs, at which alone thresholds can be chosen",
             "Leave it out",
+        )
+        require(
+            not self.ensemble or self.to == "folders",
+            "ensemble",
+            self.ensemble,
+            "to=mlflow takes a whole sweep",
+            "Leave one of the two out",
         )
         require(
             not self.ensemble or self.top > 1,
@@ -501,6 +517,14 @@ def confirmed_epochs(sweep: Sweep, arm: str) -> list[int]:
 
 def export_and_print(settings: ExportSettings) -> Ended:
     """Export, and say where everything lies and what to type next."""
+    if settings.to == "mlflow":
+        sweep = Sweep(settings.sweep, settings.results_dir)
+        out = Path(settings.out if settings.out != ExportSettings.out else "mlruns").expanduser()
+        experiment, runs = export_to_mlflow(sweep, out, top=settings.top, overwrite=settings.overwrite)
+        print(f"{out}   experiment {sweep.name}, {runs} runs, the sweep's own among them")
+        print(f"open it: MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri {shlex.quote(str(out))}")
+        content = {"sweep": sweep.name, "out": out, "to": "mlflow", "exports": [], "notices": []}
+        return Ended(lambda: content | {"experiment": experiment, "runs": runs})
     told: list[str] = []
 
     def tell(notice: str) -> None:
@@ -528,5 +552,5 @@ def export_and_print(settings: ExportSettings) -> Ended:
         exports.append({"folder": folder, "trial": manifest["trial"], **score, "lacks": lacks})
     if not settings.ensemble:
         print(f"train one again: python -m tune_app.run trial={shlex.quote(f'{folders[0]}/config.yaml')}")
-    about = {"sweep": manifest["sweep"], "out": folders[0].parent}
+    about = {"sweep": manifest["sweep"], "out": folders[0].parent, "to": "folders", "experiment": None, "runs": None}
     return Ended(lambda: about | {"exports": exports, "notices": told})
