@@ -136,6 +136,7 @@ def commands() -> Iterator[tuple[str, str, list[str]]]:
     """(page, verb, words) of every complete command in the pages."""
     for page in PAGES:
         for verb, rest in re.findall(r"python -m tune_app\.(\w+)([^`\n#│|]*)", page.read_text()):
+            rest = rest.partition('"')[0] if page.name == "json.md" else rest  # there a command is a text
             words = shlex.split(re.split(r"   |, ", rest)[0].rstrip(" .,;:)"))
             if verb in SCHEMAS and not any(word in ("…", "--help") or "…" in word for word in words):
                 yield page.name, verb, words

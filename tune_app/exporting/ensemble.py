@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from trainables.inference import Inference
 
 PER_CLASS = "per_class"
-ENSEMBLE_MEAN = "ensemble_mean_dice"
+ENSEMBLE_MEAN = "measured_dice"
 MEASURED = (
     f"network and threshold of each half of the validation crops chosen on the other half, {SPLITS} splits; epochs "
     "and the trials to choose from, on all crops"
@@ -106,7 +106,7 @@ class Ensemble:
             "winners": {name: asdict(winner) for name, winner in self.winners.items()},
             ENSEMBLE_MEAN: self.mean,
             "measured": MEASURED,
-            "first": {"trial": self.first.name, "mean_dice": self.single},
+            "first": {"trial": self.first.name, "measured_dice": self.single},
             "classes": self.sweep.classes,
             "metric": self.sweep.metric,
         }
@@ -174,7 +174,7 @@ def told_of_ensemble(folder: Path, manifest: Mapping[str, Any]) -> str:
     winners, first = manifest["winners"], manifest["first"]
     lines = [f"  {name:<14}{_dice(won['dice'])}   {won['trial']}" for name, won in winners.items()]
     mean = f"Dice {_dice(manifest[ENSEMBLE_MEAN])} on crops that did not choose; the first of the leaderboard, "
-    mean += f"{first['trial']}, {_dice(first['mean_dice'])}"
+    mean += f"{first['trial']}, {_dice(first['measured_dice'])}"
     return "\n".join([f"{folder}   {len(manifest['members'])} networks, {len(winners)} classes: {mean}", *lines])
 
 

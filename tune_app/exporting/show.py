@@ -177,7 +177,9 @@ def _ensemble(folder: Path, manifest: Mapping[str, Any]) -> Shown:
         name=f"{folder}   {manifest['ensemble']}",
         notices=[*([PHANTOM] if (manifest.get("data") or {}).get("phantom") else []), *_damage_of(folder, manifest)],
         facts=facts,
-        thresholds=pd.DataFrame([{"class": name, **own} for name, own in winners.items()]),
+        thresholds=pd.DataFrame(
+            [{"class": name, **{k: v for k, v in own.items() if v != ""}} for name, own in winners.items()]
+        ),
         figures=pd.DataFrame(),
         parts=_parts(tensors),
         tensors=tensors,
