@@ -5,9 +5,11 @@ It works while the sweep runs, after a crash, and on an empty sweep; a section w
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from trainables.settings import PATH, require_choice
 from tune_app.errors import InputError
@@ -21,13 +23,18 @@ from tune_app.reporting.page import Page, Section, refuse_to_replace, save, shor
 from tune_app.reporting.parameters import parameters
 from tune_app.reporting.predictions import predictions
 from tune_app.reporting.thresholds import thresholds
-from tune_app.results.folders import spoken
+from tune_app.results.finding import CONFIRMATION
+from tune_app.results.folders import LOCK, find_sweep, lock_is_held, spoken
 from tune_app.results.manifest import now
 from tune_app.results.summary import notices
 from tune_app.results.sweep import Sweep
+from tune_app.results.trial import Trial
 from tune_app.settings.document import FORMATS, Ended
 
 REPORT = "report.html"
+PAUSE_S, LOOK_EVERY_S = 10.0, 2.0
+MOST_CPU = 0.01
+"""Share of one core that follow=true takes."""
 SECTIONS: Sequence[Callable[[Findings], Section]] = (
     leaderboard,
     confirmation,
@@ -56,6 +63,8 @@ class ReportSettings:
     out: str = field(default="", metadata=PATH)
     """File to write, ending in .html, or a folder for SWEEP.html; empty: report.html in the sweep's folder. An earlier
     report there is replaced; anything else is left alone."""
+    follow: bool = False
+    """Write it again as epochs end, until the sweep has ended; the page loads itself again and keeps its place."""
     format: str = "table"
     """table or json (docs/json.md)."""
 
@@ -65,11 +74,47 @@ class ReportSettings:
 
 def report(settings: ReportSettings) -> Path:
     """Write the report, whole or not at all; its path. Raises InputError before anything is written."""
-    sweep = Sweep(settings.sweep, settings.results_dir)
+    return write(Sweep(settings.sweep, settings.results_dir), settings)
+
+
+def write(sweep: Sweep, settings: ReportSettings, reload_s: float = 0.0) -> Path:
+    """The same, of a sweep that was read. reload_s: after so many seconds the page loads itself again; 0: never."""
     path = target(settings.out, sweep)
     refuse_to_replace(path)
-    save(build(gather(sweep)), path)
+    save(replace(build(gather(sweep)), reload_s=reload_s), path)
     return path
+
+
+def follow(settings: ReportSettings) -> Path:
+    """The same, again and again until the sweep has ended.
+
+    It is written when something has changed and the pause since the last time is over, which is as long as keeps this
+    process below `MOST_CPU` of a core; and once more, at once, when the sweep has ended.
+    """
+    folder, pause, due = find_sweep(settings.sweep, settings.results_dir), PAUSE_S, 0.0
+    written: list[Any] = []
+    read: dict[str, Trial] = {}
+    while True:
+        seen, ended = state_of(folder), not lock_is_held(folder / LOCK)
+        if ended or (seen != written and time.monotonic() >= due):
+            began, sweep = time.process_time(), Sweep(folder)
+            # A trial that is as it was keeps what was worked out of its validation, the dearest part of a page.
+            sweep.trials = tuple(old if (old := read.get(new.name)) == new else new for new in sweep.trials)
+            path = write(sweep, settings, reload_s=0.0 if ended else pause)
+            if not written and not ended:
+                print(f"{path.absolute().as_uri()}   written again as epochs end; Ctrl-C ends that", flush=True)
+            read, written = {trial.name: trial for trial in sweep.trials}, seen
+            pause = max(PAUSE_S, (time.process_time() - began) / MOST_CPU)
+            due = time.monotonic() + pause
+        if ended:
+            return path
+        time.sleep(LOOK_EVERY_S)
+
+
+def state_of(folder: Path) -> list[Any]:
+    """What differs once a trial has begun, an epoch has ended, or the search has gone on."""
+    files = [folder / "study.journal", folder / CONFIRMATION, *sorted(folder.glob("trials/*/history.jsonl"))]
+    return [(path.name, path.stat().st_size) if path.is_file() else path.name for path in files]
 
 
 def target(out: str, sweep: Sweep) -> Path:
@@ -127,7 +172,7 @@ def facts(findings: Findings) -> list[tuple[str, str]]:
 
 def report_and_print(settings: ReportSettings) -> Ended:
     """Write the report and say where it is."""
-    path = report(settings)
+    path = follow(settings) if settings.follow else report(settings)
     size = path.stat().st_size
     sections = counted(len(SECTIONS), "section")
     print(f"{path}   {size / 1e6:.1f} MB, {sections}; open it in any browser, it needs no network")

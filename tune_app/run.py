@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
+import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ from tune_app.sweep.prepare import prepare
 from tune_app.sweep.resume import take_up
 from tune_app.sweep.runner import Outcome, run_sweep
 
+LAST_PAGE_S = 60.0
+"""How long the end of a sweep waits for it."""
 EXPORT = "export"
 """Folder in the sweep's for what final= has trained."""
 
@@ -60,9 +62,34 @@ def run(given: Composed[RunSettings]) -> int | Ended:
                 refuse_on_this_machine(settings)
             prepared = prepare(settings, new_folder(settings))
     prepared = dataclasses.replace(prepared, notify=notify)
-    told = functools.partial(announce, given=composed.given_keys)
-    code = notify.end_of(prepared.folder, lambda: finish(run_sweep(prepared, told)))
+    with watched(prepared.folder) if given.settings.live else contextlib.nullcontext(lambda: None) as watch:
+
+        def told(*about: Any) -> None:
+            announce(*about, given=composed.given_keys)
+            watch()
+
+        code = notify.end_of(prepared.folder, lambda: finish(run_sweep(prepared, told)))
     return Ended(lambda: document(prepared.folder), code)
+
+
+@contextlib.contextmanager
+def watched(folder: Path) -> Iterator[Callable[[], None]]:
+    """What begins to keep the report of a sweep up to date, in a process of its own; waits for the last page."""
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def watch() -> None:
+        words = [sys.executable, "-m", "tune_app.report", f"sweep={folder}", "follow=true"]
+        # A session of its own: Ctrl-C is for the sweep, whose last page is still to come.
+        nothing = subprocess.DEVNULL
+        begun.append(subprocess.Popen(words, start_new_session=True, stdin=nothing, stdout=nothing, stderr=nothing))
+        print(f"report     {(folder / 'report.html').absolute().as_uri()}", flush=True)
+
+    try:
+        yield watch
+    finally:
+        for process in begun:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LAST_PAGE_S)
 
 
 @contextlib.contextmanager

@@ -23,4 +23,20 @@
     for (const place of plots) Plotly.relayout(place, { width: null, autosize: true });
   });
   document.documentElement.dataset.drawn = String(plots.length);
+
+  // A page that is written again while its sweep runs comes back to where it was, with what was open.
+  const left = history.state;
+  if (left && left.open) {
+    for (const part of document.querySelectorAll("details")) part.open = left.open.includes(part.id);
+    window.scrollTo(0, left.y);
+  }
+  const seconds = Number(document.documentElement.dataset.reload || 0);
+  function again() {
+    if (document.hidden || String(window.getSelection())) return setTimeout(again, 1000);
+    const open = [...document.querySelectorAll("details[open]")].map((part) => part.id);
+    history.replaceState({ y: window.scrollY, open: open }, "");
+    location.reload();
+  }
+  history.scrollRestoration = "manual";
+  if (seconds) setTimeout(again, 1000 * seconds);
 })();

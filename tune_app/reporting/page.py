@@ -110,6 +110,8 @@ class Page:
     sections: Sequence[Section]
     notices: Sequence[str] = ()
     footer: str = ""
+    reload_s: float = 0.0
+    """After so many seconds the page loads itself again, where it was; 0: never."""
     language: str = field(default="en")
 
 
@@ -119,8 +121,9 @@ def render(page: Page) -> str:
     facts = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in page.facts)
     links = "".join(f'<li><a href="#{s.key}">{text(s.title)}</a></li>' for s in page.sections)
     sections = "".join(map(section_html, page.sections))
+    reload = f' data-reload="{page.reload_s:g}"' if page.reload_s else ""
     return (
-        f'<!DOCTYPE html>\n<html lang="{page.language}"><head><meta charset="utf-8">\n'
+        f'<!DOCTYPE html>\n<html lang="{page.language}"{reload}><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta name="generator" content="{GENERATOR}">\n<title>{text(page.title)}</title>\n'

@@ -372,6 +372,8 @@ class RunSettings(Settings):
 
     format: str = "table"
     """table, or json: one document at the end (docs/json.md)."""
+    live: bool = False
+    """Keep report.html in the sweep's folder up to date while it runs (report follow=true), and say where it lies."""
     notify: NotifySettings = field(default_factory=NotifySettings)
 
     def __post_init__(self) -> None:
