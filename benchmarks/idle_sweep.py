@@ -176,8 +176,8 @@ def alone(folder: Path, trials: int, family: str, clock: Clock) -> Cost:
 
     prepared, cost = prepared_sweep(folder, trials, family), Cost(trials=trials)
     study = open_study(folder, "sweep", prepared.settings.order)
-    searcher = build_searcher(prepared, TrialResources(cpus=1, gpus=0, slots=SLOTS), study)
     scheduler = build_scheduler(prepared, study, Watch(prepared.settings.diagnosis, folder / "trials"))
+    searcher = build_searcher(prepared, TrialResources(cpus=1, gpus=0, slots=SLOTS), study, scheduler)
     with measured(cost, clock) as last_ended:
         cost.results = drive(searcher, scheduler)
         last_ended()

@@ -1,4 +1,4 @@
-"""Search policies to replay on recorded curves: ours as configured by default, and three to hold it against.
+"""Search policies to replay on recorded curves: ours as configured by default, and four to hold it against.
 
 Every function takes a table and a seed and makes fresh objects. The stock ones are what a user of Ray Tune gets who
 writes `TuneConfig(search_alg=OptunaSearch(), scheduler=AsyncHyperBandScheduler(max_t=epochs))`.
@@ -22,7 +22,7 @@ from search_spaces import Choice, ClassCounts, Parameter, parameters_of
 from trainables.objective import Objective
 from trainables.settings import TrainerSettings
 from tune_app.search.arms import Arm
-from tune_app.search.scheduler import ResumableAsha
+from tune_app.search.scheduler import PromotingAsha, ResumableAsha
 from tune_app.search.searcher import Budget, StudySearcher, folder_name
 from tune_app.search.study import distributions
 from tune_app.settings.schema import Settings
@@ -54,11 +54,19 @@ def defaults(epochs: int) -> Settings:
 def ours(
     table: Table, seed: int, settings: Settings | None = None, *, arms: Sequence[Arm] = (), baseline: str = ""
 ) -> Search:
-    """StudySearcher with ResumableAsha, with the settings' searcher and scheduler (default: the program's).
+    """StudySearcher with its scheduler, as the settings say (default: the program's).
 
     arms: rows that are tried first. baseline: label of those that ASHA leaves alone.
     """
     settings, objective = settings or defaults(table.epochs), Objective(metric=METRIC)
+    own = PromotingAsha if settings.scheduler.name == "promote" else ResumableAsha
+    scheduler: ResumableAsha | PromotingAsha = own(
+        objective=objective,
+        max_epochs=table.epochs,
+        grace_period=settings.grace_period,
+        reduction_factor=settings.scheduler.reduction_factor,
+        baseline=baseline,
+    )
     searcher = TableSearcher(
         study=optuna.create_study(direction="maximize"),
         arms=arms,
@@ -71,13 +79,7 @@ def ours(
         counts=ClassCounts(("any",), (1,), (1,)),
         configure=configure,
         objective=objective,
-    )
-    scheduler = ResumableAsha(
-        objective=objective,
-        max_epochs=table.epochs,
-        grace_period=settings.grace_period,
-        reduction_factor=settings.scheduler.reduction_factor,
-        baseline=baseline,
+        promoting=scheduler if isinstance(scheduler, PromotingAsha) else None,
     )
     return Search(searcher, scheduler)
 
@@ -144,8 +146,15 @@ class RandomSearch(Searcher):
         """Nothing is learnt."""
 
 
+def promoting(table: Table, seed: int) -> Search:
+    """Ours with `scheduler.name=promote`, all else as the program has it."""
+    settings = defaults(table.epochs)
+    return ours(table, seed, replace(settings, scheduler=replace(settings.scheduler, name="promote")))
+
+
 POLICIES: dict[str, Policy] = {
     "ours": ours,
+    "ours, promoting": promoting,
     "Ray's ASHA + OptunaSearch": stock,
     "ASHA + random": asha_random,
     "random": random,

@@ -1,7 +1,8 @@
 """A search replayed on recorded curves in simulated time: the real searcher and scheduler, no Ray, no training.
 
 The loop does with the two objects what Ray's TuneController does, in its order: a result goes to the scheduler, then
-to the searcher unless it ends the trial; the end goes to the scheduler, then to the searcher, with the last result.
+to the searcher unless it ends the trial; the end goes to the scheduler, then to the searcher, with the last result. A
+slot that is free is offered to the searcher, then to the trials that the scheduler has paused.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -74,13 +76,14 @@ class Replay:
         self.repeat = seed % table.repeats
         self.used = np.zeros(len(table.points), dtype=int)
         self.started = 0
+        self.paused: dict[str, Running] = {}
 
     def steps(self) -> Iterator[Step]:
         """Epoch after epoch until the searcher has no more trials; ended by whoever stops listening."""
         queue: list[tuple[float, int, Running]] = []
 
         def begin(now: float) -> None:
-            trial = self.begin()
+            trial = self.begin() or self.promoted()
             if trial:
                 heapq.heappush(queue, (now + self.seconds[trial.row], trial.number, trial))
 
@@ -105,9 +108,26 @@ class Replay:
         row = self.match(config)
         repeat = int(self.repeat + self.used[row]) % self.table.repeats
         self.used[row] += 1
-        trial = Running(number, row, repeat, SimpleNamespace(trial_id=str(number), config=config))
+        handle = SimpleNamespace(trial_id=str(number), config=config, status=Trial.RUNNING)
+        trial = Running(number, row, repeat, handle)
         self.search.scheduler.on_trial_add(None, trial.handle)
         return trial
+
+    def promoted(self) -> Running | None:
+        """The paused trial that the scheduler lets go on; None when there is none."""
+        handle = self.paused and self.search.scheduler.choose_trial_to_run(self)
+        if not handle:
+            return None
+        handle.status = Trial.RUNNING
+        return self.paused.pop(handle.trial_id)
+
+    def get_live_trials(self) -> list[Any]:
+        """As Ray's controller has it, for the scheduler: none waits for a slot here."""
+        return []
+
+    def stop_trial(self, handle: Any) -> None:
+        """As Ray's controller does it, at the end of a search."""
+        self.search.searcher.on_trial_complete(handle.trial_id)
 
     def match(self, config: Mapping[str, Any]) -> int:
         """The row that was planned, or the nearest one that is unused (least used where none is left)."""
@@ -125,7 +145,7 @@ class Replay:
         return Step(trial.number, trial.row, trial.repeat, trial.epoch, score)
 
     def report(self, trial: Running, score: float) -> bool:
-        """Tell scheduler and searcher of an epoch; True where the trial has ended with it."""
+        """Tell scheduler and searcher of an epoch; True where the trial gives its slot back with it."""
         searcher, scheduler, trial_id = self.search.searcher, self.search.scheduler, trial.handle.trial_id
         result = {
             METRIC: score,
@@ -134,11 +154,15 @@ class Replay:
             "training_iteration": trial.epoch,
             "diagnosis": "" if math.isfinite(score) else "nan",
         }
-        ended = trial.epoch == self.table.epochs
-        ended = ended or scheduler.on_trial_result(None, trial.handle, result) == TrialScheduler.STOP
-        if ended:
+        decision = TrialScheduler.STOP
+        if trial.epoch < self.table.epochs:
+            decision = scheduler.on_trial_result(None, trial.handle, result)
+        if decision == TrialScheduler.STOP:
             scheduler.on_trial_complete(None, trial.handle, result)
             searcher.on_trial_complete(trial_id, result=result)
-        else:
-            searcher.on_trial_result(trial_id, result)
-        return ended
+            return True
+        searcher.on_trial_result(trial_id, result)
+        if decision == TrialScheduler.PAUSE:
+            trial.handle.status, trial.handle.last_result = Trial.PAUSED, result
+            self.paused[trial_id] = trial
+        return decision == TrialScheduler.PAUSE

@@ -2,10 +2,11 @@
 
 FOLDER holds tables of TaskSet (Metz et al. 2020, arXiv:2002.11887) in the form published with DyHPO
 (releaunifreiburg/DyHPO, data/taskset/*.json); without --tables it is read from the environment variable
-TUNE_APP_TASKSET. Four policies are replayed on every table with the same seeds, on four slots in simulated time, the
+TUNE_APP_TASKSET. Five policies are replayed on every table with the same seeds, on four slots in simulated time, the
 real searchers and schedulers in-process:
 
     ours                      StudySearcher and ResumableAsha with the settings of a run that says nothing about either
+    ours, promoting           the same with `scheduler.name=promote`
     Ray's ASHA + OptunaSearch AsyncHyperBandScheduler(max_t=epochs) and OptunaSearch(), nothing else said
     ASHA + random             the same scheduler, random points
     random                    random points, none stopped early
@@ -17,7 +18,7 @@ lowest); for the test loss, that of the epoch with the lowest validation loss so
 score of NaN reaches searcher and scheduler as it would in a real run.
 
 Ours is called worse than another where the 95 % bootstrap interval of the paired difference over the seeds lies above
-zero. About 6 minutes on two cores.
+zero. About 8 minutes on two cores.
 """
 
 from __future__ import annotations

@@ -266,7 +266,11 @@ class SegmentationTrial(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """In a sweep of ours a note of where the real checkpoint lies: Ray's copy would be a second truth. Else the
-        whole state."""
+        whole state.
+
+        A sweep of ours saves a trial where it pauses. This process lets go of its folder then: another may take it up
+        while this one waits for its next trial.
+        """
         assert self._engine is not None
         if not self._own:
             assert self._folder is not None
@@ -274,6 +278,11 @@ class SegmentationTrial(tune.Trainable):
             return
         note = {"dir": self._trial["run"]["dir"], "epoch": self._engine.epoch}
         (Path(checkpoint_dir) / MARKER).write_text(json.dumps(note))
+        if self._folder is not None:
+            if self._engine.epoch % self._engine.settings.trainer.checkpoint_every:
+                self._folder.save(self._state())
+            self._close_folder()
+            (Path(self._trial["run"]["dir"]) / checkpoint.PREVIOUS).unlink(missing_ok=True)  # many trials may pause
 
     def load_checkpoint(self, checkpoint_dir: dict[str, Any] | str | None) -> None:
         """Keep what Ray gives until the first step; nothing in a sweep of ours, where that takes up the trial folder's

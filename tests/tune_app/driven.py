@@ -13,6 +13,7 @@ from ray.tune.search import Searcher
 
 from trainables.objective import Objective
 from tune_app.search.arms import num_trials, planned_arms, searched_space
+from tune_app.search.scheduler import PromotingAsha
 from tune_app.search.searcher import Budget, StudySearcher
 from tune_app.search.study import open_study
 
@@ -23,7 +24,9 @@ _trial_ids: Iterator[int] = itertools.count()
 DICE = Objective(metric="mean_dice")
 
 
-def searcher_of(folder: Path, *words: str, objective: Objective = DICE) -> StudySearcher:
+def searcher_of(
+    folder: Path, *words: str, objective: Objective = DICE, promoting: PromotingAsha | None = None
+) -> StudySearcher:
     """A searcher over the journal in `folder`, as a driver that has just started makes one."""
     settings = settings_of(*words)
     space = searched_space(settings)
@@ -40,6 +43,7 @@ def searcher_of(folder: Path, *words: str, objective: Objective = DICE) -> Study
         counts=COUNTS,
         configure=configure,
         objective=objective,
+        promoting=promoting,
     )
 
 

@@ -2,6 +2,7 @@
 
 The model, in words: trials fill the slots in turn, and at a rung one goes on where it is among the best 1/η of those
 that have come there, so nothing is known of the first ones; with recheck they are stopped once better ones have come.
+Where trials pause (promote) the rule itself is played.
 Which trial is how good does not depend on when it comes (random search); the searcher's proposals get better with
 time, which lets more of them pass. The truth lies between.
 
@@ -19,6 +20,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tune_app.search.promotion import Promotion
 
 IMPROVING = 1.0
 """By how many standard deviations of all trials the mean of the proposals rises from the first to the last one."""
@@ -88,11 +91,13 @@ def expected_work(
     exempt: int = 0,
     slots: int = 1,
     recheck: bool = False,
+    promote: bool = False,
 ) -> Work:
     """The epochs that `trials` trials will take.
 
     rungs: () where none is stopped early. improving: whether the searcher learns from the trials before. exempt: trials
-    that are never stopped. slots: trials at once. recheck: as the scheduler's. The range is that of 9 in 10 sweeps
+    that are never stopped. slots: trials at once. recheck: as the scheduler's. promote: whether trials pause at rungs
+    instead of being stopped. The range is that of 9 in 10 sweeps
     under two assumptions: the searcher learns nothing, and it learns twice as fast as expected.
     """
     if not rungs:
@@ -103,6 +108,8 @@ def expected_work(
     rule = partial(
         epochs_of, epochs=epochs, rungs=rungs, reduction_factor=reduction_factor, slots=slots, recheck=recheck
     )
+    if promote:
+        rule = partial(promoted_epochs_of, epochs=epochs, rungs=rungs, reduction_factor=reduction_factor)
     low, middle, high = (_simulated(judged, drift, rule) for drift in drifts)
     own = Range(float(np.mean(middle)), float(np.quantile(low, 0.05)), float(np.quantile(high, 0.95)))
     return Work(trials, own.plus(float((trials - judged) * epochs)), epochs)
@@ -157,6 +164,28 @@ def epochs_of(
         running = [*going_on, *range(begun, begun + free)]
         begun += free
     return found
+
+
+def promoted_epochs_of(
+    qualities: Sequence[float], epochs: int, rungs: Sequence[int], reduction_factor: float
+) -> list[int]:
+    """Epochs of each trial where it pauses at rungs and the best go on, in one slot, for trials that keep their
+    quality."""
+    promotion, found = Promotion(rungs, reduction_factor), [0] * len(qualities)
+    names = [f"{number:06d}" for number in range(len(qualities))]
+    begun = 0
+    while True:
+        name = promotion.next(nothing_else=begun == len(qualities))
+        if name is not None:
+            promotion.promote(name)
+        elif begun < len(qualities):
+            name, begun = names[begun], begun + 1
+        else:
+            return found
+        trial = int(name)
+        found[trial] = next((rung for rung in rungs if rung > found[trial]), epochs)
+        if found[trial] < epochs:
+            promotion.take(name, found[trial], (0.0, qualities[trial]))
 
 
 def quantile(ascending: Sequence[T], share: float) -> T:

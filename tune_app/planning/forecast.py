@@ -55,6 +55,8 @@ class Plan:
     compares_device_seconds: bool = False
     """Whether early stopping compares different models at what they have spent: then which of them are stopped is not
     known beforehand, and hours and epochs are those of a sweep in which all are stopped alike."""
+    promotes: bool = False
+    """Whether trials pause at the rungs, and the best of them go on."""
 
     @property
     def device(self) -> str:
@@ -78,7 +80,8 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan for a terminal."""
         most = self.trials * self.epochs_per_trial
-        stops = f"; trials may be stopped at epoch {', '.join(map(str, self.rungs))}" if self.rungs else ""
+        happens = "pause" if self.promotes else "may be stopped"
+        stops = f"; trials {happens} at epoch {', '.join(map(str, self.rungs))}" if self.rungs else ""
         rows = {
             "trials": f"{self.trials}, {self.slots} at once, each {self.share}",
             "epochs": f"{about(self.epochs)} of at most {most}{stops}" if stops else str(most),
@@ -133,6 +136,7 @@ def make_plan(
         exempt=exempt,
         slots=resources.slots,
         recheck=True,
+        promote=scheduler.name == "promote",
     )
     folder = packed_cache(settings)
     own = list(sizes) if any(each != settings for each in sizes) else [settings]
@@ -151,6 +155,7 @@ def make_plan(
         epochs=work.epochs,
         epochs_per_trial=trainer.epochs,
         rungs=rungs,
+        promotes=scheduler.name == "promote",
         seconds_per_epoch=seconds,
         device_hours=work.epochs.times(device_seconds).times(1 / 3600) if device_seconds else None,
         wall_hours=wall_hours(work, seconds, resources, pace) if pace and seconds else None,

@@ -113,10 +113,13 @@ def memory_gb(settings: Settings, slots: int, *, gpu: bool, measured: float = ma
 
 def disk_gb(settings: Settings, trials: int, epochs: Range, slots: int, crops: int) -> Range:
     """The sweep folder at its fullest: best weights within their cap, those of every k-th epoch, checkpoints of the
-    running trials, logs."""
+    running trials, and where trials pause of all of them, logs."""
     weights, caps = 4 * num_parameters(settings), settings.checkpoints
     kept = min(trials * weights, caps.max_number * weights, max(caps.max_gb * GB, weights))
     running = min(slots, trials) * 2 * 3 * weights
+    if settings.scheduler.name == "promote":
+        running += trials * 3 * weights
+        kept = trials * weights
     every, lasts = settings.trainer.keep_checkpoint_every, settings.trainer.epochs
     per_epoch = log_bytes(settings) + (weights / every if 0 < every <= lasts else 0)
     return epochs.times(per_epoch / GB).plus(

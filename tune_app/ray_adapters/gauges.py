@@ -20,7 +20,7 @@ from ray.tune import Callback
 from ray.util.metrics import Gauge
 
 from trainables.objective import Objective, Row
-from tune_app.results.trial import is_finite, read_history
+from tune_app.results.trial import is_finite, is_paused, read_history
 
 OF_TRIAL = {
     "tune_app_epoch": ("epoch", "epochs finished"),
@@ -49,7 +49,7 @@ class Shown:
 class SweepGauges(Callback):
     """Tune callback: sets the gauges with every row, and every BEAT_S those of the sweep and of what runs.
 
-    A trial that has ended is set no more: its curve ends there, and only as many curves are open as trials run.
+    A trial that has ended or pauses is set no more: its curve ends there, and only as many are open as trials run.
     study: the sweep's; earlier drivers' trials are in it. planned: trials of the whole sweep. gpus: cards per trial.
     gpu_hours: spent by earlier drivers. best: the best row of theirs.
     """
@@ -100,6 +100,9 @@ class SweepGauges(Callback):
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._running.pop(name_of(trial), None)
 
+    def on_trial_save(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._running.pop(name_of(trial), None)
+
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
         if time.monotonic() - self._beaten >= BEAT_S:
             self._beat(trials)
@@ -142,8 +145,11 @@ def count_states(study: optuna.Study, planned: int, running: int) -> dict[str, i
 
     running: those that Ray runs; the study knows only which have begun and how they ended.
     """
-    recorded = Counter(trial.state for trial in study.get_trials(deepcopy=False))
+    trials = study.get_trials(deepcopy=False)
+    recorded = Counter(trial.state for trial in trials)
     ended = {name: recorded[state] for name, state in ENDED.items()}
+    ended["paused"] = sum(is_paused(t.user_attrs) for t in trials if t.state in (TrialState.RUNNING, TrialState.PRUNED))
+    ended["stopped early"] -= sum(is_paused(t.user_attrs) for t in trials if t.state == TrialState.PRUNED)
     begun = recorded.total() - sum(ended.values())
     to_come = max(0, planned - recorded.total())
     return {"to come": to_come, "waiting": max(0, begun - running), "running": min(begun, running), **ended}

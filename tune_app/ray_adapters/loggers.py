@@ -60,7 +60,13 @@ class InSweepFolder(LoggerCallback):
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
         self._logger.log_trial_result(iteration, self._in_place(trial), result)
 
+    def log_trial_save(self, trial: Any) -> None:
+        """The trial pauses: many may, and a process can hold only so many files open."""
+        self.log_trial_end(trial)
+
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
+        if trial.trial_id not in self._trials:  # it ends while it is paused
+            return
         self._logger.log_trial_end(self._in_place(trial), failed)
         self._trials.pop(trial.trial_id, None)
 
@@ -106,6 +112,11 @@ class ForgetEnded(Callback):
         trial.run_metadata.last_result = {}
 
     on_trial_error = on_trial_complete
+
+    def on_trial_save(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """The trial pauses. Its last row is still asked for."""
+        trial.run_metadata.metric_analysis = {}
+        trial.run_metadata.metric_n_steps = {}
 
 
 class NoProgress(TrialProgressCallback):

@@ -18,6 +18,7 @@ CROWD = 40
 """Trials above which lines are drawn without a mark for every epoch."""
 ENDS = {
     "stopped early": ("x-thin", "stopped early"),
+    "paused": ("line-ew", "paused"),
     "failed": ("square-x-open", "failed"),
     "interrupted": ("line-ns", "interrupted"),
 }
@@ -126,6 +127,8 @@ def in_words(findings: Findings, trained: Sequence[Trial]) -> str:
     for rung in findings.rungs:
         number = sum(trial.status == "stopped early" and trial.epochs == rung for trial in trained)
         parts += [f"{number} stopped at epoch {rung}."] * (number > 0)
+        number = sum(trial.status == "paused" and trial.epochs == rung for trial in trained)
+        parts += [f"{number} paused at epoch {rung}."] * (number > 0)
     failed = sum(trial.failed for trial in trained)
     if failed:
         parts.append(f"{failed} failed.")

@@ -66,17 +66,17 @@ class Findings:
 
     @cached_property
     def rungs(self) -> tuple[int, ...]:
-        """The epochs at which trials could be stopped early, ascending.
+        """The epochs at which trials could be stopped early or paused, ascending.
 
         From the settings; where they say nothing of a scheduler, the epochs at which trials were stopped.
         """
         scheduler = self.sweep.settings.get("scheduler")
-        stopped = {trial.epochs for trial in self.sweep.trials if trial.status == "stopped early"}
+        stopped = {trial.epochs for trial in self.sweep.trials if trial.status in ("stopped early", "paused")}
         if not isinstance(scheduler, Mapping) or not self.epochs:
             return tuple(sorted(stopped))
         settings, name = self.sweep.settings, scheduler.get("name")
         listed = settings.get("family") == "compare" or settings.get("preset") or settings.get("trial")
-        if not stopped and name != "asha" and (name != "auto" or listed):
+        if not stopped and name not in ("asha", "promote") and (name != "auto" or listed):
             return ()
         rise = float(settings.get("trainer", {}).get("pct_start", 0.05))
         grace = grace_period(int(scheduler.get("grace_period") or 0), self.epochs, rise)
@@ -90,7 +90,7 @@ class Findings:
     @cached_property
     def common_epoch(self) -> int:
         """The last epoch that all trials which ended without failing have reached; 0 before the first has."""
-        ended = [trial.epochs for trial in self.comparable if trial.status in ("finished", "stopped early")]
+        ended = [trial.epochs for trial in self.comparable if trial.status in ("finished", "stopped early", "paused")]
         return min(ended, default=0)
 
     def score_within(self, trial: Trial, epoch: int) -> float:

@@ -69,7 +69,7 @@ def trial_costs(findings: Findings, trial: Trial) -> list[dict[str, Any]]:
     found: list[tuple[str, int, float]] = [(FAILED if trial.failed else TRAINED, epoch, s) for epoch, s in seconds]
     again = read_history(trial.folder / BEFORE_RESTART)
     found += [(REPEATED, row["epoch"], row["seconds_epoch"]) for row in again if is_finite(row.get("seconds_epoch"))]
-    if trial.status == "stopped early" and seconds:
+    if trial.status in ("stopped early", "paused") and seconds:
         mean = sum(s for _, s in seconds) / len(seconds)
         found += [(SAVED, epoch, mean) for epoch in range(trial.epochs + 1, findings.epochs + 1)]
     own = {"family": trial.family, "trial": trial.name}

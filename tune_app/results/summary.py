@@ -297,6 +297,11 @@ def cautions(sweep: Sweep, board: pd.DataFrame, *, confirmed: bool = False) -> l
     if stopped:
         were = "was stopped early: its score is" if stopped == 1 else "were stopped early: theirs are scores"
         found.append(f"{counted(stopped, 'trial')} {were} of fewer epochs.")
+    if paused := int((ranked["status"] == "paused").sum()):
+        were = (
+            "paused at a rung and did not go on: its score is" if paused == 1 else "paused at rungs: theirs are scores"
+        )
+        found.append(f"{counted(paused, 'trial')} {were} of fewer epochs.")
     return found + ([] if confirmed else verdicts(sweep)) + about_calibration(sweep)
 
 

@@ -32,6 +32,7 @@ STATUSES = (
     "running",
     "finished",
     "stopped early",
+    "paused",
     "failed: nan",
     "failed: diverged",
     "failed: collapsed",
@@ -40,7 +41,11 @@ STATUSES = (
     "waiting",
     "interrupted",
 )
-"""interrupted: the trial was running when the driver ended; `run resume=` goes on from its last epoch."""
+"""interrupted: the trial was running when the driver ended; `run resume=` goes on from its last epoch. paused: at a
+rung, of a sweep whose trials are promoted; it goes on where it is among the best there, and has ended with the sweep.
+"""
+PAUSED, PROMOTED = "paused", "promoted"
+"""In the study, of a trial: the rung where it last paused, and the one from which it last went on."""
 
 GIVEN_UP = "Given up: more failures than resources.max_failures."
 """Last line of the error.txt of a trial that is not tried again."""
@@ -250,6 +255,18 @@ def read_rows(path: Path) -> tuple[tuple[dict[str, Any], ...], int]:
     return (), 0
 
 
+def read_reported(path: Path) -> list[Mapping[str, Any]]:
+    """The rows of a result.json; a last line cut short by a crash is left out."""
+    rows: list[Mapping[str, Any]] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                row = json.loads(line)
+                if isinstance(row, dict) and "epoch" in row:
+                    rows.append(row)
+    return rows
+
+
 def _history_row(line: str) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
@@ -339,12 +356,19 @@ def _damage(folder: Path, history: Sequence[object], *, config_whole: bool, lost
 def _study_status(frozen: FrozenTrial, attrs: Mapping[str, Any]) -> str:
     if frozen.state == TrialState.FAIL:
         return "failed: nan" if attrs.get("reason") == "nan" else "failed: error"
+    if frozen.state != TrialState.COMPLETE and is_paused(attrs):
+        return "paused"
     return {
         TrialState.COMPLETE: "finished",
         TrialState.PRUNED: "stopped early",
         TrialState.RUNNING: "running",
         TrialState.WAITING: "waiting",
     }[frozen.state]
+
+
+def is_paused(attrs: Mapping[str, Any]) -> bool:
+    """Whether a trial with these attributes in the study that has not finished has paused, and not gone on since."""
+    return int(attrs.get(PAUSED, 0)) > int(attrs.get(PROMOTED, 0))
 
 
 def _folder_status(folder: Path, config: Mapping[str, Any], history: Iterable[Mapping[str, Any]]) -> str:

@@ -6,9 +6,7 @@ of the end a moment later. A driver killed in that moment leaves a trial that ha
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
 import math
 import os
 import re
@@ -25,7 +23,7 @@ from trainables.objective import Objective
 from tune_app.errors import InputError
 from tune_app.results.sweep import read_study
 from tune_app.results.tables import counted
-from tune_app.results.trial import is_finite, read_config, was_given_up
+from tune_app.results.trial import is_finite, read_config, read_reported, was_given_up
 from tune_app.search.searcher import NAN_EPOCH, TOLD, end, folder_name, report
 from tune_app.search.study import JOURNAL, curve, distributions, open_study
 
@@ -135,18 +133,6 @@ def _set_aside(journal: Path) -> str:
     kept = next(path for n in itertools.count(1) if not (path := journal.with_name(f"{JOURNAL}.damaged-{n}")).exists())
     journal.rename(kept)
     return f"was damaged, and is kept as {kept.name}"
-
-
-def read_reported(path: Path) -> list[Mapping[str, Any]]:
-    """The rows of a result.json; a last line cut short by a crash is left out."""
-    rows: list[Mapping[str, Any]] = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
-                row = json.loads(line)
-                if isinstance(row, dict) and "epoch" in row:
-                    rows.append(row)
-    return rows
 
 
 def recorded_curves(

@@ -1,4 +1,4 @@
-"""ASHA whose rungs can be rebuilt, and which stops trials that can no longer be compared.
+"""ASHA whose rungs can be rebuilt, and which stops trials that can no longer be compared: stopping, or promoting.
 
 Ray's own scheduler identifies a trial by an id drawn anew in every process, loses its rungs when a sweep is restarted
 (ray issue 30838), and never stops a trial whose metric is NaN (`nan < cutoff` is false). Here a trial is its name in
@@ -13,21 +13,20 @@ from __future__ import annotations
 import math
 from bisect import bisect_right, insort
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from trainables.objective import OUT_OF_PATIENCE, Objective, Row, number
-from tune_app.planning.epochs import quantile, quantile_without
-from tune_app.results.trial import devices_in
+from tune_app.planning.epochs import quantile, quantile_without, rung_epochs
+from tune_app.results.trial import devices_in, read_reported
 from tune_app.search.early_failure import Watch
+from tune_app.search.promotion import Promotion, Rank
 from tune_app.settings.schema import model_of
-
-Rank = tuple[float, float]
-"""(−violation of the bounds, score where more is better): what is compared at a rung."""
 
 
 def trial_name(trial: Any) -> str:
@@ -53,8 +52,8 @@ def rank(objective: Objective, row: Row) -> Rank:
 def next_to_run(tune_controller: Any) -> Any:
     """The waiting trial with the lowest number, None without one. Ray's own goes through all trials ever begun, at
     every step."""
-    waiting = [trial for trial in tune_controller.get_live_trials() if trial.status in (Trial.PENDING, Trial.PAUSED)]
-    return min(waiting, key=lambda t: (t.status != Trial.PENDING, t.config["run"]["number"]), default=None)
+    waiting = [trial for trial in tune_controller.get_live_trials() if trial.status == Trial.PENDING]
+    return min(waiting, key=lambda t: t.config["run"]["number"], default=None)
 
 
 def unless_hopeless(watch: Watch | None, trial: Any, result: Mapping[str, Any], decision: str) -> str:
@@ -248,3 +247,149 @@ class RunToTheEnd(FIFOScheduler):
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         if self._watch:
             self._watch.forget(trial_name(trial))
+
+
+class PromotingAsha(FIFOScheduler):
+    """Asynchronous successive halving by promotion: what `Promotion` says, done with Ray's PAUSE.
+
+    A paused trial is its folder: it holds no slot, no process and no memory. Ray's checkpoint of it is a note.
+
+    The searcher asks here before it begins a trial, and says here when it will begin no more: Ray would begin new
+    trials while a paused one is to go on, and counts a paused one among those that run at once.
+
+    curves: recorded rows by trial name, of a sweep that goes on. promoted: the rung from which each trial last went on.
+    ended: trials that will not go on. baseline, watch: as `ResumableAsha`; the baseline never pauses.
+    on_promote: told of each trial that goes on, and from which rung, before it does.
+    """
+
+    def __init__(
+        self,
+        *,
+        objective: Objective,
+        max_epochs: int,
+        grace_period: int,
+        reduction_factor: float,
+        curves: Mapping[str, Iterable[Row]] | None = None,
+        promoted: Mapping[str, int] | None = None,
+        ended: Iterable[str] = (),
+        baseline: str = "",
+        watch: Watch | None = None,
+        on_promote: Callable[[str, int], None] = lambda name, rung: None,
+    ) -> None:
+        super().__init__()
+        self._objective, self._baseline, self._watch, self._on_promote = objective, baseline, watch, on_promote
+        self.promotion = Promotion(rung_epochs(max_epochs, grace_period, reduction_factor), reduction_factor)
+        self.slots: int | None = None
+        """Trials at once at most; None: as many as Ray finds room for."""
+        self.no_more = False
+        """Whether the searcher will begin no trial any more."""
+        self._running: dict[str, Trial] = {}
+        """Those that hold a slot, or wait for one that they will get."""
+        self._paused: dict[str, Trial] = {}
+        for name, rows in (curves or {}).items():
+            for row in rows:
+                self._take(name, row)
+        for name, rung in (promoted or {}).items():
+            if self.promotion.is_paused(name) and self.promotion.rung(name) == rung:
+                self.promotion.promote(name)
+        for name in ended:
+            self.promotion.end(name)
+
+    def rungs(self) -> dict[int, dict[str, Rank]]:
+        """{epoch: {trial name: rank recorded there}}, ascending."""
+        return self.promotion.rungs()
+
+    def has_slot(self) -> bool:
+        """Whether a trial may begin or go on. One that pauses gives its slot back when Ray has let go of it."""
+        for name in [name for name in self._running if self.promotion.is_paused(name)]:
+            if self._running[name].status == Trial.PAUSED:
+                self._paused[name] = self._running.pop(name)
+        return self.slots is None or len(self._running) < self.slots
+
+    def next(self) -> str | None:
+        """The paused trial that goes on as soon as there is a slot; None where a new one may begin."""
+        return self.promotion.next(nothing_else=self.no_more and not self._running)
+
+    def is_over(self) -> bool:
+        """Whether nothing runs, nothing will begin, and no paused trial is to go on."""
+        return self.no_more and not self._running and self.next() is None
+
+    def last_row(self, name: str) -> dict[str, Any]:
+        """The last row of a paused trial."""
+        row: dict[str, Any] = self._paused[name].last_result
+        return row
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        if waiting := next_to_run(tune_controller):
+            return waiting
+        for name, trial in self._running.items():
+            if trial.status == Trial.PAUSED and not self.promotion.is_paused(name):
+                return trial  # Ray had no process for it at the last step
+        if not self.has_slot():
+            return None
+        name = self.next()
+        if name in self._paused:
+            self._promote(name)
+            trial = self._running[name] = self._paused.pop(name)
+            return trial
+        if self.is_over():
+            for trial in self._paused.values():
+                tune_controller.stop_trial(trial)
+            self._paused.clear()
+        return None
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """One that had paused under an earlier driver is paused from the start. Ray also calls this for a trial whose
+        process has failed, and runs that again: where it failed while it paused, it goes on to the next rung."""
+        name = trial_name(trial)
+        paused = self.promotion.is_paused(name)
+        if paused and name in self._running:
+            self._promote(name)
+        elif paused:
+            trial.set_status(Trial.PAUSED)
+            trial.init_local_path()  # as Ray does for one that it starts; at the end it asks all for their paths
+            rows = read_reported(Path(trial.config["run"]["dir"]) / "result.json")
+            trial.update_last_result(dict(rows[-1]) if rows else {})
+            self._paused[name] = trial
+            return
+        self._running[name] = trial
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        name = trial_name(trial)
+        decision = TrialScheduler.PAUSE if self._take(name, result) else TrialScheduler.CONTINUE
+        if has_no_score(result, self._objective.metric):
+            decision = TrialScheduler.STOP
+        decision = unless_hopeless(self._watch, trial, result, decision)
+        if decision == TrialScheduler.STOP:
+            self.promotion.end(name)
+        elif decision == TrialScheduler.PAUSE and self._watch:
+            self._watch.forget(name)
+        return decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        name = trial_name(trial)
+        if "epoch" in result:
+            self._take(name, result)
+        self._end(name)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self._end(trial_name(trial))
+
+    def give_up(self, name: str) -> None:
+        """The trial has failed for good. Ray tells schedulers of every failure alike."""
+        self._end(name)
+
+    def _take(self, name: str, row: Row) -> bool:
+        if self._baseline and name.partition("_")[2] == self._baseline:
+            return False
+        return self.promotion.take(name, row["epoch"], rank(self._objective, row))
+
+    def _promote(self, name: str) -> None:
+        self._on_promote(name, self.promotion.rung(name))
+        self.promotion.promote(name)
+
+    def _end(self, name: str) -> None:
+        self.promotion.end(name)
+        self._running.pop(name, None)
+        if self._watch:
+            self._watch.forget(name)

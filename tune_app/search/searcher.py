@@ -20,7 +20,9 @@ from ray.tune.search import Searcher
 
 from search_spaces import ClassCounts, Parameter, Sections
 from trainables.objective import OUT_OF_PATIENCE, Objective
+from tune_app.results.trial import PAUSED
 from tune_app.search.arms import Arm, all_arms
+from tune_app.search.scheduler import PromotingAsha
 from tune_app.search.study import propose, recorded, trial_of
 
 NAN_EPOCH = "nan_epoch"
@@ -50,6 +52,8 @@ class StudySearcher(Searcher):
     configure: (run, sections, seed) → the trial's config; run: number, name, family, preset, baseline, planned and
         params, with which the trial's folder alone says what the study does.
     untuned: the signature of the untuned baseline.
+    promoting: the scheduler, where trials pause and go on. A paused trial is one of the unfinished of the study until
+        the search is over, and is told to the sampler as pruned.
     """
 
     def __init__(
@@ -68,9 +72,10 @@ class StudySearcher(Searcher):
         configure: Callable[[Mapping[str, Any], Sections, int], dict[str, Any]],
         objective: Objective,
         untuned: str = "",
+        promoting: PromotingAsha | None = None,
     ) -> None:
         super().__init__(metric=objective.metric, mode=objective.mode)
-        self._objective = objective
+        self._objective, self._promoting = objective, promoting
         self._study, self._space, self._family = study, dict(space), family
         self._kind, self._seed, self._startup_trials = kind, seed, startup_trials
         self._budget, self._counts, self._configure = budget, counts, configure
@@ -78,6 +83,7 @@ class StudySearcher(Searcher):
         existing = study.get_trials(deepcopy=False)
         self._arms = untried(arms, existing)
         self._unfinished = [t for t in existing if t.state == TrialState.RUNNING]
+        self._unfinished.sort(key=lambda t: not self._is_paused(t.user_attrs.get("name", "")))  # they take no slot
         self._num_created = len(existing)
         self._live: dict[str, int] = {}
 
@@ -94,10 +100,34 @@ class StudySearcher(Searcher):
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
         return True
 
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        """Ray's own limit would count paused trials."""
+        if self._promoting:
+            self._promoting.slots = max_concurrent
+        return self._promoting is not None
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._unfinished:
-            frozen = self._unfinished.pop(0)
+            frozen = self._unfinished[0]
+            name = frozen.user_attrs.get("name", "")
+            if self._promoting and not self._is_paused(name) and not self._promoting.has_slot():
+                return None
+            if self._is_paused(name):
+                self._note_pause(frozen.number, name)
+            del self._unfinished[0]
             return self._start(trial_id, frozen.number, frozen.user_attrs, frozen.params)
+        if not self._promoting:
+            return self._new(trial_id)
+        if self._promoting.no_more:
+            return Searcher.FINISHED if self._promoting.is_over() else None
+        if not self._promoting.has_slot() or self._promoting.next() is not None:
+            return None
+        new = self._new(trial_id)
+        self._promoting.no_more = new == Searcher.FINISHED
+        return None if self._promoting.no_more else new  # at its last word Ray would let go of all processes
+
+    def _new(self, trial_id: str) -> dict[str, Any] | str:
+        """A trial that has not begun; FINISHED where there is none."""
         if self._num_created >= self._budget.num_trials:
             return Searcher.FINISHED
         if self._arms:
@@ -107,12 +137,34 @@ class StudySearcher(Searcher):
         return self._begin(trial_id, proposed, proposed.point, planned=False) if proposed else Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        report(self._study, self._live[trial_id], result, self._objective)
+        number = self._live[trial_id]
+        report(self._study, number, result, self._objective)
+        name = trial_of(self._study, number).user_attrs["name"] if self._promoting else ""
+        if self._is_paused(name):
+            tell_misses(self._study, number, result, self._objective)
+            self._note_pause(number, name)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = self._live.pop(trial_id, None)
-        if number is not None:
-            end(self._study, number, result or {}, error, self._objective, self._budget.epochs)
+        if number is None:
+            return
+        if self._promoting:
+            name = trial_of(self._study, number).user_attrs["name"]
+            if error:
+                self._promoting.give_up(name)
+            elif result is None:  # Ray gives none where a paused trial ends
+                result = self._promoting.last_row(name)
+        end(self._study, number, result or {}, error, self._objective, self._budget.epochs)
+
+    def _is_paused(self, name: str) -> bool:
+        return self._promoting is not None and self._promoting.promotion.is_paused(name)
+
+    def _note_pause(self, number: int, name: str) -> None:
+        """Write down that a trial pauses, and at which rung."""
+        assert self._promoting is not None
+        trial, rung = trial_of(self._study, number), self._promoting.promotion.rung(name)
+        if trial.user_attrs.get(PAUSED) != rung:
+            self._study._storage.set_trial_user_attr(trial._trial_id, PAUSED, rung)
 
     def _propose(self) -> Arm | None:
         """What the sampler proposes. In a space of choices, where it soon repeats itself, that or else the first
@@ -124,6 +176,7 @@ class StudySearcher(Searcher):
             seed=self._seed,
             number=self._num_created,
             startup_trials=self._startup_trials,
+            is_paused=self._is_paused,
         )
         arm = Arm(family=self._family, point=point, seed=self._seed)
         every = all_arms(self._family, self._space, self._seed)
@@ -224,9 +277,15 @@ def end(
     for name, attribute in attributes.items():
         study._storage.set_trial_user_attr(trial_of(study, number)._trial_id, name, attribute)
     if state != TrialState.FAIL:
-        told = copy.deepcopy(trial_of(study, number))
-        for name, miss in objective.misses(objective.best_of(result)).items():
-            told.set_constraint(name, min(miss, MOST_MISSED))
-        for name in told.system_attrs.keys() - trial_of(study, number).system_attrs.keys():
-            study._storage.set_trial_system_attr(told._trial_id, name, told.system_attrs[name])
+        tell_misses(study, number, result, objective)
     study.tell(number, value, state=state)
+
+
+def tell_misses(study: optuna.Study, number: int, result: Mapping[str, Any], objective: Objective) -> None:
+    """Tell Optuna by which share the best epoch of a trial misses each bound, instead of what it was told before."""
+    told = copy.deepcopy(trial_of(study, number))
+    told.system_attrs = {}
+    for name, miss in objective.misses(objective.best_of(result)).items():
+        told.set_constraint(name, min(miss, MOST_MISSED))
+    for name, value in told.system_attrs.items():
+        study._storage.set_trial_system_attr(told._trial_id, name, value)

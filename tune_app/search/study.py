@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +82,22 @@ def distribution(parameter: Float | Int | Choice) -> BaseDistribution:
 
 
 def propose(
-    study: optuna.Study, space: Mapping[str, Parameter], *, kind: str, seed: int, number: int, startup_trials: int
+    study: optuna.Study,
+    space: Mapping[str, Parameter],
+    *,
+    kind: str,
+    seed: int,
+    number: int,
+    startup_trials: int,
+    is_paused: Callable[[str], bool] = lambda name: False,
 ) -> dict[str, Any]:
     """The point of trial `number`: drawn at random, or by TPE (Watanabe 2023, arXiv:2304.11127) from the trials so far.
 
     The sampler is asked on a copy in memory: nothing is written to the study, so that a crash at that moment leaves no
     half-described trial. It is seeded by (seed, number), so it has no state that a crash could lose.
+
+    is_paused: whether the trial of that name has paused. The study has it as running, of which the sampler thinks
+    nothing good; here it is told as what it would be if it did not go on, pruned.
     """
     own_seed = (seed * 1_000_003 + number * 7919 + 1) % 2**32
     told: Sequence[FrozenTrial] = ()
@@ -97,13 +107,21 @@ def propose(
             warnings.simplefilter("ignore", ExperimentalWarning)  # of `group`, which conditional spaces need
             sampler = TPESampler(seed=own_seed, n_startup_trials=startup_trials, multivariate=True, group=True)
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        told = thinned(study.get_trials(deepcopy=False, states=states), study.direction)
+        known = study.get_trials(deepcopy=False, states=states)
+        told = thinned([as_pruned(t) if is_paused(t.user_attrs.get("name", "")) else t for t in known], study.direction)
     copied = optuna.create_study(direction=study.direction, sampler=sampler)
     for trial in told:
         bare = copy.copy(trial)
         bare.user_attrs = {}  # the loss, the name: Optuna copies deeply what it is given
         copied.add_trial(bare)
     return suggest_point(copied.ask(), space)
+
+
+def as_pruned(trial: FrozenTrial) -> FrozenTrial:
+    """A copy of an unfinished trial that ends where it is."""
+    copied = copy.copy(trial)
+    copied.state, copied.datetime_complete = TrialState.PRUNED, trial.datetime_start
+    return copied
 
 
 def thinned(trials: Sequence[FrozenTrial], direction: StudyDirection) -> Sequence[FrozenTrial]:

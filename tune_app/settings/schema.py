@@ -66,22 +66,31 @@ class SearchSettings:
 
 @dataclass(kw_only=True)
 class SchedulerSettings:
-    """When a trial is stopped early: asynchronous successive halving (ASHA, arXiv:1810.05934)."""
+    """When a trial is stopped early, or pauses: asynchronous successive halving (ASHA, arXiv:1810.05934)."""
 
     name: str = "auto"
-    """asha, none, or auto: asha for a search; none for family=compare, preset= and trial=."""
+    """asha: trials are stopped at rungs. promote: they pause there, and the best paused ones go on (docs/scheduler.md).
+    none, or auto: asha for a search; none for family=compare, preset= and trial=."""
     grace_period: int = 0
     """Epochs before a trial may be stopped; 0: until the learning rate has risen (trainer.pct_start), at least 1."""
     reduction_factor: float = 4.0
     """η: at each rung the best 1/η go on."""
     compare: str = "auto"
     """What trials of different models are compared at: epochs, or device_seconds (docs/cost.md). auto: device_seconds
-    where the trials of the sweep differ in what an epoch costs, else epochs. Within a model it is always epochs."""
+    where the trials of the sweep differ in what an epoch costs and are stopped (asha), else epochs. Within a model it
+    is always epochs."""
 
     def __post_init__(self) -> None:
-        require_choice("scheduler.name", self.name, ("auto", "asha", "none"))
+        require_choice("scheduler.name", self.name, ("auto", "asha", "promote", "none"))
         require_choice("scheduler.compare", self.compare, ("auto", "epochs", "device_seconds"))
         require_in(self, "scheduler.", grace_period="[0, inf]", reduction_factor="(1, inf]")
+        require(
+            self.name != "promote" or self.compare != "device_seconds",
+            "scheduler.compare",
+            self.compare,
+            "paused trials are compared at epochs",
+            "Use scheduler.compare=epochs, or scheduler.name=asha",
+        )
 
 
 def grace_period(given: int, epochs: int, pct_start: float) -> int:
@@ -325,7 +334,7 @@ class Settings:
 
     @property
     def early_stopping(self) -> bool:
-        return self.scheduler.name == "asha" or (self.scheduler.name == "auto" and not self.single_arms)
+        return self.scheduler.name in ("asha", "promote") or (self.scheduler.name == "auto" and not self.single_arms)
 
     @property
     def listed(self) -> bool:
@@ -440,7 +449,8 @@ def compares_device_seconds(settings: Settings, sizes: Iterable[Settings]) -> bo
 
     sizes: the settings of the trials of the sweep, or of some that stand for them.
     """
-    compare = settings.scheduler.compare if settings.early_stopping else "epochs"
+    stops = settings.early_stopping and settings.scheduler.name != "promote"
+    compare = settings.scheduler.compare if stops else "epochs"
     return compare == "device_seconds" or (compare == "auto" and len({model_of(asdict(own)) for own in sizes}) > 1)
 
 

@@ -52,7 +52,8 @@ def announce(
     what = settings.preset or settings.trial or f"family={settings.family}"
     searcher = f" ({settings.search.name})" if prepared.space else ""
     stopping = (
-        f"ASHA from epoch {settings.grace_period}, η = {settings.scheduler.reduction_factor:g}"
+        f"{'promoting ' if settings.scheduler.name == 'promote' else ''}ASHA from epoch {settings.grace_period}, "
+        f"η = {settings.scheduler.reduction_factor:g}"
         if settings.early_stopping
         else "no early stopping"
     )

@@ -70,6 +70,8 @@ class Progress:
     """Epochs that a trial is expected to have, early stopping included; NaN: all of them."""
     running: dict[str, TrialView] = field(default_factory=dict)
     """By name. Of the trials that have ended only sums are kept: every step asks for them."""
+    paused: dict[str, TrialView] = field(default_factory=dict)
+    """Trials that wait at a rung, and may go on from there."""
     ended: Counter[str] = field(default_factory=Counter)
     """How many ended in which state."""
     earlier: int = 0
@@ -85,7 +87,17 @@ class Progress:
 
     def start(self, name: str, folder: str = "") -> TrialView:
         now = time.monotonic()
+        if (paused := self.paused.pop(name, None)) is not None:
+            paused.state, paused.began, paused.seen, paused.trained = "running", now, now, 0
+            self.running[name] = paused
         return self.running.setdefault(name, TrialView(name, folder, began=now, seen=now))
+
+    def pause(self, name: str) -> TrialView:
+        """The trial gives its slot back at a rung."""
+        view = self.running.pop(name, None) or TrialView(name)
+        self.paused[name], view.state = view, "paused"
+        self._count_time(view)
+        return view
 
     def update(self, name: str, row: Mapping[str, Any]) -> TrialView:
         """Take in one epoch's row."""
@@ -107,14 +119,20 @@ class Progress:
                 view.share, view.seen = share, time.monotonic()
 
     def end(self, name: str, state: str) -> TrialView:
-        view = self.running.pop(name, None) or TrialView(name)
+        paused = self.paused.pop(name, None)
+        view = self.running.pop(name, None) or paused or TrialView(name)
         view.state = state
         self.ended[state] += 1
         self._reached += view.epoch
+        if paused is None:
+            self._count_time(view)
+        return view
+
+    def _count_time(self, view: TrialView) -> None:
+        """Of a trial that runs no more."""
         if view.trained:
             self._seconds += time.monotonic() - view.began
             self._trained += view.trained
-        return view
 
     def seconds_left(self) -> float:
         """At the pace so far, with all slots in use; NaN before the first steps."""
@@ -127,6 +145,7 @@ class Progress:
         pace = self._seconds_per_epoch()
         done = self.earlier * self._epochs_expected() + self._reached
         done += sum(self._epochs_of(view, pace) for view in self.running.values())
+        done += sum(view.epoch for view in self.paused.values())
         waiting, running = self._epochs_left(pace)
         left = waiting + sum(running)
         return done / (done + left) if left else 1.0
@@ -137,12 +156,13 @@ class Progress:
         return (self._seconds + sum(view.seen - view.began for view in known)) / epochs if epochs else math.nan
 
     def _epochs_left(self, pace: float) -> tuple[float, list[float]]:
-        """Of all trials that have not begun, and of each that runs.
+        """Of all trials that have not begun, and of each that runs; of those that are paused few will go on.
 
         One that has outlived what is expected is taken to run to its last epoch.
         """
         expected = self._epochs_expected()
-        waiting = max(0, self.num_trials - self.earlier - self.ended.total() - len(self.running)) * expected
+        begun = self.earlier + self.ended.total() + len(self.running) + len(self.paused)
+        waiting = max(0, self.num_trials - begun) * expected
         epochs = [self._epochs_of(view, pace) for view in self.running.values()]
         return waiting, [expected - n if n < expected else max(0.0, self.epochs - n) for n in epochs]
 
@@ -162,6 +182,7 @@ class Progress:
             f"{self.earlier + self.ended.total()}/{counted(self.num_trials, 'trial')} done",
             f"{len(self.running)} running",
         ]
+        parts += [f"{len(self.paused)} paused"] if self.paused else []
         parts += [f"{number} {state}" for state, number in sorted(self.ended.items()) if state != "finished"]
         parts += [self.waits] if self.waits else []
         left = self.seconds_left()
@@ -243,12 +264,19 @@ class Display(Callback):
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         verdict = self.watch.verdicts.get(trial.config["run"]["name"], "") if self.watch else ""
         row = trial.last_result or {}
+        if trial.config["run"]["name"] in self.progress.paused:
+            self.progress.end(trial.config["run"]["name"], "paused")  # it said so when it paused
+            return
         state = "finished" if row.get("epoch", 0) >= self.progress.epochs else "stopped early"
         if row.get("stopped"):
             state = f"finished, {row['stopped']},"
         if row.get("diagnosis"):
             state = f"failed: {row['diagnosis']}"
         self._end(trial, f"failed: {verdict}" if verdict and state == "stopped early" else state)
+
+    def on_trial_save(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """It pauses: nothing else is saved by Ray."""
+        self._tell(self.progress.pause(trial.config["run"]["name"]))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._end(trial, "failed: error")
@@ -270,9 +298,12 @@ class Display(Callback):
             self._live = None
 
     def _end(self, trial: Any, state: str) -> None:
-        view = self.progress.end(trial.config["run"]["name"], state)
+        self._tell(self.progress.end(trial.config["run"]["name"], state))
+
+    def _tell(self, view: TrialView) -> None:
+        """Say that a trial has ended, or pauses."""
         width = self._live.console.width if self._live else None
-        after = f"  {state} at epoch {view.epoch}"
+        after = f"  {view.state} at epoch {view.epoch}"
         line = f"  {view.name}{after}"
         if math.isfinite(view.best):
             line = trial_line("  ", view.name, f"{after}  best {short(view.best)}", view.best_classes, width)

@@ -25,6 +25,7 @@ from tune_app.ray_adapters.remote import refuse_local_folder
 from tune_app.ray_adapters.session import TrialResources, ray_session, trial_resources
 from tune_app.results.folders import resume_command
 from tune_app.results.manifest import build_manifest, read_manifest, set_status, write_manifest
+from tune_app.results.trial import is_paused
 from tune_app.search.arms import read_exported
 from tune_app.search.study import UNFINISHED, open_study
 from tune_app.settings.stored import FREQUENCIES, TRIAL
@@ -178,9 +179,11 @@ def _is_done(prepared: Prepared, study: optuna.Study | None = None) -> bool:
 
 def _progress(prepared: Prepared, resources: TrialResources, study: optuna.Study) -> Progress:
     from tune_app.planning.forecast import planned_epochs
-    from tune_app.sweep.progress import Progress
+    from tune_app.sweep.progress import Progress, TrialView
 
-    ended = sum(trial.state not in UNFINISHED for trial in study.get_trials(deepcopy=False))
+    trials = study.get_trials(deepcopy=False)
+    ended = sum(trial.state not in UNFINISHED for trial in trials)
+    waiting = {t.user_attrs["name"]: t for t in trials if t.state in UNFINISHED and is_paused(t.user_attrs)}
     return Progress(
         num_trials=max(prepared.num_trials, ended),
         epochs=prepared.settings.trainer.epochs,
@@ -188,5 +191,9 @@ def _progress(prepared: Prepared, resources: TrialResources, study: optuna.Study
         objective=prepared.settings.order,
         slots=resources.slots,
         earlier=ended,
+        paused={
+            name: TrialView(name, epoch=max(t.intermediate_values, default=0), state="paused")
+            for name, t in waiting.items()
+        },
         planned=planned_epochs(prepared.folder),
     )

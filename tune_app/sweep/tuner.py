@@ -20,11 +20,12 @@ from tune_app.ray_adapters.gauges import SweepGauges, hours_in
 from tune_app.ray_adapters.loggers import ForgetEnded, NoProgress, in_place_loggers
 from tune_app.ray_adapters.session import TrialResources
 from tune_app.results.folders import is_confirmation
-from tune_app.results.trial import devices_in, read_config
+from tune_app.results.trial import PROMOTED, devices_in, read_config
 from tune_app.search.early_failure import Watch
 from tune_app.search.recovery import recorded_curves
-from tune_app.search.scheduler import Cost, ResumableAsha, RunToTheEnd, trial_name
+from tune_app.search.scheduler import Cost, PromotingAsha, ResumableAsha, RunToTheEnd, trial_name
 from tune_app.search.searcher import Budget, StudySearcher
+from tune_app.search.study import trial_of
 from tune_app.settings.fitting import of_trial
 from tune_app.settings.schema import Settings, laid_over, model_of
 from tune_app.sweep.prepare import Prepared
@@ -44,11 +45,12 @@ def build_tuner(
     trainable: what trains; another than ours only where the rest is measured.
     """
     settings = prepared.settings
+    scheduler = build_scheduler(prepared, study, display.watch)
     return tune.Tuner(
         trainable,
         tune_config=TuneConfig(
-            search_alg=build_searcher(prepared, resources, study),
-            scheduler=build_scheduler(prepared, study, display.watch),
+            search_alg=build_searcher(prepared, resources, study, scheduler),
+            scheduler=scheduler,
             num_samples=-1,  # the searcher knows when it is finished
             max_concurrent_trials=_concurrent(settings, resources),
             reuse_actors=True,
@@ -60,7 +62,8 @@ def build_tuner(
             storage_path=str(prepared.folder),
             callbacks=_callbacks(prepared, resources, study, display),
             failure_config=FailureConfig(max_failures=settings.resources.max_failures),
-            checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            # One where a trial pauses: a note of where its own checkpoint lies.
+            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_frequency=0, checkpoint_at_end=False),
             verbose=settings.verbose,
             log_to_file=False,
         ),
@@ -80,7 +83,9 @@ def _concurrent(settings: Settings, resources: TrialResources) -> int | None:
     return resources.slots
 
 
-def build_searcher(prepared: Prepared, resources: TrialResources, study: optuna.Study) -> StudySearcher:
+def build_searcher(
+    prepared: Prepared, resources: TrialResources, study: optuna.Study, scheduler: TrialScheduler
+) -> StudySearcher:
     settings = prepared.settings
     folder, taken = prepared.folder / "trials", resources.as_dict()
 
@@ -106,15 +111,18 @@ def build_searcher(prepared: Prepared, resources: TrialResources, study: optuna.
         configure=configure,
         untuned=prepared.untuned.signature(prepared.counts, prepared.window_voxels),
         objective=settings.order,
+        promoting=scheduler if isinstance(scheduler, PromotingAsha) else None,
     )
 
 
 def build_scheduler(prepared: Prepared, study: optuna.Study, watch: Watch | None = None) -> TrialScheduler:
-    """ASHA with the rungs of the sweep so far, or none."""
+    """ASHA, stopping or promoting, with the rungs of the sweep so far, or none."""
     costs = recorded_costs(prepared, study) if prepared.compares_device_seconds else None
     settings = prepared.settings
     if not settings.early_stopping:
         return RunToTheEnd(metric=settings.order.metric, watch=watch)
+    if settings.scheduler.name == "promote":
+        return _promoting(prepared, study, watch)
     return ResumableAsha(
         objective=settings.order,
         max_epochs=settings.trainer.epochs,
@@ -124,6 +132,28 @@ def build_scheduler(prepared: Prepared, study: optuna.Study, watch: Watch | None
         costs=costs,
         baseline=prepared.baseline,
         watch=watch,
+    )
+
+
+def _promoting(prepared: Prepared, study: optuna.Study, watch: Watch | None) -> PromotingAsha:
+    settings = prepared.settings
+    known = {t.user_attrs["name"]: t for t in study.get_trials(deepcopy=False) if "name" in t.user_attrs}
+
+    def note(name: str, rung: int) -> None:
+        number = int(name.partition("_")[0])
+        study._storage.set_trial_user_attr(trial_of(study, number)._trial_id, PROMOTED, rung)
+
+    return PromotingAsha(
+        objective=settings.order,
+        max_epochs=settings.trainer.epochs,
+        grace_period=settings.grace_period,
+        reduction_factor=settings.scheduler.reduction_factor,
+        curves=recorded_curves(study, prepared.folder, settings.order),
+        promoted={name: t.user_attrs[PROMOTED] for name, t in known.items() if PROMOTED in t.user_attrs},
+        ended=[name for name, t in known.items() if t.state.is_finished()],
+        baseline=prepared.baseline,
+        watch=watch,
+        on_promote=note,
     )
 
 

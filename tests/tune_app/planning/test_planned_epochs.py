@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from trainables.objective import Objective
-from tune_app.planning.epochs import Range, Work, epochs_of, expected_work, rung_epochs
+from tune_app.planning.epochs import Range, Work, epochs_of, expected_work, promoted_epochs_of, rung_epochs
 from tune_app.search.scheduler import ResumableAsha
 
 SHAPES = [(9, 3, 3.0), (60, 6, 3.0), (60, 1, 4.0), (10, 1, 2.5), (9, 9, 3.0), (5, 1, 2.0)]
@@ -101,3 +101,15 @@ def test_trials_filled_into_slots_end_within_the_rounds() -> None:
         total = float(lengths.sum())
         rounds = Work(trials, Range(total, total - 1e-9, total), 60).rounds(slots)
         assert rounds.low - 1e-6 <= max(ends) <= rounds.high + 1e-6, (slots, trials)
+
+
+def test_of_pausing_trials_the_best_share_of_each_rung_goes_on() -> None:
+    best_first = [-float(number) for number in range(16)]
+    assert promoted_epochs_of(best_first, 16, (1, 4), 4.0) == [16, 4, 4, 4, *[1] * 12]
+    assert promoted_epochs_of(best_first[:2], 16, (1, 4), 4.0) == [16, 1], "the best of a small search ends"
+    stopping, pausing = (
+        expected_work(16, 16, (1, 4), 4.0, improving=False, slots=4, recheck=True, promote=promote)
+        for promote in (False, True)
+    )
+    assert 16 + 3 * 4 + 12 <= pausing.epochs.low <= pausing.epochs.high
+    assert pausing.epochs.expected < stopping.epochs.expected

@@ -12,6 +12,7 @@ import pytest
 
 from trainables.objective import Objective
 from tune_app.ray_adapters import gauges
+from tune_app.results.trial import PAUSED
 
 DICE = Objective(metric="mean_dice")
 
@@ -132,12 +133,22 @@ def test_trials_are_counted_by_state(recorded, study):
     begin(study, 0.3, 0.5, state=state.COMPLETE)
     begin(study, 0.2, state=state.PRUNED)
     begin(study, math.nan, state=state.FAIL)
-    for _ in range(3):
+    for _ in range(4):
         begin(study, 0.1)
+    paused = study.get_trials()[-1]
+    study._storage.set_trial_user_attr(paused._trial_id, PAUSED, 1)
     callback = gauges.SweepGauges("s", study, objective=DICE, planned=10, gpus=0)
     callback.on_step_end(1, [trial("d"), trial("e"), trial("f", "PENDING"), trial("a", "TERMINATED")])
     counted = {key[2]: value for key, value in recorded.items() if key[0] == "tune_app_trials"}
-    assert counted == {"to come": 4, "waiting": 1, "running": 2, "finished": 1, "stopped early": 1, "failed": 1}
+    assert counted == {
+        "to come": 3,
+        "waiting": 1,
+        "running": 2,
+        "paused": 1,
+        "finished": 1,
+        "stopped early": 1,
+        "failed": 1,
+    }
 
 
 def test_a_state_that_holds_no_trial_is_zero_and_not_the_last_number(recorded, study):

@@ -19,8 +19,9 @@ from planned import settings_of
 
 from search_spaces import parameters_of
 from trainables.objective import OUT_OF_PATIENCE, Objective
+from tune_app.results.trial import read_reported
 from tune_app.search.arms import planned_arms, searched_space
-from tune_app.search.recovery import read_reported, reconcile, recorded_curves
+from tune_app.search.recovery import reconcile, recorded_curves
 from tune_app.search.searcher import untried
 from tune_app.search.study import JOURNAL, curve, open_study
 

@@ -10,9 +10,21 @@ from pathlib import Path
 import pytest
 from documents import checked
 from ray.tune import ExperimentAnalysis
-from sweeps import TINY, Place, exactly_once, histories, killed, open_to_strangers, reported, trials_of, untouched
+from sweeps import (
+    TINY,
+    Place,
+    exactly_once,
+    histories,
+    killed,
+    open_to_strangers,
+    reported,
+    states,
+    trials_of,
+    untouched,
+)
 
 from tune_app.results.sweep import Sweep
+from tune_app.search.promotion import Promotion
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
@@ -103,3 +115,47 @@ def test_resuming_a_finished_sweep_changes_nothing(place: Place, watched: Watche
     before = {path: path.read_bytes() for path in watched.folder.rglob("*") if path.is_file()}
     assert "rank" in place.run("run", "resume=once")
     assert {path: path.read_bytes() for path in watched.folder.rglob("*") if path.is_file()} == before
+
+
+PAUSING = (
+    *ONE_SLOT,
+    "search.baseline=false",
+    "scheduler.name=promote",
+    "scheduler.grace_period=1",
+    "scheduler.reduction_factor=2",
+)
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_of_pausing_trials_goes_on_as_it_would_have(place: Place) -> None:
+    """In one slot the order in which epochs end says what was begun and what went on: each time what the epochs before
+    say, and what the rule alone would have done."""
+    sweep = place.sweep("pausing")
+    run = place.start("run", *PAUSING, "name=pausing")
+    run.until(lambda: reported(sweep) >= 5)
+    before = killed(run, sweep)
+    output = place.run("run", "resume=latest")
+    assert " paused at epoch 1" in output
+    assert untouched(before, sweep)
+    assert exactly_once(sweep)
+    found = Sweep(sweep)
+    assert found.status == "finished"
+    assert {trial.name: trial.status for trial in found.trials} == {
+        trial.name: "finished" if trial.epochs == 4 else "paused" for trial in found.trials
+    }
+    assert {1, 4} <= {trial.epochs for trial in found.trials} <= {1, 2, 4}
+    assert set(states(sweep).values()) == {"PRUNED", "COMPLETE"}
+    assert not list(sweep.glob("trials/*/last.pt")), "nothing is left of what a paused trial needs to go on"
+
+    promotion = Promotion((1, 2), 2.0)
+    epochs = sorted((row["time_ended"], trial.name, row) for trial in found.trials for row in trial.history)
+    begun: set[str] = set()
+    for _, name, row in epochs:
+        if name not in begun:
+            assert promotion.next() is None
+            begun.add(name)
+        elif promotion.is_paused(name):
+            assert name == promotion.next(nothing_else=len(begun) == len(found.trials))
+            promotion.promote(name)
+        promotion.take(name, row["epoch"], (0.0, row["mean_dice"]))
+    assert promotion.next(nothing_else=True) is None
