@@ -322,8 +322,8 @@ class PromotingAsha(FIFOScheduler):
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         if waiting := next_to_run(tune_controller):
             return waiting
-        for name, trial in self._running.items():
-            if trial.status == Trial.PAUSED and not self.promotion.is_paused(name):
+        for running, trial in self._running.items():
+            if trial.status == Trial.PAUSED and not self.promotion.is_paused(running):
                 return trial  # Ray had no process for it at the last step
         if not self.has_slot():
             return None
