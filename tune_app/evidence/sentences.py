@@ -50,6 +50,8 @@ def reasons(runs: Replicates, fit: Fit, duel: Duel | None, stages: Stages | None
 
 
 def _too_close(duel: Duel) -> str:
+    if not math.isfinite(duel.needed):
+        return f"{duel.leader} leads {duel.rival} by {duel.difference:.4f}: after so few rounds no lead is enough."
     text = f"{duel.leader} leads {duel.rival} by {duel.difference:.4f}, and {duel.needed:.4f} would be needed."
     if duel.replicates_needed is None or duel.difference > duel.needed:
         return text

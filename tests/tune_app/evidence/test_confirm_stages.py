@@ -214,3 +214,5 @@ def test_rounds_end_at_their_most_and_say_what_is_missing():
     assert found.winner is None
     assert found.duel is not None
     assert found.duel.needed > found.duel.difference
+    few = confirm_statistics(Replicates(arms=list("ab"), scores=laboratory.scores[:, :2]), Rounds((1.0, 1.0), most=2))
+    assert "after so few rounds no lead is enough" in few.reasons[0]
