@@ -159,8 +159,10 @@ def get_preset(name: str) -> Preset:
     """The preset of this name; SettingsError lists the choices."""
     presets = all_presets()
     if name not in presets:
+        close = difflib.get_close_matches(name, presets, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
         raise SettingsError(
-            f"preset={name}: there is no such preset.\nChoose one of {', '.join(presets)}: preset=seesaw_default"
+            f"preset={name}: there is no such preset.{hint}\nChoose one of {', '.join(presets)}: preset=seesaw_default"
         )
     return presets[name]
 

@@ -280,6 +280,12 @@ def _narrow_simplex(name: str, parameter: Simplex, wanted: Any, family: str) -> 
     listed = list(wanted) if isinstance(wanted, list | tuple) else [wanted]
     if listed and all(isinstance(one, str) and one in parameter.kept for one in listed):
         return replace(parameter, kept=tuple(listed))
+    words = [one for one in listed if isinstance(one, str)]
+    if unknown := [word for word in words if word not in parameter.kept]:
+        raise SettingsError(
+            f"space.{name}: {', '.join(unknown)} is no part of {family}'s {name}.\n{_advice(name, parameter)}; "
+            f"the parts are {', '.join(parameter.kept)}"
+        )
     if not parameter.contains(wanted):
         raise _outside(name, parameter, wanted, family)
     return replace(parameter, weights=tuple(map(float, wanted)))

@@ -72,6 +72,8 @@ def test_a_mixture_is_fixed_at_weights_or_narrowed_to_some_parts() -> None:
     assert narrow({"mix": MIX}, {"mix": "bce"})["mix"].grid(4) == [[0, 1, 0]]
     with pytest.raises(SettingsError, match=r"space\.mix: \[0\.5, .* is not of the form[\s\S]*\[0\.5,0\.5,0\]"):
         narrow({"mix": MIX}, {"mix": [0.5, 0.4, 0.3]})
+    with pytest.raises(SettingsError, match=r"space\.mix: dise is no part of[\s\S]*the parts are dice, bce, focal"):
+        narrow({"mix": MIX}, {"mix": ["dise", "focal"]})
 
 
 def test_the_axes_of_a_mixture_give_any_weights_and_uniform_ones_the_uniform_density() -> None:
