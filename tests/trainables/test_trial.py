@@ -425,7 +425,7 @@ def test_not_a_number_ends_the_trial(start, tmp_path):
 
 def test_ray_gets_a_note_instead_of_a_copy(start, tmp_path):
     trial = start()
-    trial.step()
+    report(tmp_path / "t", [trial.step()])
     (tmp_path / "ray_checkpoint").mkdir()
     trial.save_checkpoint(str(tmp_path / "ray_checkpoint"))
     note = json.loads((tmp_path / "ray_checkpoint" / "trial.json").read_text())

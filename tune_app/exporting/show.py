@@ -31,8 +31,8 @@ from tune_app.results.trial import is_finite, read_json
 from tune_app.settings.document import FORMATS, Ended
 from tune_app.settings.terminal import columns, drawing, plain
 
-NO_THRESHOLD = dict.fromkeys(("threshold", "logit", "calibrated"))
-"""What is told of an ensemble's class, whose threshold is inside."""
+NOT_OF_ALL = dict.fromkeys(("logit", "calibrated"))
+"""Of a class's threshold, what an ensemble does not say."""
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 """Tensors of a batch norm that are counted, not learnt."""
 
@@ -178,7 +178,11 @@ def _ensemble(folder: Path, manifest: Mapping[str, Any]) -> Shown:
         notices=[*([PHANTOM] if (manifest.get("data") or {}).get("phantom") else []), *_damage_of(folder, manifest)],
         facts=facts,
         thresholds=pd.DataFrame(
-            [{"class": name, **{k: v for k, v in own.items() if v != ""}} for name, own in winners.items()]
+            [
+                {"class": name, "trial": own["trial"], "threshold": own["probability"], "dice": own["dice"]}
+                | ({"why": own["why"]} if own["why"] else {})
+                for name, own in winners.items()
+            ]
         ),
         figures=pd.DataFrame(),
         parts=_parts(tensors),

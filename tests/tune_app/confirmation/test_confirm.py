@@ -402,7 +402,7 @@ def test_rounds_go_on_until_one_arm_is_left(swept, planned, monkeypatch, capsys)
     means = {"seesaw_p0.8": 0.7, "tversky_0.3_0.7": 0.675, "weight_uniform": 0.5}
     stages: list[Runs] = []
     monkeypatch.setattr(confirm_module, "run_sweep", trained_by(noisy(means, sd=0.008), stages))
-    assert confirm(composed("sweep=mine", "top=2", "replicates=until_decided", "max_replicates=30")) == 0
+    assert confirm(composed("sweep=mine", "top=2", "replicates=until_decided", "max_replicates=30")).code == 0
     assert "seesaw_p0.8 is the best of 3 arms." in capsys.readouterr().out
     assert len(stages[0]) == 6, "two rounds of all"
     assert {len({seed for _, seed in stage}) for stage in stages[1:]} == {1}, "then one after the other"

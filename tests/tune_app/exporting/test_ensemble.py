@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from documents import checked
 from sweep_folder import EDGES, WrittenTrial, histograms, write_sweep
 from tiny_export import CLASSES, Context
 
@@ -23,6 +24,7 @@ from tune_app.exporting.trained_model import read_model
 from tune_app.results.manifest import read_manifest
 from tune_app.results.run import find_run
 from tune_app.search.arms import read_exported
+from tune_app.settings.document import as_json
 
 NUC = WrittenTrial(label="good_nuc", dice=[(0.9, 0.5)])
 PM = WrittenTrial(label="good_pm", dice=[(0.6, 0.7)])
@@ -98,7 +100,7 @@ def test_it_predicts_a_volume_and_show_tells_what_it_is(swept: Path, tmp_path: P
     assert found.parts["part"].tolist() == ["0", "1"]
     text = found.text(100, every_tensor=False)
     assert "on crops that did not choose" in text
-    assert json.loads(found.json())["thresholds"][0]["class"] == "nuc"
+    assert checked(as_json("show", found.document()))["thresholds"][0]["class"] == "nuc"
 
 
 def test_dice_is_of_crops_that_did_not_choose() -> None:
