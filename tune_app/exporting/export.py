@@ -124,7 +124,13 @@ class ExportSettings:
         )
         require_in(self, "", top="[1, inf]", epoch="[0, inf]")
         require(bool(self.out), "out", self.out, "a folder is needed", "Use out=best")
-        require_choice("ensemble", self.ensemble, ("", PER_CLASS))
+        require(
+            self.ensemble in ("", PER_CLASS),
+            "ensemble",
+            self.ensemble,
+            "there is one kind, the best network for each class",
+            f"Write ensemble={PER_CLASS}, or leave it out",
+        )
         require(
             not (self.ensemble and self.epoch),
             "epoch",
