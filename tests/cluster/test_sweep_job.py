@@ -8,7 +8,7 @@ import pytest
 
 from tune_app.errors import InputError, RunFailed
 from tune_app.settings.command_line import compose
-from tune_app.settings.schema import Settings
+from tune_app.settings.schema import RunSettings, Settings
 from tune_app.sweep.slurm_job import Begun, epochs_of, first_start, refuse_standstill, words_of_start
 
 
@@ -19,7 +19,7 @@ def no_user_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings_of(words: list[str]) -> Settings:
-    composed = compose("run", Settings, words)
+    composed = compose("run", RunSettings, words)
     assert composed is not None
     return composed.settings
 
@@ -39,13 +39,14 @@ def sweep_in(folder: Path, settings: str = "family: seesaw") -> Path:
 
 
 def test_the_first_start_names_the_sweep_and_the_next_resumes_it(tmp_path: Path) -> None:
-    words = ["family=tversky", "trainer.epochs=3", "resources.gpus_per_trial=0.5"]
+    words = ["family=tversky", "trainer.epochs=3", "resources.gpus_per_trial=0.5", "notify.command=true", "live=true"]
     start = begun(words)
     assert given(words, start) == [*words, "name=job-17_tversky"]
     (tmp_path / "job-17_tversky").mkdir()
     assert given(words, start)[-1] == "name=job-17_tversky", "nothing in it yet"
     (tmp_path / "job-17_tversky" / "sweep.yaml").touch()
-    assert given(words, start) == [f"resume={tmp_path}/job-17_tversky", "resources.gpus_per_trial=0.5"]
+    told_again = ["resources.gpus_per_trial=0.5", "notify.command=true", "live=true"]
+    assert given(words, start) == [f"resume={tmp_path}/job-17_tversky", *told_again]
     assert given(words, begun(words, "18")) == [*words, "name=job-18_tversky"]
 
 

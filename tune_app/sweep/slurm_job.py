@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from cluster import slurm_client
@@ -26,7 +26,7 @@ from tune_app.errors import RunFailed
 from tune_app.ray_adapters.remote import as_ours
 from tune_app.results.manifest import file_sha256
 from tune_app.settings.command_line import compose, exit_code
-from tune_app.settings.schema import Settings
+from tune_app.settings.schema import RunSettings, Settings
 from tune_app.sweep.announce import INTERRUPTED
 from tune_app.sweep.resume import earlier_folder, may_change
 
@@ -86,14 +86,20 @@ def words_of_start(words: Sequence[str], settings: Settings, begun: Begun) -> li
     stored, goes_on = Path(begun.folder) / STORED, ("resume", "extend")
     keyed = [(word.split("=")[0], word) for word in words]
     if stored.is_file() and not settings.resume and file_sha256(stored) != begun.before:
-        return [f"resume={begun.folder}", *(word for key, word in keyed if key not in goes_on and may_change(key))]
+        return [f"resume={begun.folder}", *(word for key, word in keyed if key not in goes_on and goes_along(key))]
     named = [f"{key}={begun.folder}" if key in goes_on else word for key, word in keyed]
     return named if settings.name or settings.resume or settings.extend else [*named, f"name={stored.parent.name}"]
 
 
+def goes_along(key: str) -> bool:
+    """Whether what was typed is said again when the sweep is resumed: what may change, and what no sweep keeps."""
+    unkept = {field.name for field in fields(RunSettings)} - {field.name for field in fields(Settings)}
+    return may_change(key) or key.split(".")[0] in unkept
+
+
 def run_in_allocation(words: Sequence[str]) -> int:
     """Ray on the nodes of this job, the sweep on it; the sweep's exit code, 0 where the job was requeued."""
-    composed = compose("run", Settings, words)
+    composed = compose("run", RunSettings, words)
     if composed is None:
         return 0
     job_id = os.environ.get("SLURM_JOB_ID", "")
