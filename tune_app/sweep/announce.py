@@ -171,5 +171,6 @@ def record_plan(prepared: Prepared, resources: TrialResources) -> str:
     plan = make_plan(settings, resources, trials=prepared.num_trials, exempt=exempt, pace=pace, sizes=prepared.sizes())
     path = prepared.folder / PLAN
     if not path.exists() or prepared.extended:
-        write_text(path, json.dumps(plan.as_dict(), indent=1) + "\n")
+        arms = [[arm.label, arm.seed] for arm in prepared.arms]  # so that a page can say what comes next
+        write_text(path, json.dumps({**plan.as_dict(), "arms": arms}, indent=1) + "\n")
     return plan.line()
