@@ -20,6 +20,7 @@ from tune_app.results.summary import NOT_VALIDATED
 from tune_app.results.sweep import Sweep
 from tune_app.results.tables import counted, in_words, sentences
 from tune_app.search.arms import left_out, planned_arms, same_arms
+from tune_app.search.warm_start import told_of
 from tune_app.settings.fitting import shortages
 from tune_app.settings.objective import ObjectiveSettings
 from tune_app.settings.schema import Settings
@@ -65,6 +66,8 @@ def announce(
         f"search     {what}{searcher}, {counted(prepared.num_trials, 'trial')} of up to "
         f"{budget(sizes, settings.trainer.epochs)}; {stopping}"
     )
+    for line in told_of(settings):
+        tell(f"warm start {line}")
     if settings.batch == "auto":
         tell(f"batches    {batches(sizes)}")
     if settings.objective != ObjectiveSettings():
