@@ -11,7 +11,6 @@ import heapq
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -49,6 +48,17 @@ class Step:
     score: float
 
 
+@dataclass(eq=False)
+class Handle:
+    """What the scheduler sees of a trial."""
+
+    trial_id: str
+    config: Mapping[str, Any]
+    status: str
+    last_result: Mapping[str, Any] | None = None
+    is_saving: bool = False
+
+
 @dataclass
 class Running:
     """A trial in its slot."""
@@ -56,8 +66,7 @@ class Running:
     number: int
     row: int
     repeat: int
-    handle: Any
-    """What the scheduler sees of it."""
+    handle: Handle
     epoch: int = 0
     best: float = math.nan
 
@@ -68,6 +77,9 @@ class Replay:
     As in a sweep, all trials have one seed: they meet the same repeat of their rows, the next one where a row is used
     again.
     """
+
+    tells_last_epoch = False
+    """Whether the scheduler hears of a trial's last epoch before the trial ends."""
 
     def __init__(self, search: Search, table: Table, seed: int, slots: int = SLOTS) -> None:
         rng = np.random.default_rng(seed)
@@ -100,16 +112,18 @@ class Replay:
 
     def begin(self) -> Running | None:
         """The next trial; None when there is none."""
-        number = self.started
-        config = self.search.searcher.suggest(str(number))
+        config = self.search.searcher.suggest(str(self.started))
         if config is None or config == Searcher.FINISHED:
             return None
+        return self.added(config, Trial.RUNNING)
+
+    def added(self, config: Mapping[str, Any], status: str) -> Running:
+        """A trial of this config, told to the scheduler."""
+        number, row = self.started, self.match(config)
         self.started += 1
-        row = self.match(config)
         repeat = int(self.repeat + self.used[row]) % self.table.repeats
         self.used[row] += 1
-        handle = SimpleNamespace(trial_id=str(number), config=config, status=Trial.RUNNING)
-        trial = Running(number, row, repeat, handle)
+        trial = Running(number, row, repeat, Handle(str(number), config, status))
         self.search.scheduler.on_trial_add(None, trial.handle)
         return trial
 
@@ -125,9 +139,12 @@ class Replay:
         """As Ray's controller has it, for the scheduler: none waits for a slot here."""
         return []
 
-    def stop_trial(self, handle: Any) -> None:
-        """As Ray's controller does it, at the end of a search."""
+    def stop_trial(self, handle: Handle) -> None:
+        """As Ray's controller does it with a trial that does not run."""
+        self.search.scheduler.on_trial_remove(self, handle)
         self.search.searcher.on_trial_complete(handle.trial_id)
+        handle.status = Trial.TERMINATED
+        self.paused.pop(handle.trial_id, None)
 
     def match(self, config: Mapping[str, Any]) -> int:
         """The row that was planned, or the nearest one that is unused (least used where none is left)."""
@@ -155,11 +172,12 @@ class Replay:
             "diagnosis": "" if math.isfinite(score) else "nan",
         }
         decision = TrialScheduler.STOP
-        if trial.epoch < self.table.epochs:
-            decision = scheduler.on_trial_result(None, trial.handle, result)
+        if trial.epoch < self.table.epochs or self.tells_last_epoch:
+            decision = scheduler.on_trial_result(self, trial.handle, result)
         if decision == TrialScheduler.STOP:
-            scheduler.on_trial_complete(None, trial.handle, result)
+            scheduler.on_trial_complete(self, trial.handle, result)
             searcher.on_trial_complete(trial_id, result=result)
+            trial.handle.status = Trial.TERMINATED
             return True
         searcher.on_trial_result(trial_id, result)
         if decision == TrialScheduler.PAUSE:

@@ -1,15 +1,16 @@
-"""Regret of our search at equal epochs, against Ray's: python -m benchmarks.search_policy [--tables FOLDER].
+"""Regret of our search at equal epochs, against other packages': python -m benchmarks.search_policy [--tables FOLDER].
 
 FOLDER holds tables of TaskSet (Metz et al. 2020, arXiv:2002.11887) in the form published with DyHPO
 (releaunifreiburg/DyHPO, data/taskset/*.json); without --tables it is read from the environment variable
-TUNE_APP_TASKSET. Five policies are replayed on every table with the same seeds, on four slots in simulated time, the
-real searchers and schedulers in-process:
+TUNE_APP_TASKSET. Ours is replayed on every table, on four slots in simulated time, the real searcher and scheduler
+in-process:
 
     ours                      StudySearcher and ResumableAsha with the settings of a run that says nothing about either
     ours, promoting           the same with `scheduler.name=promote`
-    Ray's ASHA + OptunaSearch AsyncHyperBandScheduler(max_t=epochs) and OptunaSearch(), nothing else said
-    ASHA + random             the same scheduler, random points
-    random                    random points, none stopped early
+
+The peers were replayed on the same tables with the same seeds and number of slots, and their regrets are read from
+--record: `benchmarks.peers.search_peers` says which they are and makes the record. On other tables ours is held against
+Ray's ASHA with OptunaSearch and with random points, and random points that are never stopped, all replayed now.
 
 All see the same 50 epochs per configuration, the same points (all axes in the logarithm), and the same seconds per
 epoch of a configuration. A proposal trains the nearest row that the search has not used. Regret after n epochs over all
@@ -18,12 +19,14 @@ lowest); for the test loss, that of the epoch with the lowest validation loss so
 score of NaN reaches searcher and scheduler as it would in a real run.
 
 Ours is called worse than another where the 95 % bootstrap interval of the paired difference over the seeds lies above
-zero. About 8 minutes on two cores.
+zero. The best peer at a budget is the one with the lowest mean.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
+import json
 import logging
 import os
 import sys
@@ -42,9 +45,13 @@ from benchmarks.learning_curves import Floats, Table, taskset
 from benchmarks.policies import POLICIES
 from benchmarks.replay import Replay, Step
 
-OURS, *OTHERS = POLICIES
-BUDGETS = (250, 1000)
-"""Epochs over all slots: a small sweep of some twenty trials, and a large one."""
+OURS = "ours"
+AFRESH = (OURS, "ours, promoting")
+BUDGETS = (100, 250, 500, 1000)
+"""Epochs over all slots: from a small sweep of some ten trials to a large one."""
+RECORD = Path(__file__).parent / "curves" / "search_policy.json.gz"
+TARGETS = {250: 0.8, 1000: 0.8}
+"""What our regret is to be at most, as a share of the best peer's, by budget."""
 FOLDER = "TUNE_APP_TASKSET"
 RESAMPLES = 4000
 
@@ -55,7 +62,8 @@ Regrets = Mapping[str, Floats]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     folder = os.environ.get(FOLDER)
     parser.add_argument("--tables", type=Path, default=Path(folder) if folder else None, help="folder of tables")
-    parser.add_argument("--seeds", type=int, default=30, help="paired replays per table and policy")
+    parser.add_argument("--seeds", type=int, default=10, help="replays per table, paired with as many as a peer has")
+    parser.add_argument("--record", type=Path, default=RECORD, help="regrets of the peers")
     parser.add_argument("--processes", type=int, default=2)
 
 
@@ -65,26 +73,42 @@ def run(arguments: argparse.Namespace) -> Iterator[Result]:
         where = f"no *.json in {arguments.tables}" if arguments.tables else "no folder of tables"
         print(f"not measured: {where}. Give one: --tables FOLDER, or {FOLDER}=FOLDER", file=sys.stderr)
         return
-    regrets = replay_all(paths, arguments.seeds, arguments.processes)
-    for other in OTHERS:
-        yield from compared(regrets, other, [path.stem for path in paths])
+    tables = [path.stem for path in paths]
+    policies = list(AFRESH)
+    try:
+        recorded = read_record(arguments.record, tables)
+    except (OSError, ValueError) as error:
+        print(f"{error}; so here is what needs no other package", file=sys.stderr)
+        recorded, policies = {}, list(POLICIES)
+    found = replay_all(paths, policies, arguments.seeds, arguments.processes)
+    peers = {policy: regrets for policy, regrets in (found | recorded).items() if policy not in AFRESH}
+    for other, regrets in {**peers, AFRESH[1]: found[AFRESH[1]]}.items():
+        yield from compared(found[OURS], regrets, other, tables)
+    yield from against_best(found[OURS], peers)
 
 
-def compared(regrets: Regrets, other: str, tables: Sequence[str]) -> Iterator[Result]:
-    """Ours against one other: mean difference per table, and where ours is worse."""
-    differences = regrets[OURS] - regrets[other]
-    worse = [(b, t) for t in range(len(tables)) for b in range(len(BUDGETS)) if is_worse(differences[t, :, b, 0])]
-    worse_test = [(b, t) for t in range(len(tables)) for b in range(len(BUDGETS)) if is_worse(differences[t, :, b, 1])]
-    for budget, epochs in enumerate(BUDGETS):
+def compared(ours: Floats, theirs: Floats, other: str, tables: Sequence[str]) -> Iterator[Result]:
+    """Ours against one other, both (tables, seeds, budgets, 2): mean difference per table, and where ours is worse.
+
+    Over the seeds that both have, at the budgets that the other was given.
+    """
+    seeds = min(ours.shape[1], theirs.shape[1])
+    ours, theirs = ours[:, :seeds], theirs[:, :seeds]
+    differences = ours - theirs
+    given = [b for b in range(len(BUDGETS)) if np.isfinite(theirs[:, :, b]).all()]
+    worse, worse_test = (
+        [(b, t) for t in range(len(tables)) for b in given if is_worse(differences[t, :, b, side])] for side in (0, 1)
+    )
+    for budget in given:
         low, high = interval(differences[:, :, budget, 0].mean(axis=0))
-        both = " and ".join(f"{regrets[policy][:, :, budget, 0].mean():.3f}" for policy in (OURS, other))
+        both = " and ".join(f"{side[:, :, budget, 0].mean():.3f}" for side in (ours, theirs))
         yield Result(
-            claim=f"regret after {epochs} epochs: ours − {other}, mean of each table",
+            claim=f"regret after {BUDGETS[budget]} epochs: ours − {other}, mean of each table",
             values=tuple(differences[:, :, budget, 0].mean(axis=1).tolist()),
             target=0.0,
             at_least=False,
             unit="",
-            note=f"mean over tables {both}, difference [{low:.3f}, {high:.3f}]; {differences.shape[1]} seeds",
+            note=f"mean over tables {both}, difference [{low:.3f}, {high:.3f}]; {seeds} seeds",
             details={"tables": list(tables), "interval": [low, high]},
         )
     named = [f"{tables[t]} at {BUDGETS[b]}" for b, t in worse]
@@ -94,17 +118,52 @@ def compared(regrets: Regrets, other: str, tables: Sequence[str]) -> Iterator[Re
         target=0.0,
         at_least=False,
         unit="",
-        note=f"of {len(tables) * len(BUDGETS)}; by test loss {len(worse_test)}"
-        + "".join(f"; {name}" for name in named),
+        note=f"of {len(tables) * len(given)}; by test loss {len(worse_test)}" + "".join(f"; {name}" for name in named),
     )
 
 
-def replay_all(paths: Sequence[Path], seeds: int, processes: int) -> Regrets:
-    tasks = [(path, policy, seed) for path in paths for policy in POLICIES for seed in range(seeds)]
+def against_best(ours: Floats, peers: Mapping[str, Floats]) -> Iterator[Result]:
+    """Mean regret of ours ÷ that of the best peer, over the seeds that both have."""
+    for epochs, target in TARGETS.items():
+        budget = BUDGETS.index(epochs)
+        means = {peer: float(regrets[:, :, budget, 0].mean()) for peer, regrets in peers.items()}
+        best = min((peer for peer in means if not np.isnan(means[peer])), key=lambda peer: means[peer])
+        seeds = min(ours.shape[1], peers[best].shape[1])
+        mine, theirs = (float(side[:, :seeds, budget, 0].mean()) for side in (ours, peers[best]))
+        yield Result(
+            claim=f"regret after {epochs} epochs: ours ÷ the best peer's",
+            values=(mine / theirs,),
+            target=target,
+            at_least=False,
+            unit="",
+            note=f"{mine:.3f} and {theirs:.3f} of {best}, the best of {len(means)}; {seeds} seeds",
+        )
+
+
+def replay_all(paths: Sequence[Path], policies: Sequence[str], seeds: int, processes: int) -> Regrets:
+    tasks = [(path, policy, seed) for path in paths for policy in policies for seed in range(seeds)]
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         found = np.array(list(pool.map(regret_of, *zip(*tasks), chunksize=5)))
-    found = found.reshape(len(paths), len(POLICIES), seeds, len(BUDGETS), 2)
-    return {policy: found[:, index] for index, policy in enumerate(POLICIES)}
+    found = found.reshape(len(paths), len(policies), seeds, len(BUDGETS), 2)
+    return {policy: found[:, index] for index, policy in enumerate(policies)}
+
+
+def read_record(path: Path, tables: Sequence[str]) -> dict[str, Floats]:
+    """Peer → (tables, seeds, budgets, 2), for these tables; NaN at the budgets that a peer was not given.
+
+    ValueError where a table was not recorded.
+    """
+    document = json.loads(gzip.decompress(path.read_bytes()))
+    missing = sorted(set(tables) - set(document["tables"]))
+    if missing or tuple(document["budgets"]) != BUDGETS:
+        what = f"no table {missing[0]}" if missing else f"other budgets, {document['budgets']}"
+        raise ValueError(f"{path.name} has {what} (benchmarks.peers.search_peers records the peers on tables)")
+    rows = [document["tables"].index(table) for table in tables]
+    found = {}
+    for peer, tables_of_peer in document["regret"].items():
+        filled = [[[b or [np.nan, np.nan] for b in seed] for seed in table] for table in tables_of_peer]
+        found[peer] = np.array(filled, dtype=float)[rows]
+    return found
 
 
 def regret_of(path: Path, policy: str, seed: int) -> Floats:

@@ -55,22 +55,22 @@ def _torch() -> str:
 
 def _make(folder: Path) -> None:
     print(f"making the environment of cellmap-data in {folder}; this takes minutes", file=sys.stderr, flush=True)
-    _run([sys.executable, "-m", "venv", str(folder)])
+    run_command([sys.executable, "-m", "venv", str(folder)])
     python = str(folder / "bin" / "python")
     pip = [python, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
     torch, *options = shlex.split(_torch())
-    _run([*pip, torch, *options])
-    _run([*pip, "--no-deps", TORCHVISION, *options])
+    run_command([*pip, torch, *options])
+    run_command([*pip, "--no-deps", TORCHVISION, *options])
     pinned = folder / "constraints.txt"
     pinned.write_text("\n".join(f"{name}=={_version(python, name)}" for name in ("torch", "torchvision")) + "\n")
-    _run([*pip, "-c", str(pinned), *PACKAGES])
+    run_command([*pip, "-c", str(pinned), *PACKAGES])
 
 
 def _version(python: str, package: str) -> str:
-    return _run([python, "-c", f"import importlib.metadata as m; print(m.version({package!r}))"]).strip()
+    return run_command([python, "-c", f"import importlib.metadata as m; print(m.version({package!r}))"]).strip()
 
 
-def _run(command: list[str]) -> str:
+def run_command(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise PeerError(f"{shlex.join(command)} failed:\n{done.stderr.strip()[-2000:]}")

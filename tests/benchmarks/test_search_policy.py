@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
+from collections import Counter
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
+from ray.tune.schedulers import FIFOScheduler
 
 from benchmarks.learning_curves import Table
-from benchmarks.replay import Step
-from benchmarks.search_policy import BUDGETS, OTHERS, OURS, compared, interval, is_worse, regret, regret_scales
+from benchmarks.peers.ray_search import HyperbandReplay, hyperband
+from benchmarks.peers.search_peers import export, read_lines, regrets, write_record
+from benchmarks.policies import RandomSearch
+from benchmarks.replay import Replay, Search, Step
+from benchmarks.search_policy import (
+    BUDGETS,
+    RECORD,
+    against_best,
+    compared,
+    interval,
+    is_worse,
+    read_record,
+    regret,
+    regret_scales,
+)
 from search_spaces import Float
 
 VALIDATION = np.array([[3.0, 1.0], [2.0, 4.0], [math.nan, math.nan], [5.0, 3.0], [math.nan, 9.0]])
@@ -63,10 +82,104 @@ def test_results_say_where_ours_is_worse() -> None:
     theirs = rng.uniform(0.2, 0.3, (2, 30, len(BUDGETS), 2))
     mine = theirs.copy()
     mine[0] -= 0.1
-    mine[1, :, 1] += rng.uniform(0.05, 0.15, (30, 2))
-    *differences, count = compared({OURS: mine, OTHERS[0]: theirs}, OTHERS[0], ["first", "second"])
+    mine[1, :, -1] += rng.uniform(0.05, 0.15, (30, 2))
+    *differences, count = compared(mine, theirs, "a peer", ["first", "second"])
+    assert len(differences) == len(BUDGETS)
     assert differences[0].values == pytest.approx((-0.1, 0.0))
     assert differences[0].reached
     assert count.values == (1.0,)
     assert not count.reached
     assert "second at 1000" in count.note
+
+
+def test_a_peer_with_fewer_seeds_and_budgets_is_compared_on_what_it_has() -> None:
+    mine = np.random.default_rng(0).uniform(0.2, 0.3, (2, 10, len(BUDGETS), 2))
+    theirs = mine[:, :4] + 0.1
+    theirs[:, :, 2:] = np.nan
+    *differences, count = compared(mine, theirs, "a peer", ["first", "second"])
+    assert [result.claim.split()[2] for result in differences] == ["100", "250"]
+    assert all(result.values == pytest.approx((-0.1, -0.1)) for result in differences)
+    assert all("4 seeds" in result.note for result in differences)
+    assert count.note.startswith("of 4;")
+
+
+def test_the_best_peer_is_the_one_with_the_lowest_mean_at_the_budget() -> None:
+    shape = (2, 3, len(BUDGETS), 2)
+    slow = np.full(shape, 0.4)
+    fast = np.full(shape, 0.2)
+    fast[:, :, -1] = np.nan
+    small, large = against_best(np.full(shape, 0.1), {"slow": slow, "fast": fast})
+    assert small.values == pytest.approx((0.5,))
+    assert "of fast" in small.note
+    assert large.values == pytest.approx((0.25,))
+    assert "of slow" in large.note
+
+
+def test_the_record_gives_the_tables_that_are_asked_for_and_names_one_that_is_missing(tmp_path: Path) -> None:
+    names = ["a", "b"]
+    lines = {
+        ("random", name, seed): [[i, seed], None, [0, 1], [0, 1]] for i, name in enumerate(names) for seed in (0, 1)
+    }
+    lines["BOHB", "a", 0] = [[0, 0]] * 4
+    path = tmp_path / "record.json.gz"
+    write_record(lines, {"ray": "1"}, path)
+    found = read_record(path, ["b"])
+    assert list(found) == ["random"]  # BOHB was not replayed on b
+    assert found["random"].shape == (1, 2, len(BUDGETS), 2)
+    assert found["random"][0, 1, 0].tolist() == [1.0, 1.0]
+    assert np.isnan(found["random"][0, :, 1]).all()
+    with pytest.raises(ValueError, match="no table c"):
+        read_record(path, ["a", "c"])
+
+
+def test_every_recorded_peer_was_seen_at_the_smallest_budget() -> None:
+    tables = json.loads(gzip.decompress(RECORD.read_bytes()))["tables"]
+    for found in read_record(RECORD, tables).values():
+        assert np.isfinite(found[:, :, 0]).all()
+        assert (found[:, :, 0, 0] >= 0).all()
+
+
+def test_lines_that_a_crash_cut_short_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"peer": "BOHB", "table": "t", "seed": 3, "regret": [[0.1, 0.2]]}\n{"peer": "BOHB", "ta')
+    assert read_lines(path) == {("BOHB", "t", 3): [[0.1, 0.2]]}
+
+
+def test_a_table_is_exported_in_unit_coordinates_with_the_seconds_of_the_replay(tmp_path: Path) -> None:
+    path = tmp_path / "t.npz"
+    export(TABLE, 3, path)
+    found = np.load(path)
+    assert found["places"][:, 0].tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert np.array_equal(found["scores"], TABLE.scores[:, 0], equal_nan=True)
+    assert found["seconds"][2] == pytest.approx(
+        Replay(Search(RandomSearch(TABLE.space, 0), FIFOScheduler()), TABLE, 2).seconds
+    )
+
+
+def test_regrets_of_a_search_that_ended_early_are_empty_at_larger_budgets() -> None:
+    found = regrets(TABLE, [(3, 1), (0, 2)] * 60)
+    assert found == [[0.0, 0.0], None, None, None]
+
+
+def test_hyperband_keeps_all_slots_busy_and_ends_what_is_behind() -> None:
+    rows, epochs = 200, 50
+    scores = np.linspace(0.1, 0.9, rows)[:, None, None] * np.linspace(0.5, 1.0, epochs)
+    made = Table(
+        name="rising",
+        space={"x": Float(0, 1)},
+        points=[{"x": row / (rows - 1)} for row in range(rows)],
+        scores=scores,
+        validation=-scores[:, 0],
+        test=-scores[:, 0],
+    )
+    replay = HyperbandReplay(hyperband(made, 0), made, 0)
+    steps = list(islice(replay.steps(), 1500))
+    assert len(steps) == 1500
+    last = {step.trial: step for step in steps}
+    ended = Counter(step.epoch for step in last.values())
+    assert ended[50] >= 5  # the bracket that trains all of its trials to the end
+    assert ended[16] >= 5  # of eight trials the next one keeps three, until 48
+    survivors = [step.row for step in last.values() if step.epoch == 48]
+    behind = [step.row for step in last.values() if step.epoch == 16]
+    assert len(survivors) >= 3
+    assert np.mean(survivors) > np.mean(behind)

@@ -1,0 +1,122 @@
+"""Runs inside the environment of Syne Tune (`search_peers.py`): searches of its simulator on an exported table.
+
+    python syne_tune_search.py TABLE.npz PEER EPOCHS SEED …
+
+TABLE.npz, as `search_peers.export` writes it: places (n, d) in [0, 1], scores (n, E), seconds (seeds, n) per epoch.
+Prints one line of JSON per seed: "seed", and "steps", the first EPOCHS epochs of all trials as [row, epoch], in the
+order in which they end. Four workers. A proposal trains the nearest row that was not used; a NaN is a score of 0, the
+worst there is, because Syne Tune's Gaussian processes take none.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ["SYNETUNE_FOLDER"] = tempfile.mkdtemp()
+
+import numpy as np
+from syne_tune import StoppingCriterion, Tuner
+from syne_tune.backend.simulator_backend.simulator_callback import SimulatorCallback
+from syne_tune.blackbox_repository import UserBlackboxBackend
+from syne_tune.blackbox_repository.blackbox import Blackbox
+from syne_tune.config_space import randint, uniform
+from syne_tune.optimizer.baselines import ASHA, MOBSTER, DyHPO, HyperTune
+from syne_tune.tuner_callback import TunerCallback
+
+WORKERS = 4
+SCALE = 1000.0
+"""Simulated seconds per second of the table: the simulator adds the time that a decision takes, and polls."""
+POLL = 0.01 * SCALE
+PEERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "promoting ASHA": (ASHA, {"type": "promotion"}),
+    "MOBSTER": (MOBSTER, {"type": "promotion"}),
+    "Hyper-Tune": (HyperTune, {"type": "promotion", "brackets": 4}),
+    "DyHPO": (DyHPO, {}),
+}
+"""As their docstrings advise; four brackets, because with one Hyper-Tune is MOBSTER. All else is left as it comes."""
+
+
+class TableBlackbox(Blackbox):
+    """The table; what is proposed gets the nearest row that was not used, and keeps it."""
+
+    def __init__(self, places: np.ndarray, scores: np.ndarray, seconds: np.ndarray) -> None:
+        self.places, self.rows, self.used = places, {}, np.zeros(len(places), dtype=int)
+        self.scores = np.nan_to_num(scores, nan=0.0)
+        self.elapsed = seconds[:, None] * np.arange(1, scores.shape[1] + 1) * SCALE
+        space = {f"x{axis}": uniform(0.0, 1.0) for axis in range(places.shape[1])}
+        super().__init__(space, {"epoch": randint(1, scores.shape[1])}, ["score", "elapsed"])
+
+    @property
+    def fidelity_values(self) -> np.ndarray:
+        return np.arange(1, self.scores.shape[1] + 1)
+
+    def row(self, config: Mapping[str, Any]) -> int:
+        point = tuple(float(config[name]) for name in self.configuration_space)
+        if point not in self.rows:
+            distances = np.linalg.norm(self.places - point, axis=1)
+            self.rows[point] = int(np.argmin(np.where(self.used == self.used.min(), distances, np.inf)))
+            self.used[self.rows[point]] += 1
+        return self.rows[point]
+
+    def _objective_function(self, configuration: Any, fidelity: Any = None, seed: int | None = None) -> np.ndarray:
+        row = self.row(configuration)
+        return np.stack([self.scores[row], self.elapsed[row]], axis=1)
+
+
+class Steps(TunerCallback):
+    """Writes down what is reported."""
+
+    def __init__(self, blackbox: TableBlackbox) -> None:
+        self.blackbox, self.steps = blackbox, []
+
+    def on_trial_result(self, trial: Any, status: str, result: dict[str, Any], decision: str) -> None:
+        self.steps.append((self.blackbox.row(trial.config), int(result["epoch"])))
+
+
+def search(table: Mapping[str, np.ndarray], peer: str, epochs: int, seed: int) -> list[tuple[int, int]]:
+    np.random.seed(seed)  # noqa: NPY002
+    blackbox = TableBlackbox(table["places"], table["scores"], table["seconds"][seed])
+    kind, options = PEERS[peer]
+    scheduler = kind(
+        blackbox.configuration_space_with_max_resource_attr("epochs"),
+        metric="score",
+        mode="max",
+        resource_attr="epoch",
+        max_resource_attr="epochs",
+        random_seed=seed,
+        **options,
+    )
+    steps = Steps(blackbox)
+    Tuner(
+        trial_backend=UserBlackboxBackend(
+            blackbox, elapsed_time_attr="elapsed", max_resource_attr="epochs", seed=0, tuner_sleep_time=POLL
+        ),
+        scheduler=scheduler,
+        stop_criterion=StoppingCriterion(max_num_evaluations=epochs),
+        n_workers=WORKERS,
+        sleep_time=0,
+        callbacks=[SimulatorCallback(), steps],
+        save_tuner=False,
+        results_update_interval=1e9,
+        print_update_interval=1e9,
+    ).run()
+    return steps.steps[:epochs]
+
+
+def main() -> None:
+    path, peer, epochs, *seeds = sys.argv[1:]
+    logging.getLogger().setLevel(logging.ERROR)
+    table = dict(np.load(Path(path)))
+    for seed in map(int, seeds):
+        print(json.dumps({"seed": seed, "steps": search(table, peer, int(epochs), seed)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
