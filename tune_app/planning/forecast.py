@@ -57,6 +57,9 @@ class Plan:
     known beforehand, and hours and epochs are those of a sweep in which all are stopped alike."""
     promotes: bool = False
     """Whether trials pause at the rungs, and the best of them go on."""
+    early_rung: int = 0
+    """The epoch of one more rung, before the first, that counts only once ranks there foretell those at the first; 0
+    where there is none."""
 
     @property
     def device(self) -> str:
@@ -82,6 +85,8 @@ class Plan:
         most = self.trials * self.epochs_per_trial
         happens = "pause" if self.promotes else "may be stopped"
         stops = f"; trials {happens} at epoch {', '.join(map(str, self.rungs))}" if self.rungs else ""
+        if self.early_rung:
+            stops += f", and at epoch {self.early_rung} once ranks there foretell those at epoch {self.rungs[0]}"
         rows = {
             "trials": f"{self.trials}, {self.slots} at once, each {self.share}",
             "epochs": f"{about(self.epochs)} of at most {most}{stops}" if stops else str(most),
@@ -137,6 +142,7 @@ def make_plan(
         slots=resources.slots,
         recheck=True,
         promote=scheduler.name == "promote",
+        early=settings.early_rung,
     )
     folder = packed_cache(settings)
     own = list(sizes) if any(each != settings for each in sizes) else [settings]
@@ -156,6 +162,7 @@ def make_plan(
         epochs_per_trial=trainer.epochs,
         rungs=rungs,
         promotes=scheduler.name == "promote",
+        early_rung=settings.early_rung,
         seconds_per_epoch=seconds,
         device_hours=work.epochs.times(device_seconds).times(1 / 3600) if device_seconds else None,
         wall_hours=wall_hours(work, seconds, resources, pace) if pace and seconds else None,
