@@ -109,12 +109,14 @@ def propose(
             told = thinned(as_told(known), study.direction)
     copied = optuna.create_study(direction=study.direction, sampler=sampler)
     for trial in told:
-        copied.add_trial(trial)
+        bare = copy.copy(trial)
+        bare.user_attrs = {}  # the loss, the name: Optuna copies deeply what it is given
+        copied.add_trial(bare)
     return suggest_point(copied.ask(), space)
 
 
 def as_told(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Copies of the trials as the sampler is told of them, in the same order.
+    """The trials as the sampler is told of them, in the same order; copies where they are told as something else.
 
     One that runs or has paused is told as what it would be if it ended here: pruned, with its curve so far. One that
     became NaN is told as pruned without a curve, which is the worst there is. One that failed for another reason says
@@ -124,11 +126,10 @@ def as_told(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     bounds = {name for trial in trials for name in trial.constraints}
     told = []
     for trial in trials:
-        if trial.state == TrialState.FAIL and not became_nan(trial):
-            continue
-        copied = copy.copy(trial)
-        copied.user_attrs = {}  # the loss, the name: Optuna copies deeply what it is given
-        if trial.state not in ENDED:
+        if trial.state in ENDED:
+            told.append(trial)
+        elif trial.state != TrialState.FAIL or became_nan(trial):
+            copied = copy.copy(trial)
             copied.state, copied.datetime_complete = TrialState.PRUNED, trial.datetime_complete or trial.datetime_start
             if became_nan(trial):
                 copied.intermediate_values = {}
@@ -136,7 +137,7 @@ def as_told(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
                 copied.system_attrs = {}
                 for name in sorted(bounds):
                     copied.set_constraint(name, MOST_MISSED)
-        told.append(copied)
+            told.append(copied)
     return told
 
 
