@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,8 @@ def ours(
     arms: rows that are tried first. baseline: label of those that ASHA leaves alone.
     """
     settings, objective = settings or defaults(table.epochs), Objective(metric=METRIC)
-    own = PromotingAsha if settings.scheduler.name == "promote" else ResumableAsha
+    stopping = partial(ResumableAsha, early=settings.scheduler.early)
+    own = PromotingAsha if settings.scheduler.name == "promote" else stopping
     scheduler: ResumableAsha | PromotingAsha = own(
         objective=objective,
         max_epochs=table.epochs,

@@ -164,13 +164,7 @@ class Replay:
     def report(self, trial: Running, score: float) -> bool:
         """Tell scheduler and searcher of an epoch; True where the trial gives its slot back with it."""
         searcher, scheduler, trial_id = self.search.searcher, self.search.scheduler, trial.handle.trial_id
-        result = {
-            METRIC: score,
-            f"best_{METRIC}": trial.best,
-            "epoch": trial.epoch,
-            "training_iteration": trial.epoch,
-            "diagnosis": "" if math.isfinite(score) else "nan",
-        }
+        result = self.result(trial, score)
         decision = TrialScheduler.STOP
         if trial.epoch < self.table.epochs or self.tells_last_epoch:
             decision = scheduler.on_trial_result(self, trial.handle, result)
@@ -184,3 +178,13 @@ class Replay:
             trial.handle.status, trial.handle.last_result = Trial.PAUSED, result
             self.paused[trial_id] = trial
         return decision == TrialScheduler.PAUSE
+
+    def result(self, trial: Running, score: float) -> dict[str, Any]:
+        """The row of an epoch that has ended."""
+        return {
+            METRIC: score,
+            f"best_{METRIC}": trial.best,
+            "epoch": trial.epoch,
+            "training_iteration": trial.epoch,
+            "diagnosis": "" if math.isfinite(score) else "nan",
+        }

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tune_app.search.promotion import Promotion
+from tune_app.settings.schema import FEWEST_FORETELLING
 
 IMPROVING = 1.0
 """By how many standard deviations of all trials the mean of the proposals rises from the first to the last one."""
@@ -92,13 +93,15 @@ def expected_work(
     slots: int = 1,
     recheck: bool = False,
     promote: bool = False,
+    early: int = 0,
 ) -> Work:
     """The epochs that `trials` trials will take.
 
     rungs: () where none is stopped early. improving: whether the searcher learns from the trials before. exempt: trials
     that are never stopped. slots: trials at once. recheck: as the scheduler's. promote: whether trials pause at rungs
-    instead of being stopped. The range is that of 9 in 10 sweeps
-    under two assumptions: the searcher learns nothing, and it learns twice as fast as expected.
+    instead of being stopped. early: a rung before the first that may come to count, 0 without one. The range is that of
+    9 in 10 sweeps under two assumptions: the searcher learns nothing and the early rung counts as soon as it can, and
+    the searcher learns twice as fast as expected and the early rung never counts.
     """
     if not rungs:
         full = float(trials * epochs)
@@ -110,7 +113,8 @@ def expected_work(
     )
     if promote:
         rule = partial(promoted_epochs_of, epochs=epochs, rungs=rungs, reduction_factor=reduction_factor)
-    low, middle, high = (_simulated(judged, drift, rule) for drift in drifts)
+    rules = (rule if promote else partial(rule, early=early), rule, rule)
+    low, middle, high = (_simulated(judged, drift, each) for drift, each in zip(drifts, rules))
     own = Range(float(np.mean(middle)), float(np.quantile(low, 0.05)), float(np.quantile(high, 0.95)))
     return Work(trials, own.plus(float((trials - judged) * epochs)), epochs)
 
@@ -135,14 +139,17 @@ def epochs_of(
     *,
     slots: int = 1,
     recheck: bool = False,
+    early: int = 0,
 ) -> list[int]:
     """Epochs of each trial under ASHA's rule, for trials that fill the slots in turn, are equally fast, and keep their
     quality.
 
     At a rung a trial is stopped below the (1 − 1/η) quantile of the trials recorded there before it; with recheck at
-    every later epoch, too, below that of all others that have come to its last rung.
+    every later epoch, too, below that of all others that have come to its last rung. early: the rung before the first,
+    0 without one; who keeps its quality proves that ranks there foretell those at the first rung, so it counts once
+    FEWEST_FORETELLING have come to both.
     """
-    recorded: dict[int, list[float]] = {rung: [] for rung in rungs}
+    recorded: dict[int, list[float]] = {rung: [] for rung in ((early, *rungs) if early else rungs)}
     share = 1 - 1 / reduction_factor
     found, last = [0] * len(qualities), [0] * len(qualities)
     running, begun = list(range(min(slots, len(qualities)))), min(slots, len(qualities))
@@ -151,12 +158,13 @@ def epochs_of(
         for trial in running:
             found[trial] += 1
             stops, quality = found[trial] == epochs, qualities[trial]
+            foretold = not early or len(recorded[rungs[0]]) >= FEWEST_FORETELLING
             if found[trial] in recorded:
                 last[trial] = found[trial]
                 before = recorded[last[trial]]
-                stops |= bool(before) and quality < quantile(before, share)
+                stops |= bool(before) and quality < quantile(before, share) and (foretold or last[trial] != early)
                 insort(before, quality)
-            elif recheck and last[trial]:
+            elif recheck and last[trial] and (foretold or last[trial] != early):
                 stops |= quality < quantile_without(recorded[last[trial]], quality, share)
             if not stops:
                 going_on.append(trial)

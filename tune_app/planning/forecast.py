@@ -60,6 +60,9 @@ class Plan:
     """Whether trials pause at the rungs, and the best of them go on."""
     warm_start: tuple[str, ...] = ()
     """Where the search begins, in sentences; empty where it begins cold."""
+    early_rung: int = 0
+    """The epoch of one more rung, before the first, that counts only once ranks there foretell those at the first; 0
+    where there is none."""
 
     @property
     def device(self) -> str:
@@ -85,6 +88,8 @@ class Plan:
         most = self.trials * self.epochs_per_trial
         happens = "pause" if self.promotes else "may be stopped"
         stops = f"; trials {happens} at epoch {', '.join(map(str, self.rungs))}" if self.rungs else ""
+        if self.early_rung:
+            stops += f", and at epoch {self.early_rung} once ranks there foretell those at epoch {self.rungs[0]}"
         rows = {
             "trials": f"{self.trials}, {self.slots} at once, each {self.share}",
             "epochs": f"{about(self.epochs)} of at most {most}{stops}" if stops else str(most),
@@ -142,6 +147,7 @@ def make_plan(
         slots=resources.slots,
         recheck=True,
         promote=scheduler.name == "promote",
+        early=settings.early_rung,
     )
     folder = packed_cache(settings)
     own = list(sizes) if any(each != settings for each in sizes) else [settings]
@@ -161,6 +167,7 @@ def make_plan(
         epochs_per_trial=trainer.epochs,
         rungs=rungs,
         promotes=scheduler.name == "promote",
+        early_rung=settings.early_rung,
         seconds_per_epoch=seconds,
         device_hours=work.epochs.times(device_seconds).times(1 / 3600) if device_seconds else None,
         wall_hours=wall_hours(work, seconds, resources, pace) if pace and seconds else None,

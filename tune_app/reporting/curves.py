@@ -36,9 +36,16 @@ def curves(findings: Findings) -> Section:
         parts.append(class_curves(findings, findings.best))
     if findings.best is not None:
         parts += confusions(findings.best, findings.baseline)
-    epochs = listed([str(rung) for rung in findings.rungs])
+    epochs = listed([str(rung) for rung in findings.marked_rungs])
     told = f"Dotted lines are the rungs, at epoch {epochs}: there a trial goes on only if it is among the best so far."
     text = [told if findings.rungs else "No trial could be stopped early."]
+    if findings.early_rung:
+        early, first = findings.early_rung, findings.rungs[0]
+        stopped = counted(findings.stopped_before_first_rung, "trial")
+        text.append(
+            f"The early rung at epoch {early} counts once ranks there have been shown to foretell those at epoch "
+            f"{first}: {stopped} stopped by it."
+        )
     return Section(key="curves", title=title, text=text, parts=parts)
 
 
@@ -68,7 +75,7 @@ def all_curves(findings: Findings, trained: Sequence[Trial]) -> Plot:
             )
     drawn = figure([*traces, *ends(findings, trained)], height=520, x="epoch", y=findings.metric)
     drawn.update_xaxes(range=[0.5, max(findings.epochs, *(trial.epochs for trial in trained)) + 0.5])
-    for rung in findings.rungs:
+    for rung in findings.marked_rungs:
         upright_line(drawn, rung, f"rung {rung}")
     return Plot(
         key="curves-all",
@@ -124,7 +131,7 @@ def ends(findings: Findings, trained: Sequence[Trial]) -> list[go.Scatter]:
 def in_words(findings: Findings, trained: Sequence[Trial]) -> str:
     finished = sum(trial.status == "finished" for trial in trained)
     parts = [f"{counted(len(trained), 'trial')} over up to {findings.epochs} epochs, {finished} of them to the end."]
-    for rung in findings.rungs:
+    for rung in findings.marked_rungs:
         number = sum(trial.status == "stopped early" and trial.epochs == rung for trial in trained)
         parts += [f"{number} stopped at epoch {rung}."] * (number > 0)
         number = sum(trial.status == "paused" and trial.epochs == rung for trial in trained)

@@ -21,7 +21,7 @@ from tune_app.results.sweep import Sweep
 from tune_app.results.tables import counted as counted
 from tune_app.results.tables import in_words
 from tune_app.results.trial import Trial, read_json
-from tune_app.settings.schema import grace_period
+from tune_app.settings.schema import early_rung, grace_period
 
 PLAN = "plan.json"
 
@@ -81,6 +81,27 @@ class Findings:
         rise = float(settings.get("trainer", {}).get("pct_start", 0.05))
         grace = grace_period(int(scheduler.get("grace_period") or 0), self.epochs, rise)
         return rung_epochs(self.epochs, grace, float(scheduler.get("reduction_factor", 4)))
+
+    @cached_property
+    def early_rung(self) -> int:
+        """The epoch of the rung before the first that counted only once it foretold; 0 where there was none."""
+        scheduler = self.sweep.settings.get("scheduler")
+        if not self.rungs or not isinstance(scheduler, Mapping) or not scheduler.get("early"):
+            return 0
+        if scheduler.get("name") == "promote":
+            return 0
+        return early_rung(self.epochs, self.rungs[0], float(scheduler.get("reduction_factor", 4)))
+
+    @cached_property
+    def stopped_before_first_rung(self) -> int:
+        """Trials that the early rung has stopped."""
+        span = range(self.early_rung, self.rungs[0]) if self.early_rung else range(0)
+        return sum(trial.status == "stopped early" and trial.epochs in span for trial in self.sweep.trials)
+
+    @property
+    def marked_rungs(self) -> tuple[int, ...]:
+        """The rungs, with the early one where it has stopped a trial."""
+        return (self.early_rung, *self.rungs) if self.stopped_before_first_rung else self.rungs
 
     @cached_property
     def comparable(self) -> list[Trial]:

@@ -85,7 +85,7 @@ def trial_costs(findings: Findings, trial: Trial) -> list[dict[str, Any]]:
 
 def segments(findings: Findings) -> Any:
     """A function from an epoch to the name of the stretch between two rungs that it lies in."""
-    bounds = [*findings.rungs, max(findings.epochs, *(t.epochs for t in findings.sweep.trials), 1)]
+    bounds = [*findings.marked_rungs, max(findings.epochs, *(t.epochs for t in findings.sweep.trials), 1)]
 
     def name(epoch: int) -> str:
         last = next((bound for bound in bounds if epoch <= bound), bounds[-1])

@@ -4,7 +4,7 @@ Optuna compares the final values of completed trials. Given a trial that was sto
 it would compare scores of different budgets; without the stopped trials it would see only what survived, and a
 parameter that sorts out the bad half would look unimportant. So it is fed twice, each time with scores of one budget:
 
-  all trials within the epochs that all of them had (the first rung, where trials were stopped early), and
+  all trials within the epochs that all of them had (the first rung that stopped any), and
   the trials that ran to the end, at their best epochs.
 """
 

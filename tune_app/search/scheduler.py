@@ -11,9 +11,9 @@ different models at device-seconds (docs/cost.md).
 from __future__ import annotations
 
 import math
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from tune_app.planning.epochs import quantile, quantile_without, rung_epochs
 from tune_app.results.trial import devices_in, read_reported
 from tune_app.search.early_failure import Watch
 from tune_app.search.promotion import Promotion, Rank
-from tune_app.settings.schema import model_of
+from tune_app.settings.schema import FEWEST_FORETELLING, early_rung, model_of
 
 
 def trial_name(trial: Any) -> str:
@@ -47,6 +47,39 @@ def rank(objective: Objective, row: Row) -> Rank:
         return -math.inf if objective.bounds else 0.0, 0.0 if objective.mode == "max" else -math.inf
     _, kept, score = objective.key(row)
     return kept, score
+
+
+MOST_PAIRS = 32
+"""Trials from which it is judged whether ranks at the early rung foretell those at the first one: the latest."""
+SURELY = 1.96
+"""Standard errors from an estimate to the end of its 95 % interval."""
+
+
+def foretells(pairs: Sequence[tuple[Rank, Rank]]) -> bool:
+    """Whether the order of trials by the first value surely tells that by the second: whether the lower end of the 95 %
+    interval of Spearman's ρ lies above ½; never with fewer than FEWEST_FORETELLING.
+
+    tanh(atanh ρ ± 1.96 √((1 + ρ²/2) / (n − 3))), Bonett & Wright 2000, Psychometrika 65; equal values share their rank.
+    The ranks are whole numbers (doubled), so ρ² is exact but for one division.
+    """
+    n = len(pairs)
+    if n < FEWEST_FORETELLING:
+        return False
+    columns = []
+    for values in zip(*pairs):
+        ascending = sorted(values)
+        columns.append([bisect_left(ascending, value) + bisect_right(ascending, value) - n for value in values])
+    (xx, xy), (_, yy) = ([sum(a * b for a, b in zip(one, other)) for other in columns] for one in columns)
+    if xy <= 0 or xy * xy == xx * yy:
+        return xy > 0
+    rho = xy / math.sqrt(xx * yy)
+    return math.tanh(math.atanh(rho) - SURELY * math.sqrt((1 + rho**2 / 2) / (n - 3))) > 0.5
+
+
+def by_number(name: str) -> tuple[int, str]:
+    """Sorts names of trials as they were begun."""
+    number = name.partition("_")[0]
+    return len(number), number
 
 
 def next_to_run(tune_controller: Any) -> Any:
@@ -108,6 +141,9 @@ class Spending:
 class ResumableAsha(AsyncHyperBandScheduler):
     """Asynchronous successive halving (Li et al. 2018, arXiv:1810.05934), stop type, one bracket.
 
+    early: one more rung at epoch ⌈g/η⌉, before the first one. It stops trials only where, of the trials so far that
+        have come to both, ranks there surely foretell ranks at the first rung (`foretells`). That follows from the
+        curves alone, and is judged again with every trial that comes to the first rung.
     recheck: hold a trial to its last rung at every epoch, not only when it arrives there. The first trials at a rung go
     on because nothing better has come by; they are stopped once it has. Otherwise the first of a sweep, whatever it is,
     trains to the end (docs/decisions/search-defaults.md).
@@ -126,6 +162,7 @@ class ResumableAsha(AsyncHyperBandScheduler):
         max_epochs: int,
         grace_period: int,
         reduction_factor: float,
+        early: bool = False,
         recheck: bool = True,
         curves: Mapping[str, Iterable[Row]] | None = None,
         baseline: str = "",
@@ -139,6 +176,11 @@ class ResumableAsha(AsyncHyperBandScheduler):
         self._by_cost = costs is not None
         self._spending: dict[str, Spending] = {}
         self._arrived: dict[float, dict[str, tuple[float, Rank]]] = defaultdict(dict)  # with device-seconds and best
+        self._first_epoch = grace_period
+        self._early_epoch = early_rung(max_epochs, grace_period, reduction_factor) if early else 0
+        self._early: dict[str, Rank] = {}
+        self._at_both: dict[str, list[str]] = defaultdict(list)  # of each model, in the order of their numbers
+        self._foretells: dict[str, bool] = {}  # of each model
         super().__init__(
             time_attr="epoch",
             metric=objective.metric,
@@ -152,8 +194,9 @@ class ResumableAsha(AsyncHyperBandScheduler):
                 self._record(name, row, costs[name] if costs is not None else None)
 
     def rungs(self) -> dict[int, dict[str, Rank]]:
-        """{epoch: {trial name: rank recorded there}}, ascending."""
-        return {int(epoch): dict(values) for epoch, values in reversed(self._brackets[0]._rungs)}
+        """{epoch: {trial name: rank recorded there}}, ascending; the early rung, too, whether it counts or not."""
+        early = {self._early_epoch: dict(self._early)} if self._early_epoch else {}
+        return early | {int(epoch): dict(values) for epoch, values in reversed(self._brackets[0]._rungs)}
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         return next_to_run(tune_controller)
@@ -180,10 +223,12 @@ class ResumableAsha(AsyncHyperBandScheduler):
 
     def _is_overtaken(self, name: str) -> bool:
         """Whether the trial would be stopped if it came to its last rung now, after all others there."""
-        for epoch, values in self._brackets[0]._rungs:
+        for epoch, values in (*self._brackets[0]._rungs, (self._early_epoch, self._early)):
             if name in values:
-                return values[name] < quantile_without(
-                    self._ascending[epoch, self._model(name)], values[name], self._share
+                model = self._model(name)
+                others_tell = values is not self._early or self._foretells.get(model, False)
+                return others_tell and values[name] < quantile_without(
+                    self._ascending[epoch, model], values[name], self._share
                 )
         return False
 
@@ -220,14 +265,32 @@ class ResumableAsha(AsyncHyperBandScheduler):
                 own.add(row, value, last=self._max_epochs)
         for milestone, values in self._brackets[0]._rungs:
             if row["epoch"] >= milestone and name not in values:
-                ascending = self._ascending[milestone, self._model(name)]
-                is_poor = bool(ascending) and value < quantile(ascending, self._share)
-                values[name] = value
+                is_poor = self._arrive(milestone, values, name, value)
                 if cost is not None:
                     self._arrived[milestone][name] = own.device_seconds[-1], own.best[-1]
-                insort(ascending, value)
+                if milestone == self._first_epoch and name in self._early:
+                    self._judge_early_rung(name, values)
                 return TrialScheduler.STOP if is_poor else TrialScheduler.CONTINUE
+        if 0 < self._early_epoch <= row["epoch"] < self._first_epoch and name not in self._early:
+            is_poor = self._arrive(self._early_epoch, self._early, name, value)
+            counts = self._foretells.get(self._model(name), False)
+            return TrialScheduler.STOP if is_poor and counts else TrialScheduler.CONTINUE
         return TrialScheduler.CONTINUE
+
+    def _arrive(self, milestone: float, values: dict[str, Rank], name: str, value: Rank) -> bool:
+        """A trial comes to a rung; whether it is not among the best 1/η so far, those of its model."""
+        ascending = self._ascending[milestone, self._model(name)]
+        is_poor = bool(ascending) and value < quantile(ascending, self._share)
+        values[name] = value
+        insort(ascending, value)
+        return is_poor
+
+    def _judge_early_rung(self, name: str, first: Mapping[str, Rank]) -> None:
+        """Whether the early rung counts for the trials of a model, now that one more has come to the first rung."""
+        model = self._model(name)
+        insort(self._at_both[model], name, key=by_number)
+        latest = self._at_both[model][-MOST_PAIRS:]
+        self._foretells[model] = foretells([(self._early[one], first[one]) for one in latest])
 
 
 class RunToTheEnd(FIFOScheduler):

@@ -24,14 +24,12 @@ from tune_app.results.trial import PAUSED
 from tune_app.search.arms import Arm, all_arms
 from tune_app.search.guard import ORIGIN, WHOLE, Guard
 from tune_app.search.scheduler import PromotingAsha
-from tune_app.search.study import propose, recorded, trial_of
+from tune_app.search.study import MOST_MISSED, NAN, propose, recorded, trial_of
 
 NAN_EPOCH = "nan_epoch"
 """User attribute of a failed trial: the epoch whose score was NaN."""
 TOLD = ("name", "family", "preset", "sections", "baseline", "planned", ORIGIN)
 """Of what the study knows of a trial, what its config repeats under `run`."""
-MOST_MISSED = 1e9
-"""What a figure that is not there misses its bound by: JSON knows no ∞."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +181,6 @@ class StudySearcher(Searcher):
             seed=self._seed,
             number=self._num_created,
             startup_trials=self._startup_trials,
-            is_paused=self._is_paused,
             whole=None if asked.space is self._guard.space else self._space,
             hints=asked.hints,
         )
@@ -261,7 +258,7 @@ def verdict(result: Mapping[str, Any], error: bool, metric: str, epochs: int) ->
     if error or "epoch" not in result:
         return TrialState.FAIL, None, "error"
     if result.get("diagnosis") == "nan" or not math.isfinite(result.get(metric, math.nan)):
-        return TrialState.FAIL, None, "nan"
+        return TrialState.FAIL, None, NAN
     stopped = result.get("stopped", "")
     if result["epoch"] < epochs and stopped != OUT_OF_PATIENCE:
         return TrialState.PRUNED, None, ""
@@ -284,7 +281,7 @@ def end(
         report(study, number, result, objective)
     state, value, reason = verdict(result, error, objective.metric, epochs)
     attributes = {"reason": reason} if reason else {}
-    if reason == "nan":
+    if reason == NAN:
         attributes[NAN_EPOCH] = result["epoch"]
     for name, attribute in attributes.items():
         study._storage.set_trial_user_attr(trial_of(study, number)._trial_id, name, attribute)

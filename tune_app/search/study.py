@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -31,6 +31,12 @@ from tune_app.results.tables import in_words
 
 Axes = dict[str, BaseDistribution]
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""With something to tell the sampler as it is."""
+NAN = "nan"
+"""`reason` of a trial that failed because its score was NaN."""
+MOST_MISSED = 1e9
+"""What a figure that is not there misses its bound by: JSON knows no ∞."""
 MOST_TOLD, BEST_TOLD = 500, 25
 """Trials that the sampler is told of, and how many of those are the best ones. More would hardly change a proposal and
 make every one slower."""
@@ -90,7 +96,6 @@ def propose(
     seed: int,
     number: int,
     startup_trials: int,
-    is_paused: Callable[[str], bool] = lambda name: False,
     whole: Mapping[str, Parameter] | None = None,
     hints: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
@@ -99,8 +104,7 @@ def propose(
     The sampler is asked on a copy in memory: nothing is written to the study, so that a crash at that moment leaves no
     half-described trial. It is seeded by (seed, number), so it has no state that a crash could lose.
 
-    is_paused: whether the trial of that name has paused. The study has it as running, of which the sampler thinks
-    nothing good; here it is told as what it would be if it did not go on, pruned.
+    startup_trials: that have trained an epoch, before TPE is asked.
     whole: the space of the study, where `space` is a part of it: only the trials inside the part are told.
     hints: values on the axes of the sampler that are given beforehand; the others are proposed.
     """
@@ -111,11 +115,10 @@ def propose(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # of `group`, which conditional spaces need
             sampler = TPESampler(seed=own_seed, n_startup_trials=startup_trials, multivariate=True, group=True)
-        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        known = study.get_trials(deepcopy=False, states=states)
-        told = thinned([as_pruned(t) if is_paused(t.user_attrs.get("name", "")) else t for t in known], study.direction)
-    if whole is not None:
-        told = inside(told, space)
+        known = study.get_trials(deepcopy=False, states=(*ENDED, TrialState.RUNNING, TrialState.FAIL))
+        known = known if whole is None else inside(known, space)
+        if sum(bool(t.intermediate_values) or t.state in ENDED or became_nan(t) for t in known) >= startup_trials:
+            told = thinned(as_told(known), study.direction)
     copied = optuna.create_study(direction=study.direction, sampler=sampler)
     for trial in told:
         bare = copy.copy(trial)
@@ -138,11 +141,35 @@ def inside(trials: Iterable[FrozenTrial], part: Mapping[str, Parameter]) -> list
     return found
 
 
-def as_pruned(trial: FrozenTrial) -> FrozenTrial:
-    """A copy of an unfinished trial that ends where it is."""
-    copied = copy.copy(trial)
-    copied.state, copied.datetime_complete = TrialState.PRUNED, trial.datetime_start
-    return copied
+def as_told(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials as the sampler is told of them, in the same order; copies where they are told as something else.
+
+    One that runs or has paused is told as what it would be if it ended here: pruned, with its curve so far. One that
+    became NaN is told as pruned without a curve, which is the worst there is. One that failed for another reason says
+    nothing of its point, and is left out. Where there are bounds, one of which it is not known by how much it misses
+    them is told to miss them by most.
+    """
+    bounds = {name for trial in trials for name in trial.constraints}
+    told = []
+    for trial in trials:
+        if trial.state in ENDED:
+            told.append(trial)
+        elif trial.state != TrialState.FAIL or became_nan(trial):
+            copied = copy.copy(trial)
+            copied.state, copied.datetime_complete = TrialState.PRUNED, trial.datetime_complete or trial.datetime_start
+            if became_nan(trial):
+                copied.intermediate_values = {}
+            if bounds and not trial.constraints:
+                copied.system_attrs = {}
+                for name in sorted(bounds):
+                    copied.set_constraint(name, MOST_MISSED)
+            told.append(copied)
+    return told
+
+
+def became_nan(trial: FrozenTrial) -> bool:
+    """Whether it failed because its score was NaN."""
+    return trial.state == TrialState.FAIL and trial.user_attrs.get("reason") == NAN
 
 
 def thinned(trials: Sequence[FrozenTrial], direction: StudyDirection) -> Sequence[FrozenTrial]:
@@ -158,12 +185,12 @@ def thinned(trials: Sequence[FrozenTrial], direction: StudyDirection) -> Sequenc
 
 
 def _rank(trial: FrozenTrial, sign: int) -> tuple[float, ...]:
-    """The lower the better, as TPE sees it: complete before pruned, of those the ones that ran longer, then running."""
+    """The lower the better, as TPE sees it: complete before pruned, of those the ones that ran longer."""
     missed = sum(value for value in trial.constraints.values() if value > 0)
     if trial.state == TrialState.COMPLETE:
         return missed, 0, sign * trial.value
     epoch, value = max(trial.intermediate_values.items(), default=(-1, 0.0))
-    return missed, 1 if trial.state == TrialState.PRUNED else 2, -epoch, sign * value
+    return missed, 1, -epoch, sign * value
 
 
 def suggest_point(trial: optuna.Trial, space: Mapping[str, Parameter]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class SearchSettings:
     presets_first: bool = True
     """Begin with the published configurations of the family."""
     startup_trials: int = 8
-    """Trials before TPE leaves random sampling."""
+    """Trials that have trained an epoch before TPE leaves random sampling."""
     baseline: bool | None = None
     """Begin with the untuned baseline (of losses: uniform weights), one of the trials; ASHA never stops it. Empty: in
     every search of two trials or more, not beside preset= and trial=. With extend=, true adds it to a sweep without."""
@@ -112,6 +112,9 @@ class SchedulerSettings:
     """Epochs before a trial may be stopped; 0: until the learning rate has risen (trainer.pct_start), at least 1."""
     reduction_factor: float = 4.0
     """η: at each rung the best 1/η go on."""
+    early: bool = True
+    """With asha, one more rung before the first, at epoch ⌈grace period/η⌉. It stops trials only once the sweep's own
+    curves show that ranks there foretell those at the first rung (docs/scheduler.md)."""
     compare: str = "auto"
     """What trials of different models are compared at: epochs, or device_seconds (docs/cost.md). auto: device_seconds
     where the trials of the sweep differ in what an epoch costs and are stopped (asha), else epochs. Within a model it
@@ -133,6 +136,17 @@ class SchedulerSettings:
 def grace_period(given: int, epochs: int, pct_start: float) -> int:
     """Epochs before ASHA may stop a trial; given = 0: until the learning rate has risen."""
     return min(epochs, given or max(1, math.ceil(pct_start * epochs)))
+
+
+FEWEST_FORETELLING = 8
+"""Trials that must have come to the early rung and to the first one before the early one may count."""
+
+
+def early_rung(epochs: int, grace_period: int, reduction_factor: float) -> int:
+    """The epoch of the rung before the first one, ⌈g/η⌉ < g, which counts only where ranks there foretell those at the
+    first rung (docs/scheduler.md); 0 where there is no such epoch, or no rung."""
+    early = math.ceil(grace_period / reduction_factor)
+    return early if early < grace_period < epochs else 0
 
 
 @dataclass(kw_only=True)
@@ -411,6 +425,13 @@ class Settings:
     def grace_period(self) -> int:
         """Epochs before ASHA may stop a trial."""
         return grace_period(self.scheduler.grace_period, self.trainer.epochs, self.trainer.pct_start)
+
+    @property
+    def early_rung(self) -> int:
+        """The epoch of the rung that has yet to prove that it tells something; 0 where there is none."""
+        if not self.early_stopping or self.scheduler.name == "promote" or not self.scheduler.early:
+            return 0
+        return early_rung(self.trainer.epochs, self.grace_period, self.scheduler.reduction_factor)
 
 
 NOTIFY_WORDS = ("sweep", "event", "best", "message", "folder")

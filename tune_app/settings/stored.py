@@ -32,8 +32,8 @@ def stored_settings(folder: Path) -> Settings:
         raise InputError(f"{path} is damaged (no settings in it); a sweep cannot go on without it")
     if isinstance(search := values.get("search"), dict):  # one without search.baseline is older: none was planned
         values["search"] = {"baseline": False, **search}
-    if isinstance(scheduler := values.get("scheduler"), dict):  # an older one compared at epochs, whatever its models
-        values["scheduler"] = {"compare": "epochs", **scheduler}
+    if isinstance(scheduler := values.get("scheduler"), dict):  # an older one compared at epochs, whatever its models,
+        values["scheduler"] = {"compare": "epochs", "early": False, **scheduler}  # and had no early rung
     settings = merged({}, values, {}, source=str(path))
     kept = folder / TRIAL
     return dataclasses.replace(settings, trial=str(kept)) if settings.trial and kept.is_file() else settings

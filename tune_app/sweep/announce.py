@@ -52,9 +52,10 @@ def announce(
         tell("note: the quick budget on real data; trainer=published or an experiment= is a longer one")
     what = settings.preset or settings.trial or f"family={settings.family}"
     searcher = f" ({settings.search.name})" if prepared.space else ""
+    early = f" (from {settings.early_rung} once ranks there foretell those at {settings.grace_period})"
     stopping = (
-        f"{'promoting ' if settings.scheduler.name == 'promote' else ''}ASHA from epoch {settings.grace_period}, "
-        f"η = {settings.scheduler.reduction_factor:g}"
+        f"{'promoting ' if settings.scheduler.name == 'promote' else ''}ASHA from epoch {settings.grace_period}"
+        f"{early if settings.early_rung else ''}, η = {settings.scheduler.reduction_factor:g}"
         if settings.early_stopping
         else "no early stopping"
     )

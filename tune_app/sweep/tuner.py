@@ -130,6 +130,7 @@ def build_scheduler(prepared: Prepared, study: optuna.Study, watch: Watch | None
         max_epochs=settings.trainer.epochs,
         grace_period=settings.grace_period,
         reduction_factor=settings.scheduler.reduction_factor,
+        early=settings.scheduler.early,
         curves=recorded_curves(study, prepared.folder, settings.order, whole=costs is not None),
         costs=costs,
         baseline=prepared.baseline,

@@ -71,6 +71,20 @@ def test_early_stopping_shortens_it() -> None:
     assert search.device_hours.expected < listed.device_hours.expected
 
 
+def test_a_rung_that_may_come_to_count_makes_the_plan_less_sure_and_is_told() -> None:
+    early, without = plan_of("family=seesaw", trials=60), plan_of("family=seesaw", "scheduler.early=false", trials=60)
+    assert (early.early_rung, without.early_rung) == (2, 0)
+    assert early.epochs.low < without.epochs.low
+    assert (early.epochs.expected, early.epochs.high) == (without.epochs.expected, without.epochs.high)
+    said = "and at epoch 2 once ranks there foretell those at epoch 5"
+    assert sum(said in line for line in early.lines()) == 1
+    assert not any(said in line for line in without.lines())
+    few = plan_of("family=seesaw", trials=8)
+    assert few.epochs == plan_of("family=seesaw", "scheduler.early=false", trials=8).epochs, "too few to prove anything"
+    for words in (("scheduler.name=none",), ("scheduler.name=promote",), ("scheduler.grace_period=1",)):
+        assert plan_of("family=seesaw", *words).early_rung == 0
+
+
 def test_without_a_pace_it_says_how_to_get_one() -> None:
     plan = plan_of("family=seesaw", pace=None)
     assert plan.wall_hours is None

@@ -10,6 +10,7 @@ import pytest
 from trainables.objective import Objective
 from tune_app.planning.epochs import Range, Work, epochs_of, expected_work, promoted_epochs_of, rung_epochs
 from tune_app.search.scheduler import ResumableAsha
+from tune_app.settings.schema import early_rung
 
 SHAPES = [(9, 3, 3.0), (60, 6, 3.0), (60, 1, 4.0), (10, 1, 2.5), (9, 9, 3.0), (5, 1, 2.0)]
 
@@ -21,8 +22,10 @@ class FakeTrial:
         self.config = {"run": {"name": name}}
 
 
-def scheduler_of(epochs: int, grace: int, eta: float, *, recheck: bool = False) -> ResumableAsha:
-    return ResumableAsha(objective=DICE, max_epochs=epochs, grace_period=grace, reduction_factor=eta, recheck=recheck)
+def scheduler_of(epochs: int, grace: int, eta: float, *, recheck: bool = False, early: bool = False) -> ResumableAsha:
+    return ResumableAsha(
+        objective=DICE, max_epochs=epochs, grace_period=grace, reduction_factor=eta, recheck=recheck, early=early
+    )
 
 
 @pytest.mark.parametrize(("epochs", "grace", "eta"), SHAPES)
@@ -33,14 +36,15 @@ def test_rungs_are_the_schedulers(epochs: int, grace: int, eta: float) -> None:
     assert all(int(r) in (e, e - 1) for r, e in zip(real, found)), "a rung between two epochs is met at the later one"
 
 
+@pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("recheck", [False, True])
 @pytest.mark.parametrize("slots", [1, 4])
 @pytest.mark.parametrize(("epochs", "grace", "eta"), SHAPES)
 def test_the_model_stops_trials_where_the_scheduler_does(
-    epochs: int, grace: int, eta: float, slots: int, recheck: bool
+    epochs: int, grace: int, eta: float, slots: int, recheck: bool, early: bool
 ) -> None:
     qualities = np.random.default_rng(0).normal(size=60).tolist()
-    scheduler = scheduler_of(epochs, grace, eta, recheck=recheck)
+    scheduler = scheduler_of(epochs, grace, eta, recheck=recheck, early=early)
     waiting, running, real = list(range(60)), [], [0] * 60
     while waiting or running:
         running += [waiting.pop(0) for _ in range(min(slots - len(running), len(waiting)))]
@@ -51,8 +55,10 @@ def test_the_model_stops_trials_where_the_scheduler_does(
             if said == "STOP" or real[number] == epochs:
                 running.remove(number)
     rungs = rung_epochs(epochs, grace, eta)
-    assert epochs_of(qualities, epochs, rungs, eta, slots=slots, recheck=recheck) == real
+    own = early_rung(epochs, grace, eta) if early else 0
+    assert epochs_of(qualities, epochs, rungs, eta, slots=slots, recheck=recheck, early=own) == real
     assert (len(set(real)) > 1) == bool(rungs)
+    assert any(trained < grace for trained in real) == bool(own)
 
 
 def test_without_early_stopping_all_is_known() -> None:

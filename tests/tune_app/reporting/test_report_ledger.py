@@ -9,6 +9,7 @@ import pytest
 import yaml
 from sweep_folder import WrittenTrial, write_sweep
 
+from tune_app.reporting.curves import curves
 from tune_app.reporting.findings import Findings, gather
 from tune_app.reporting.ledger import FAILED, REPEATED, SAVED, TRAINED, cost_table, ledger
 from tune_app.results.sweep import Sweep
@@ -73,6 +74,29 @@ def test_rungs_follow_the_settings_and_without_them_the_stops(tmp_path: Path) ->
     assert found(tmp_path / "b", TRIALS, reduction_factor=3.0).rungs == (3,)
     assert found(tmp_path / "c", TRIALS[:1], name="none").rungs == ()
     assert gather(Sweep(write_sweep(tmp_path / "d", TRIALS))).rungs == (3,)
+
+
+@pytest.mark.parametrize(
+    ("last", "more", "early", "stopped", "marked"),
+    [
+        (3, {"early": True}, 2, 0, (3, 6)),
+        (2, {"early": True}, 2, 1, (2, 3, 6)),
+        (2, {"early": False}, 0, 0, (3, 6)),
+        (2, {}, 0, 0, (3, 6)),
+        (2, {"early": True, "grace_period": 1}, 0, 0, (1, 2, 4, 8)),
+        (2, {"early": True, "name": "promote"}, 0, 0, (3, 6)),
+    ],
+)
+def test_the_early_rung_is_told_of_and_marked_where_it_stopped_a_trial(
+    tmp_path: Path, last: int, more: dict[str, object], early: int, stopped: int, marked: tuple[int, ...]
+) -> None:
+    trials = [TRIALS[0], WrittenTrial(label="b", dice=[(0.1, 0.1)] * last, status="stopped early")]
+    findings = found(tmp_path / "a", trials, **more)
+    assert (findings.early_rung, findings.stopped_before_first_rung, findings.marked_rungs) == (early, stopped, marked)
+    said = [line for line in curves(findings).text if line.startswith("The early rung at epoch 2")]
+    assert len(said) == bool(early)
+    assert not said or said[0].endswith(f"{stopped} trial{'' if stopped == 1 else 's'} stopped by it.")
+    assert (("seesaw", SAVED, "3") in amounts(findings)) == bool(stopped)
 
 
 @pytest.mark.parametrize(("trials", "said"), [(TRIALS, True), (TRIALS[::2], False)])

@@ -179,7 +179,7 @@ def edited(folder: Path, name: str, change: Callable[[dict], Any]) -> Path:
             lambda f: next(f.glob("trials/0001_*/result.json")).write_text('{"epoch": 1, "mean_dice": 0.25}\n'),
             "mean_dice of epoch 1 is",
         ),
-        (lambda f: (f / "trials" / "0009_other").mkdir(), "0009_other/config.json does not say"),
+        (lambda f: (f / "trials" / "0009_0").mkdir(), "0009_0/config.json does not say"),
     ],
 )
 def test_a_study_and_folders_that_disagree_are_refused(sweep: Path, change: Callable, says: str) -> None:

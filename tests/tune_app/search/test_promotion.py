@@ -22,7 +22,7 @@ from tune_app.results.trial import PROMOTED, is_paused, read_trial
 from tune_app.search.promotion import Promotion, Rank
 from tune_app.search.recovery import reconcile, recorded_curves
 from tune_app.search.scheduler import PromotingAsha
-from tune_app.search.study import as_pruned
+from tune_app.search.study import as_told
 
 RUNGS, ETA, EPOCHS = (2, 6, 18), 3.0, 27
 WORDS = ("family=seesaw", "search=random", "search.num_samples=20", f"trainer.epochs={EPOCHS}", "search.baseline=false")
@@ -260,7 +260,7 @@ def test_the_sampler_is_told_of_a_paused_trial_as_pruned(tmp_path: Path) -> None
     driver.run(RUNGS[0])
     (trial,) = study_of(tmp_path).get_trials()
     assert trial.state == TrialState.RUNNING
-    told = as_pruned(trial)
+    (told,) = as_told([trial])
     told._validate()
     assert told.state == TrialState.PRUNED
     assert told.intermediate_values == trial.intermediate_values
