@@ -182,7 +182,7 @@ class StudySearcher(Searcher):
             kind=self._kind,
             seed=self._seed,
             number=self._num_created,
-            startup_trials=self._startup_trials,
+            startup_trials=self._startup_trials + asked.in_vain,
             is_paused=self._is_paused,
             whole=None if asked.space is self._guard.space else self._space,
             hints=asked.hints,
