@@ -23,6 +23,7 @@ from search_spaces import Choice, ClassCounts, Parameter, parameters_of
 from trainables.objective import Objective
 from trainables.settings import TrainerSettings
 from tune_app.search.arms import Arm
+from tune_app.search.guard import Guard
 from tune_app.search.scheduler import PromotingAsha, ResumableAsha
 from tune_app.search.searcher import Budget, StudySearcher, folder_name
 from tune_app.search.study import distributions
@@ -53,11 +54,17 @@ def defaults(epochs: int) -> Settings:
 
 
 def ours(
-    table: Table, seed: int, settings: Settings | None = None, *, arms: Sequence[Arm] = (), baseline: str = ""
+    table: Table,
+    seed: int,
+    settings: Settings | None = None,
+    *,
+    arms: Sequence[Arm] = (),
+    baseline: str = "",
+    guard: Guard | None = None,
 ) -> Search:
     """StudySearcher with its scheduler, as the settings say (default: the program's).
 
-    arms: rows that are tried first. baseline: label of those that ASHA leaves alone.
+    arms: rows that are tried first. baseline: label of those that ASHA leaves alone. guard: of a warm start.
     """
     settings, objective = settings or defaults(table.epochs), Objective(metric=METRIC)
     stopping = partial(ResumableAsha, early=settings.scheduler.early)
@@ -82,6 +89,7 @@ def ours(
         configure=configure,
         objective=objective,
         promoting=scheduler if isinstance(scheduler, PromotingAsha) else None,
+        guard=guard,
     )
     return Search(searcher, scheduler)
 

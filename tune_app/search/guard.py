@@ -9,6 +9,7 @@ and the draw is seeded by (seed, number), so a search that is resumed proposes w
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces import Choice, Float, Int, Space, independent
-from tune_app.search.warm_start import at, box_of, place
+from tune_app.search.warm_start import BOX_DRAWS, at, box_of, place
 from tune_app.settings.schema import Settings
 
 ORIGIN = "origin"
@@ -40,6 +41,8 @@ class Proposal:
     """In which it proposes."""
     hints: Mapping[str, Any] = field(default_factory=dict)
     """Values that are given, on the axes of the sampler."""
+    in_vain: int = 0
+    """Trials of a belief that were not among the best: no start for the sampler, which needs as many more at random."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,9 @@ class Guard:
     """The sources of a search, and the choice between them.
 
     box: the whole space with some axes narrower; empty where there is none. prior: a point on the axes of the sampler,
-    of all or of some of them. width: see `search.prior_width`. draws: how many proposals at most are drawn round it.
+    of all or of some of them. width: see `search.prior_width`. draws: how many proposals at most are drawn round it; in
+    the box it is twice as many, of which the second half is TPE's. After that TPE, which has been told of all of them,
+    goes on in the whole space: it stays where they were good, and costs little where they were not.
     """
 
     space: Space
@@ -61,10 +66,14 @@ class Guard:
     ) -> Proposal:
         """What is asked for as trial `number`."""
         trials = study.get_trials(deepcopy=False)
-        drawn = sum(trial.user_attrs.get(ORIGIN) == PRIOR for trial in trials)
-        sources = [BOX] * bool(self.box) + [PRIOR] * (bool(self.prior) and drawn < self.draws) + [WHOLE]
-        if len(sources) == 1:
-            return Proposal(origin=WHOLE if self.box or self.prior else "", space=self.space)
+        asked = Counter(trial.user_attrs.get(ORIGIN) for trial in trials)
+        sources = [WHOLE]
+        if self.box and asked[BOX] < BOX_DRAWS * self.draws:
+            sources.append(BOX)
+        if self.prior and asked[PRIOR] < self.draws:
+            sources.append(PRIOR)
+        if not (self.box or self.prior):
+            return Proposal(origin="", space=self.space)
         rng = np.random.default_rng([seed, number, 0x7A])
         counted = outcomes(trials, study.direction, is_paused)
         promise = {}
@@ -73,9 +82,12 @@ class Guard:
             promise[source] = rng.beta(a + wins, b + losses)
         origin = max(sources, key=promise.__getitem__)
         if origin == PRIOR:
-            hints = dict(self.prior) if drawn == 0 else self.near(rng)
+            hints = self.near(rng) if asked[PRIOR] else dict(self.prior)
             return Proposal(origin=origin, space=self.space, hints=hints)
-        return Proposal(origin=origin, space=self.box if origin == BOX else self.space)
+        if origin == BOX:
+            return Proposal(origin=origin, space=self.box)
+        in_vain = sum(losses for source, (_, losses) in counted.items() if source != WHOLE)
+        return Proposal(origin=origin, space=self.space, in_vain=in_vain)
 
     def near(self, rng: np.random.Generator) -> dict[str, Any]:
         """A point near the prior: normal on each number's own scale, within its range; a choice kept as a rule."""

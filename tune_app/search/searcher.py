@@ -180,7 +180,7 @@ class StudySearcher(Searcher):
             kind=self._kind,
             seed=self._seed,
             number=self._num_created,
-            startup_trials=self._startup_trials,
+            startup_trials=self._startup_trials + asked.in_vain,
             whole=None if asked.space is self._guard.space else self._space,
             hints=asked.hints,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,8 @@ from tune_app.settings.schema import BEST, BEST_OF, FEWEST, FROM, Settings, Warm
 
 WIDENED = 0.05
 """Share of a parameter's range on its own scale by which a box goes beyond a value that all of its trials share."""
+BOX_DRAWS = 2
+"""Proposals in a box at most, in `search.startup_trials`: as many again as TPE needs to begin with."""
 
 Point = Mapping[str, Any]
 
@@ -65,9 +67,10 @@ def told_of(settings: Settings) -> list[str]:
                 for name, axis in box_of(settings, searched_space(settings)).items()
                 if name in warm.box
             ]
+            most = BOX_DRAWS * settings.search.startup_trials
             told.append(
-                f"{', '.join(axes)}: the smallest box round {of}. The search begins there, and leaves it as soon as "
-                "the rest of the space gives better trials"
+                f"{', '.join(axes)}: the smallest box round {of}. Up to {counted(most, 'proposal')} lie in it, fewer "
+                "where the rest of the space gives better trials"
             )
         else:
             told.append(f"{of} lie all over it, so all of it is searched")
@@ -88,6 +91,15 @@ def _boxed(settings: Settings, space: Space, key: str, source: str) -> WarmSetti
     wanted = settings.space.get(BEST, BEST_OF)
     sweep, ranked = _ranked_points(settings, space, key, source, fewest=FEWEST)
     points = [point for _, point in ranked[:wanted]]
+    box, widened = box_round(points, space)
+    return WarmSettings(box_of=sweep.name, best=len(points), trials=len(ranked), box=box, widened=widened)
+
+
+def box_round(points: Sequence[Point], space: Space) -> tuple[dict[str, Any], list[str]]:
+    """({parameter: [low, high] or its options} of the smallest box, the parameters in which it was widened).
+
+    Left out are parameters that no point has, and those of which the box is the whole.
+    """
     box: dict[str, Any] = {}
     widened = []
     families = {str(point["family"]) for point in points if "family" in point}
@@ -109,7 +121,7 @@ def _boxed(settings: Settings, space: Space, key: str, source: str) -> WarmSetti
             widened.append(name)
         if (low, high) != (axis.low, axis.high):
             box[name] = [low, high]
-    return WarmSettings(box_of=sweep.name, best=len(points), trials=len(ranked), box=box, widened=widened)
+    return box, widened
 
 
 def _ranked_points(

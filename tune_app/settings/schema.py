@@ -77,7 +77,7 @@ class SearchSettings:
 
 FROM, BEST = "from", "best"
 """Of space.…, what names no parameter: an earlier sweep, and of how many of its trials the box is."""
-FEWEST, BEST_OF = 2, 8
+FEWEST, BEST_OF = 2, 5
 """What space.best may be at least, and is without a word."""
 
 
@@ -317,7 +317,7 @@ class Settings:
     the optimiser has trainer.batch_size · trainer.accumulate of them either way."""
     space: dict[str, Any] = field(default_factory=dict)
     """Narrow the family's space: space.p=0.8 fixes, space.p=[0.5,1.2] narrows. space.from=SWEEP looks first in the
-    smallest box round the best space.best=8 trials of an earlier sweep: docs/warm-start.md."""
+    smallest box round the best space.best=5 trials of an earlier sweep: docs/warm-start.md."""
     frequencies: str = field(default="sampled", metadata=PATH)
     """Class counts behind derived static weights: sampled (voxels as training patches show them), data (every voxel of
     the training crops once), published, or a JSON file."""

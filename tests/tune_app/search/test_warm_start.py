@@ -75,7 +75,7 @@ def test_the_box_is_the_smallest_round_the_best_trials(here: Path) -> None:
     assert line.startswith(
         "p 0.3 … 0.9, q 1 … 3: the smallest box round the best 3 of the 5 trials of old that lie in this space."
     )
-    assert begun("family=seesaw", f"space.from={here}/results/old").warm.best == 5, "of a path; of all where 8 are not"
+    assert begun("family=seesaw", f"space.from={here}/results/old").warm.best == 5, "of a path"
 
 
 def test_the_presets_stay_those_of_the_family(here: Path) -> None:
