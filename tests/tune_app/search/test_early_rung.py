@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from planned import settings_of
+from driven import study_of
+from planned import dataset_in_memory, settings_of
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from scipy.stats import spearmanr
@@ -20,6 +21,8 @@ from trainables.objective import Objective
 from tune_app.search.scheduler import Cost, ResumableAsha, foretells
 from tune_app.settings.schema import early_rung, model_of
 from tune_app.settings.stored import stored_settings
+from tune_app.sweep.prepare import prepare
+from tune_app.sweep.tuner import build_scheduler
 
 DICE = Objective(metric="mean_dice")
 EPOCHS, GRACE, EARLY, ETA = 18, 5, 2, 3.0
@@ -262,6 +265,17 @@ def test_an_older_sweep_goes_on_without_it(tmp_path: Path) -> None:
     assert not stored_early(tmp_path, values)
     del values["scheduler"]["early"]
     assert not stored_early(tmp_path, values)
+
+
+@pytest.mark.parametrize(("words", "rungs"), [("", [2, 5]), ("scheduler.early=false", [5])])
+def test_the_setting_reaches_the_scheduler_of_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, rungs: list[int]
+) -> None:
+    monkeypatch.setattr("tune_app.sweep.prepare.open_packed", dataset_in_memory)
+    prepared = prepare(settings_of("family=seesaw", *words.split()), tmp_path / "new")
+    scheduler = build_scheduler(prepared, study_of(tmp_path))
+    assert isinstance(scheduler, ResumableAsha)
+    assert list(scheduler.rungs()) == rungs
 
 
 def stored_early(folder: Path, values: dict[str, Any]) -> bool:

@@ -241,6 +241,21 @@ def test_one_trial_is_no_trials(monkeypatch, capsys, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "; ASHA from epoch 5 (from 2 once ranks there foretell those at 5), η = 4\n"),
+        ("scheduler.early=false", "; ASHA from epoch 5, η = 4\n"),
+        ("scheduler.grace_period=1", "; ASHA from epoch 1, η = 4\n"),
+        ("scheduler.name=promote", "; promoting ASHA from epoch 5, η = 4\n"),
+        ("scheduler.name=none", "; no early stopping\n"),
+    ],
+)
+def test_when_trials_may_be_stopped_is_said_beforehand(monkeypatch, capsys, tmp_path, words, said):
+    monkeypatch.setattr("tune_app.sweep.announce.columns", lambda: 1000)
+    assert said in announced(monkeypatch, capsys, tmp_path / "new", "family=seesaw", *words.split())
+
+
 def test_what_is_sought_is_said_beforehand_where_it_was_asked_for(monkeypatch, capsys, tmp_path):
     words = ("objective.metric=val_loss", "objective.at_least.precision.nuc=0.65", "objective.at_most.fg_pred.pm=0.01")
     said = announced(monkeypatch, capsys, tmp_path / "new", "family=seesaw", *words)
