@@ -13,6 +13,7 @@ from ray.tune.search import Searcher
 
 from trainables.objective import Objective
 from tune_app.search.arms import num_trials, planned_arms, searched_space
+from tune_app.search.guard import guard_of
 from tune_app.search.scheduler import PromotingAsha
 from tune_app.search.searcher import Budget, StudySearcher
 from tune_app.search.study import open_study
@@ -44,6 +45,7 @@ def searcher_of(
         configure=configure,
         objective=objective,
         promoting=promoting,
+        guard=guard_of(settings, space),
     )
 
 

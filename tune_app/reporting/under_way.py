@@ -6,16 +6,23 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import optuna
 import pandas as pd
+from optuna.trial import FrozenTrial
 
+from trainables.errors import TrainablesError
+from tune_app.errors import InputError
 from tune_app.reporting.findings import Findings, counted, listed
 from tune_app.reporting.ledger import SAVED, amount, cost_table, wall_hours
 from tune_app.reporting.page import Section, Table
 from tune_app.results.sweep import read_study
 from tune_app.results.trial import Trial, devices_of, is_finite
+from tune_app.search.arms import all_arms, searched_space
+from tune_app.search.guard import guard_of
+from tune_app.settings.stored import stored_settings
 
 OPEN = ("running", "paused", "waiting")
 MOST_NAMED = 6
@@ -111,19 +118,49 @@ def in_hours(hours: float, device: str = "") -> str:
 
 
 def next_arms(findings: Findings) -> list[str]:
-    """The planned configurations that have not begun, in order; [] where none is left or nothing says which."""
+    """What is tried next: the planned configurations that have not begun, in order, or where there are none left what
+    the sampler would propose now; [] where nothing says which, or all trials have begun."""
     planned = findings.plan.get("arms")
     if not isinstance(planned, list):
         return []
-    attributes = [trial.user_attrs for trial in read_study(findings.sweep.folder)[0]]
-    begun = ((told.get("label"), told.get("seed")) for told in attributes if told.get("planned"))
+    trials = read_study(findings.sweep.folder)[0]
+    begun = ((t.user_attrs.get("label"), t.user_attrs.get("seed")) for t in trials if t.user_attrs.get("planned"))
     left = list(without(((one[0], one[1]) for one in planned if isinstance(one, list) and len(one) == 2), begun))
     if not left:
-        return []
+        return proposed(findings, trials)
     seeds = {seed for _, seed in left}
     names = [f"{label} (seed {seed})" if len(seeds) > 1 else label for label, seed in left]
     more = [f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
     return [f"Next, as planned: {listed(names[:MOST_NAMED] + more)}."]
+
+
+def proposed(findings: Findings, trials: Sequence[FrozenTrial]) -> list[str]:
+    """What the driver would begin, had it a slot now; [] where it would begin nothing, and in a space of choices, where
+    it may try the first configuration that was not tried instead."""
+    budget, sweep = findings.plan.get("trials"), findings.sweep
+    try:
+        settings = stored_settings(sweep.folder)
+        space = searched_space(settings)
+    except (InputError, TrainablesError):
+        return []
+    if not isinstance(budget, int) or len(trials) >= budget or not space:
+        return []
+    if settings.search.name == "grid" or all_arms(settings.family, space, settings.seed) is not None:
+        return []
+    study = optuna.create_study(direction=f"{sweep.mode}imize")
+    study.add_trials(trials)
+    paused = {trial.name for trial in sweep.trials if trial.status == "paused"}
+    arm, _ = guard_of(settings, space).propose(
+        study,
+        family=settings.family,
+        kind=settings.search.name,
+        seed=settings.seed,
+        number=len(trials),
+        startup_trials=settings.search.startup_trials,
+        is_paused=paused.__contains__,
+    )
+    instead = ", if no paused trial goes on instead" if settings.scheduler.name == "promote" else ""
+    return [f"Next, had it a slot now, the search would begin {arm.label}{instead}. Every epoch may change that."]
 
 
 def without(arms: Iterable[tuple[Any, ...]], begun: Iterable[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:

@@ -20,6 +20,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces import Choice, Float, Int, Space, independent
+from tune_app.search.arms import Arm
+from tune_app.search.study import propose
 from tune_app.search.warm_start import BOX_DRAWS, at, box_of, place
 from tune_app.settings.schema import Settings
 
@@ -88,6 +90,31 @@ class Guard:
             return Proposal(origin=origin, space=self.box)
         in_vain = sum(losses for source, (_, losses) in counted.items() if source != WHOLE)
         return Proposal(origin=origin, space=self.space, in_vain=in_vain)
+
+    def propose(
+        self,
+        study: optuna.Study,
+        *,
+        family: str,
+        kind: str,
+        seed: int,
+        number: int,
+        startup_trials: int,
+        is_paused: Callable[[str], bool] = lambda name: False,
+    ) -> tuple[Arm, str]:
+        """What the sampler proposes as trial `number`, see `tune_app.search.study.propose`, and its source."""
+        asked = self.next(study, seed=seed, number=number, is_paused=is_paused)
+        point = propose(
+            study,
+            asked.space,
+            kind=kind,
+            seed=seed,
+            number=number,
+            startup_trials=startup_trials + asked.in_vain,
+            whole=None if asked.space is self.space else self.space,
+            hints=asked.hints,
+        )
+        return Arm(family=family, point=point, seed=seed), asked.origin
 
     def near(self, rng: np.random.Generator) -> dict[str, Any]:
         """A point near the prior: normal on each number's own scale, within its range; a choice kept as a rule."""

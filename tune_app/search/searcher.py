@@ -24,7 +24,7 @@ from tune_app.results.trial import PAUSED
 from tune_app.search.arms import Arm, all_arms
 from tune_app.search.guard import ORIGIN, WHOLE, Guard
 from tune_app.search.scheduler import PromotingAsha
-from tune_app.search.study import MOST_MISSED, NAN, propose, recorded, trial_of
+from tune_app.search.study import MOST_MISSED, NAN, recorded, trial_of
 
 NAN_EPOCH = "nan_epoch"
 """User attribute of a failed trial: the epoch whose score was NaN."""
@@ -173,27 +173,24 @@ class StudySearcher(Searcher):
     def _propose(self) -> tuple[Arm | None, str]:
         """What the sampler proposes, and the source that it was asked for. In a space of choices, where it soon repeats
         itself, that or else the first configuration that was not tried; None where all were."""
-        asked = self._guard.next(self._study, seed=self._seed, number=self._num_created, is_paused=self._is_paused)
-        point = propose(
+        arm, origin = self._guard.propose(
             self._study,
-            asked.space,
+            family=self._family,
             kind=self._kind,
             seed=self._seed,
             number=self._num_created,
-            startup_trials=self._startup_trials + asked.in_vain,
-            whole=None if asked.space is self._guard.space else self._space,
-            hints=asked.hints,
+            startup_trials=self._startup_trials,
+            is_paused=self._is_paused,
         )
-        arm = Arm(family=self._family, point=point, seed=self._seed)
         every = all_arms(self._family, self._space, self._seed)
         if every is None:
-            return arm, asked.origin
+            return arm, origin
         tried = {
             (t.user_attrs.get("signature"), t.user_attrs.get("seed")) for t in self._study.get_trials(deepcopy=False)
         }
         counts, window = self._counts, self._window_voxels
         new = next((one for one in (arm, *every) if (one.signature(counts, window), one.seed) not in tried), None)
-        return new, asked.origin if new is arm else WHOLE if asked.origin else ""
+        return new, origin if new is arm else WHOLE if origin else ""
 
     def _begin(
         self, trial_id: str, arm: Arm, point: Mapping[str, Any], *, planned: bool, origin: str = ""

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from driven import begin, finish_all, searcher_of
 from filelock import FileLock
 from optuna.trial import TrialState, create_trial
+from planned import settings_of
 from report_page import SECTIONS, ReadSection, ReportPage
 from sweep_folder import WrittenTrial, open_study, write_sweep
 
@@ -90,6 +93,39 @@ def test_the_planned_arms_that_have_not_begun_come_next(tmp_path: Path) -> None:
         "Next, as planned: seesaw_default (seed 1), more0 (seed 0), more1 (seed 0), more2 (seed 0), more3 (seed 0), "
         "more4 (seed 0) and 2 more."
     ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("family=seesaw",),
+        ("family=seesaw", "search=random"),
+        ("family=all", "search.presets_first=false"),
+        ("family=seesaw", "warm.box={p: [0.5, 0.9]}", "warm.box_of=earlier"),
+    ],
+    ids=" ".join,
+)
+def test_after_the_planned_arms_it_names_what_the_driver_then_begins(tmp_path: Path, words: tuple[str, ...]) -> None:
+    settings = settings_of(*words, "search.num_samples=16")
+    folder = write_sweep(tmp_path / "a", [], status="running")
+    (folder / "study.journal").unlink()
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(settings.as_dict()))
+    (folder / "plan.json").write_text(json.dumps(PLAN | {"trials": 16, "arms": []}))
+    searcher = searcher_of(folder, *words, "search.num_samples=16")
+    configs = finish_all(searcher, epochs=9, until=lambda number: number == 12)  # number 12 runs
+    words_told = next_arms(gather(Sweep(folder)))
+    begun = begin(searcher)
+    assert begun is not None
+    label = begun[1]["run"]["name"].partition("_")[2]
+    assert words_told == [f"Next, had it a slot now, the search would begin {label}. Every epoch may change that."]
+    assert label not in [config["run"]["name"].partition("_")[2] for config in configs]
+
+
+def test_nothing_comes_next_where_all_trials_have_begun(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "a", [ENDED, RUNNING], status="running")
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(settings_of("family=seesaw").as_dict()))
+    (folder / "plan.json").write_text(json.dumps(PLAN | {"trials": 2, "arms": []}))
+    assert next_arms(gather(Sweep(folder))) == []
 
 
 def test_a_sweep_that_has_ended_is_not_under_way(tmp_path: Path) -> None:
