@@ -3,7 +3,8 @@
 Trials that do nothing report as fast as they are asked, on a Ray of this machine's own or on a simulated cluster
 (`ray.cluster_utils`: every node is a raylet with workers of its own, all on this machine). Measured is the time while
 all slots are taken: the wall time, which the trials' processes share with the driver, and the processor time of the
-driver alone, all its threads, which bounds what it could do with a core to itself. Every measurement runs in a process
+driver alone, all its threads, which bounds what it could do with a core to itself; and how long it takes until a trial
+runs in every slot, when each waits for all others. Every measurement runs in a process
 of its own:  python -m benchmarks.driver_rate NODES SLOTS  (0 nodes: a Ray of its own).
 """
 
@@ -19,13 +20,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.harness import table
-from benchmarks.idle_sweep import Nowhere, prepared_sweep
+from benchmarks.idle_sweep import Nowhere, prepared_sweep, private_megabytes
 
 RESULTS = 1600
 PLACES = ((0, 4), (0, 16), (1, 16), (4, 16), (8, 16), (0, 32), (4, 32), (2, 16), (4, 4))
@@ -43,6 +44,10 @@ class Rate:
     """Seconds."""
     cpu: float
     """Seconds of processor time of the driver."""
+    filled: float
+    """Seconds from the first proposal until a trial in every slot had reported."""
+    megabytes: float
+    """Private memory of the driver at the end."""
 
 
 @dataclass
@@ -51,14 +56,24 @@ class Watched:
 
     slots: int
     trials: int
-    marks: list[tuple[int, int, float, float]]
+    marks: list[tuple[int, int, float, float]] = field(default_factory=list)
+    began: float = 0.0
+    megabytes: float = 0.0
 
     def rate(self, nodes: int) -> Rate:
         """From the first result of the last slot to the first end of a trial that none follows."""
         full = [m for m in self.marks if m[0] >= self.slots and m[1] <= self.trials - self.slots]
         if len(full) < 2:
             raise RuntimeError("the slots were never all taken: give more results")
-        return Rate(nodes, self.slots, len(full) - 1, full[-1][2] - full[0][2], full[-1][3] - full[0][3])
+        return Rate(
+            nodes=nodes,
+            slots=self.slots,
+            results=len(full) - 1,
+            wall=full[-1][2] - full[0][2],
+            cpu=full[-1][3] - full[0][3],
+            filled=full[0][2] - self.began,
+            megabytes=self.megabytes,
+        )
 
 
 @contextlib.contextmanager
@@ -108,7 +123,7 @@ def measure(nodes: int, slots: int, results: int) -> Rate:
             resources=ResourceSettings(num_cpus=slots, num_gpus=0, cpus_per_trial=1, gpus_per_trial=0),
             cluster=ClusterSettings(dashboard=False, address=address),
         )
-        watched = Watched(slots, trials, [])
+        watched = Watched(slots, trials)
         sweep(prepared, watched)
     return watched.rate(nodes)
 
@@ -152,7 +167,9 @@ def sweep(prepared: Any, watched: Watched) -> None:
         watch = Watch(prepared.settings.diagnosis, prepared.folder / "trials")
         display = Marking(_progress(prepared, resources, study), stream=Nowhere(), watch=watch)
         with quiet(0), nothing_read_back():
+            watched.began = time.perf_counter()
             build_tuner(prepared, resources, study, display, trainable=TogetherTrial).fit()
+            watched.megabytes = private_megabytes()
 
 
 def apart(nodes: int, slots: int, results: int) -> Rate:
@@ -175,6 +192,8 @@ def lines(rates: Sequence[Rate]) -> list[list[str]]:
             _told([rate.results / rate.wall for rate in of], "{:.0f}"),
             _told([1000 * rate.cpu / rate.results for rate in of], "{:.1f}"),
             _told([rate.results / rate.cpu for rate in of], "{:.0f}"),
+            _told([rate.filled for rate in of], "{:.0f}"),
+            _told([rate.megabytes for rate in of], "{:.0f}"),
         ]
         for nodes, slots in dict.fromkeys((rate.nodes, rate.slots) for rate in rates)
         if (of := [rate for rate in rates if (rate.nodes, rate.slots) == (nodes, slots)])
@@ -197,6 +216,7 @@ def main() -> None:
         return
     rates = [apart(*place, arguments.results) for _ in range(arguments.rounds) for place in PLACES]
     header = ["nodes", "trials at once", "results/s", "driver, ms of processor per result", "results/s of one core"]
+    header += ["seconds until all slots are taken", "driver, MB"]
     print(table(lines(rates), header))
 
 

@@ -4,8 +4,8 @@ The fifteen published configurations on the same data (the phantom, in the CellM
 batches, iterations, epochs and validation. **The published way**: a process per configuration, two at once on two cores
 (four on two cards, then), each with cellmap-data's loader and two workers, an eager network, the Tversky loss in plain
 torch, every epoch of every configuration (benchmarks/peers/published_way.py). **Ours**: `run family=compare`, once with
-every epoch and once with early stopping. And three configurations of width 64 on patches of 256², where arithmetic is
-nearly all.
+every epoch and once with early stopping. And, with --large, three published seesaw configurations of width 64 on
+patches of 256² of the enlarged phantom (benchmarks.enlarged), where arithmetic is nearly all.
 
 Wall time is that of the whole command, Python's and Ray's start included; memory the largest sum of the proportional
 sets (PSS) of all processes of a side. The other side's environment is made first by benchmarks.peers.cellmap_data.
@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.enlarged import ensure as enlarged_phantom
 from benchmarks.harness import Result, main, number, ratios
 from benchmarks.peers.cellmap_data import PeerError, ensure_environment
 from benchmarks.sweeps import run_sweep, times_of_sweep
@@ -46,11 +47,12 @@ from tune_app.sweep.counts import class_counts
 AT_ONCE = 2
 PUBLISHED = Path(__file__).with_name("peers") / "published_way.py"
 SAMPLE_S = 0.5
+SMALL = ("family=compare",)
 LARGE = (
+    *("family=seesaw", "search.num_samples=3", "search.baseline=false", "scheduler.name=none"),
     *("model.width=64", "data.patch=[1,256,256]", "trainer.batch_size=2", "trainer.validation_batches=2"),
     *("trainer.epochs=2", "trainer.iterations_per_epoch=8"),
 )
-LARGE_ARMS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +101,9 @@ def _pss(pid: int) -> int:
     return 0
 
 
-def published_way(python: Path, folder: Path, settings: Settings, arms: int) -> Side:
-    """The configurations of family=compare, a process each, AT_ONCE at a time."""
-    tasks = [json.dumps(task) for task in tasks_of(settings, folder)][:arms]
+def published_way(python: Path, folder: Path, settings: Settings) -> Side:
+    """The planned configurations of a sweep of ours, a process each, AT_ONCE at a time."""
+    tasks = [json.dumps(task) for task in tasks_of(settings, folder)]
     started = time.perf_counter()
     with Memory() as memory, ThreadPoolExecutor(AT_ONCE) as pool:
         answers = list(pool.map(lambda task: _answer([str(python), "-P", "-W", "ignore", str(PUBLISHED), task]), tasks))
@@ -171,10 +173,10 @@ def ours(folder: Path, name: str, *words: str) -> Side:
     )
 
 
-def compared(name: str, words: Sequence[str]) -> Settings:
-    composed = compose("run", Settings, [f"name={name}", "family=compare", "hardware=cpu", *words])
-    assert composed is not None  # it is None only where help was asked for
-    return composed.settings
+def composed(name: str, words: Sequence[str]) -> Settings:
+    found = compose("run", Settings, [f"name={name}", "hardware=cpu", *words])
+    assert found is not None  # it is None only where help was asked for
+    return found.settings
 
 
 def share(side: Side, at_once: int = AT_ONCE) -> str:
@@ -189,61 +191,53 @@ def told(what: str, side: Side) -> str:
 
 def run(arguments: argparse.Namespace) -> Iterator[Result]:
     python = ensure_environment()
-    small = compared("small", ())
-    large = compared("large", LARGE)
-    plain: list[tuple[Side, Side, Side]] = []
-    heavy: list[tuple[Side, Side]] = []
     with tempfile.TemporaryDirectory(prefix="end_to_end") as name:
-        folder = Path(name)
-        for repetition in range(min(arguments.repetitions, 3)):
-            whole = ours(folder, f"whole{repetition}", "family=compare", "scheduler.name=none")
-            theirs = published_way(python, folder, small, len(planned_arms(small, {})))
-            stopped = ours(folder, f"stopped{repetition}", "family=compare", "scheduler.name=asha")
-            plain.append((theirs, whole, stopped))
-        presets = [arm.label for arm in planned_arms(large, {})][:LARGE_ARMS]
+        yield from compared_whole(python, Path(name), min(arguments.repetitions, 3))
         if arguments.large:
-            theirs = published_way(python, folder, large, LARGE_ARMS)
-            sides = [ours(folder, preset, f"preset={preset}", *LARGE) for preset in presets]
-            heavy.append((theirs, _joined(sides)))
+            yield compared_large(python, Path(name))
+
+
+def compared_whole(python: Path, folder: Path, repetitions: int) -> Iterator[Result]:
+    """The fifteen published configurations."""
+    settings, sides = composed("small", SMALL), []
+    for repetition in range(repetitions):
+        whole = ours(folder, f"whole{repetition}", *SMALL, "scheduler.name=none")
+        theirs = published_way(python, folder, settings)
+        stopped = ours(folder, f"stopped{repetition}", *SMALL, "scheduler.name=asha")
+        sides.append((theirs, whole, stopped))
     for number_of, what, target in ((1, "every epoch", 3.0), (2, "early stopping", 8.0)):
-        theirs, mine = plain[-1][0], plain[-1][number_of]
+        theirs, mine = sides[-1][0], sides[-1][number_of]
         yield Result(
             claim=f"wall time of the fifteen published configurations: the published way ÷ ours with {what}",
-            values=ratios((sides[0].seconds, sides[number_of].seconds) for sides in plain),
+            values=ratios((each[0].seconds, each[number_of].seconds) for each in sides),
             target=target,
             note=f"{told('published way', theirs)}; {told('ours', mine)}",
-            details={"sides": [[asdict(side) for side in sides] for sides in plain]},
+            details={"sides": [[asdict(side) for side in each] for each in sides]},
         )
     yield Result(
         claim="peak memory of the fifteen published configurations: ours ÷ the published way",
-        values=ratios((sides[1].peak_gb, sides[0].peak_gb) for sides in plain),
+        values=ratios((each[1].peak_gb, each[0].peak_gb) for each in sides),
         target=1.0,
         at_least=False,
-        note=f"{number(fmean(sides[1].peak_gb for sides in plain))} GB with Ray, "
-        f"{number(fmean(sides[0].peak_gb for sides in plain))} GB",
+        note=f"{number(fmean(each[1].peak_gb for each in sides))} GB with Ray, "
+        f"{number(fmean(each[0].peak_gb for each in sides))} GB",
     )
-    for theirs, mine in heavy:
-        yield Result(
-            claim=f"wall time of {LARGE_ARMS} of them at width 64 on patches of 256²: the published way ÷ ours",
-            values=(theirs.seconds / mine.seconds,),
-            target=1.0,
-            note=f"{told('published way', theirs)}; {told('ours', mine)}",
-        )
 
 
-def _joined(sides: Sequence[Side]) -> Side:
-    """Sweeps one after the other."""
-    return Side(
-        seconds=sum(side.seconds for side in sides),
-        peak_gb=max(side.peak_gb for side in sides),
-        stepping=sum(side.stepping for side in sides),
-        loading=sum(side.loading for side in sides),
-        best=max(side.best for side in sides),
+def compared_large(python: Path, folder: Path) -> Result:
+    """Three configurations of width 64 on patches of 256², which the phantom's crops are too small for."""
+    words = (*LARGE, "data=cellmap", f"data.root={enlarged_phantom()}")
+    theirs, mine = published_way(python, folder, composed("large", words)), ours(folder, "large", *words)
+    return Result(
+        claim="wall time of three seesaw configurations at width 64 on patches of 256²: the published way ÷ ours",
+        values=(theirs.seconds / mine.seconds,),
+        target=1.0,
+        note=f"{told('published way', theirs)}; {told('ours', mine)}",
     )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--large", action="store_true", help="also the three of width 64 on patches of 256²")
+    parser.add_argument("--large", action="store_true", help="also three of seesaw, of width 64 on patches of 256²")
 
 
 if __name__ == "__main__":

@@ -167,8 +167,8 @@ def watch_parts(clock: Clock) -> None:
     clock.watch("display", Display, "on_trial_start", "on_trial_result", "on_trial_complete", "on_step_end")
 
 
-def alone(folder: Path, trials: int, family: str, clock: Clock) -> Cost:
-    """Searcher, scheduler and study only."""
+def alone(folder: Path, trials: int, family: str, clock: Clock, slots: int = SLOTS) -> Cost:
+    """Searcher, scheduler and study only, so many trials at once."""
     from tune_app.ray_adapters.session import TrialResources
     from tune_app.search.early_failure import Watch
     from tune_app.search.study import open_study
@@ -177,20 +177,20 @@ def alone(folder: Path, trials: int, family: str, clock: Clock) -> Cost:
     prepared, cost = prepared_sweep(folder, trials, family), Cost(trials=trials)
     study = open_study(folder, "sweep", prepared.settings.order)
     scheduler = build_scheduler(prepared, study, Watch(prepared.settings.diagnosis, folder / "trials"))
-    searcher = build_searcher(prepared, TrialResources(cpus=1, gpus=0, slots=SLOTS), study, scheduler)
+    searcher = build_searcher(prepared, TrialResources(cpus=1, gpus=0, slots=slots), study, scheduler)
     with measured(cost, clock) as last_ended:
-        cost.results = drive(searcher, scheduler)
+        cost.results = drive(searcher, scheduler, slots)
         last_ended()
     return cost
 
 
-def drive(searcher: Any, scheduler: Any) -> int:
-    """As Ray does: SLOTS trials at once, an epoch of each in turn, until there are no more. The number of rows."""
+def drive(searcher: Any, scheduler: Any, slots: int = SLOTS) -> int:
+    """As Ray does: `slots` trials at once, an epoch of each in turn, until there are no more. The number of rows."""
     from benchmarks.idle_trial import idle_row
 
     running: deque[Any] = deque()
     results = 0
-    fill(running, searcher)
+    fill(running, searcher, slots)
     while running:
         trial = running.popleft()
         trial.epoch, results = trial.epoch + 1, results + 1
@@ -201,13 +201,13 @@ def drive(searcher: Any, scheduler: Any) -> int:
         else:
             scheduler.on_trial_complete(None, trial, row)
             searcher.on_trial_complete(trial.trial_id, row)
-        fill(running, searcher)
+        fill(running, searcher, slots)
     return results
 
 
-def fill(running: deque[Any], searcher: Any) -> None:
+def fill(running: deque[Any], searcher: Any, slots: int) -> None:
     """Begin trials until all slots are taken or there are no more."""
-    while len(running) < SLOTS:
+    while len(running) < slots:
         trial_id = f"{time.monotonic_ns()}"
         config = searcher.suggest(trial_id)
         if not isinstance(config, dict):
@@ -220,13 +220,15 @@ def main() -> None:
     parser.add_argument("how", choices=("ray", "alone"))
     parser.add_argument("trials", type=int)
     parser.add_argument("--family", default="seesaw")
+    parser.add_argument("--slots", type=int, default=SLOTS, help="trials at once, of `alone`")
     arguments = parser.parse_args()
     clock = Clock()
-    run = with_ray if arguments.how == "ray" else alone
-    if run is alone:
-        watch_parts(clock)
-    with tempfile.TemporaryDirectory(prefix="idle") as folder:
-        print(json.dumps(asdict(run(Path(folder), arguments.trials, arguments.family, clock))))
+    with tempfile.TemporaryDirectory(prefix="idle") as name:
+        what = Path(name), arguments.trials, arguments.family, clock
+        if arguments.how == "alone":
+            watch_parts(clock)
+        cost = with_ray(*what) if arguments.how == "ray" else alone(*what, arguments.slots)
+        print(json.dumps(asdict(cost)))
 
 
 if __name__ == "__main__":

@@ -164,7 +164,8 @@ def test_every_command_in_the_pages_is_understood(
 @pytest.mark.parametrize("schema", SCHEMAS.values())
 def test_every_setting_that_holds_a_path_says_so(schema: type) -> None:
     """A word for one is taken as a shell gives it, whatever characters are in it."""
-    words = "a|b|checkpoint|crop|volume|manifest|root|out|sweep|resume|extend|trial|final|reference|frequencies|command"
+    words = "a|b|checkpoint|crop|volume|manifest|root|out|sweep|resume|extend|trial|final|reference|frequencies"
+    words += "|command|prior"
     names = re.compile(rf"(.*\.)?({words}|\w+_(dir|file|path|root))")
     found = {key for key in command_line._keys(OmegaConf.structured(schema)) if names.fullmatch(key)}
     assert found == set(command_line.path_keys(schema))

@@ -23,6 +23,7 @@ from tune_app.reporting.page import Page, Section, refuse_to_replace, save, shor
 from tune_app.reporting.parameters import parameters
 from tune_app.reporting.predictions import predictions
 from tune_app.reporting.thresholds import thresholds
+from tune_app.reporting.under_way import under_way
 from tune_app.results.finding import CONFIRMATION
 from tune_app.results.folders import LOCK, find_sweep, lock_is_held, spoken
 from tune_app.results.manifest import now
@@ -138,9 +139,14 @@ def build(findings: Findings) -> Page:
         title=f"Sweep {sweep.name}",
         notices=notices(sweep),
         facts=facts(findings),
-        sections=[section(findings) for section in SECTIONS],
+        sections=[section(findings) for section in sections_of(sweep)],
         footer=f"Written {now()[:16]} by python -m tune_app.report sweep={spoken(sweep.folder)}. Plots by Plotly.",
     )
+
+
+def sections_of(sweep: Sweep) -> Sequence[Callable[[Findings], Section]]:
+    """Those of its page: a sweep that runs begins with what it is at."""
+    return (under_way, *SECTIONS) if sweep.status == "running" else SECTIONS
 
 
 def facts(findings: Findings) -> list[tuple[str, str]]:
@@ -173,10 +179,9 @@ def facts(findings: Findings) -> list[tuple[str, str]]:
 def report_and_print(settings: ReportSettings) -> Ended:
     """Write the report and say where it is."""
     path = follow(settings) if settings.follow else report(settings)
-    size = path.stat().st_size
-    sections = counted(len(SECTIONS), "section")
-    print(f"{path}   {size / 1e6:.1f} MB, {sections}; open it in any browser, it needs no network")
-    return Ended(lambda: {"file": path, "bytes": size, "sections": len(SECTIONS)})
+    size, sections = path.stat().st_size, path.read_text().count("<section ")
+    print(f"{path}   {size / 1e6:.1f} MB, {counted(sections, 'section')}; open it in any browser, it needs no network")
+    return Ended(lambda: {"file": path, "bytes": size, "sections": sections})
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from tune_app.planning.pace import Pace
 from tune_app.planning.space import batch_flops, cache_gb, disk_gb, memory_gb, packed_cache, validation_crops
 from tune_app.ray_adapters.session import TrialResources
 from tune_app.results.trial import read_json
+from tune_app.search.warm_start import told_of
 from tune_app.settings.fitting import described, num_workers, room_gb, shortages, step_gb
 from tune_app.settings.schema import Settings, compares_device_seconds
 
@@ -57,6 +58,8 @@ class Plan:
     known beforehand, and hours and epochs are those of a sweep in which all are stopped alike."""
     promotes: bool = False
     """Whether trials pause at the rungs, and the best of them go on."""
+    warm_start: tuple[str, ...] = ()
+    """Where the search begins, in sentences; empty where it begins cold."""
 
     @property
     def device(self) -> str:
@@ -105,6 +108,8 @@ class Plan:
             rows["GPU memory"] = f"about {size(self.gpu_memory_gb)} per trial and card{of}"
         if self.batches:
             rows["batches"] = self.batches
+        if self.warm_start:
+            rows["warm start"] = "; ".join(self.warm_start)
         if self.shortages:
             rows["too large"] = "; ".join(self.shortages)
         return [f"{name:<11}{text}" for name, text in rows.items()]
@@ -168,6 +173,7 @@ def make_plan(
         batches=batches(own) if settings.batch == "auto" else "",
         basis=pace.source if pace else UNKNOWN,
         compares_device_seconds=compares_device_seconds(settings, own),
+        warm_start=tuple(told_of(settings)),
     )
 
 

@@ -351,6 +351,7 @@ ATTRIBUTE_KINDS = {
     "signature": str,
     "baseline": bool,
     "planned": bool,
+    "origin": str,
     "reason": str,
 }
 """Of what the searcher tells of a trial; see `of_kind`."""

@@ -91,10 +91,12 @@ def _word(value: Any) -> str:
 def searched_space(settings: Settings) -> Space:
     """The space that is searched, narrowed by space.…; empty for compare, preset= and trial=."""
     if not settings.single_arms:
-        return space_of(settings.family, settings.space, settings.families)
-    if settings.space:
+        return space_of(settings.family, settings.narrowed, settings.families)
+    given = [*(f"space.{name}" for name in settings.space), *(["search.prior"] if settings.search.prior else [])]
+    if given:
         what = "trial=" if settings.trial else "preset=" if settings.preset else "family=compare"
-        raise InputError(f"space.{next(iter(settings.space))}: {what} has no space to narrow. Leave space.… out")
+        rule = "has no space to narrow. Leave space.… out" if settings.space else "searches nothing. Leave it out"
+        raise InputError(f"{given[0]}: {what} {rule}")
     return {}
 
 
@@ -224,9 +226,9 @@ def _searched_point(preset: Preset, space: Space, *, joint: bool) -> dict[str, A
 def _narrowed(settings: Settings, family: str, *, joint: bool) -> bool:
     """True where the person narrowed this family's own parameters: presets outside are then not wanted."""
     return (
-        bool(settings.space.get(family)) or any(k.startswith(f"{family}.") for k in settings.space)
+        bool(settings.narrowed.get(family)) or any(k.startswith(f"{family}.") for k in settings.narrowed)
         if joint
-        else bool(settings.space)
+        else bool(settings.narrowed)
     )
 
 

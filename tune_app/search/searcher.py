@@ -22,12 +22,13 @@ from search_spaces import ClassCounts, Parameter, Sections
 from trainables.objective import OUT_OF_PATIENCE, Objective
 from tune_app.results.trial import PAUSED
 from tune_app.search.arms import Arm, all_arms
+from tune_app.search.guard import ORIGIN, WHOLE, Guard
 from tune_app.search.scheduler import PromotingAsha
 from tune_app.search.study import propose, recorded, trial_of
 
 NAN_EPOCH = "nan_epoch"
 """User attribute of a failed trial: the epoch whose score was NaN."""
-TOLD = ("name", "family", "preset", "sections", "baseline", "planned")
+TOLD = ("name", "family", "preset", "sections", "baseline", "planned", ORIGIN)
 """Of what the study knows of a trial, what its config repeats under `run`."""
 MOST_MISSED = 1e9
 """What a figure that is not there misses its bound by: JSON knows no ∞."""
@@ -54,6 +55,7 @@ class StudySearcher(Searcher):
     untuned: the signature of the untuned baseline.
     promoting: the scheduler, where trials pause and go on. A paused trial is one of the unfinished of the study until
         the search is over, and is told to the sampler as pruned.
+    guard: where proposals come from, in a warm start; else all come from the whole space.
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class StudySearcher(Searcher):
         objective: Objective,
         untuned: str = "",
         promoting: PromotingAsha | None = None,
+        guard: Guard | None = None,
     ) -> None:
         super().__init__(metric=objective.metric, mode=objective.mode)
+        self._guard = guard or Guard(space=dict(space))
         self._objective, self._promoting = objective, promoting
         self._study, self._space, self._family = study, dict(space), family
         self._kind, self._seed, self._startup_trials = kind, seed, startup_trials
@@ -133,8 +137,10 @@ class StudySearcher(Searcher):
         if self._arms:
             arm = self._arms.pop(0)
             return self._begin(trial_id, arm, arm.searched, planned=True)
-        proposed = self._propose() if self._space else None
-        return self._begin(trial_id, proposed, proposed.point, planned=False) if proposed else Searcher.FINISHED
+        proposed, origin = self._propose() if self._space else (None, "")
+        if not proposed:
+            return Searcher.FINISHED
+        return self._begin(trial_id, proposed, proposed.point, planned=False, origin=origin)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         number = self._live[trial_id]
@@ -166,35 +172,41 @@ class StudySearcher(Searcher):
         if trial.user_attrs.get(PAUSED) != rung:
             self._study._storage.set_trial_user_attr(trial._trial_id, PAUSED, rung)
 
-    def _propose(self) -> Arm | None:
-        """What the sampler proposes. In a space of choices, where it soon repeats itself, that or else the first
-        configuration that was not tried; None where all were."""
+    def _propose(self) -> tuple[Arm | None, str]:
+        """What the sampler proposes, and the source that it was asked for. In a space of choices, where it soon repeats
+        itself, that or else the first configuration that was not tried; None where all were."""
+        asked = self._guard.next(self._study, seed=self._seed, number=self._num_created, is_paused=self._is_paused)
         point = propose(
             self._study,
-            self._space,
+            asked.space,
             kind=self._kind,
             seed=self._seed,
             number=self._num_created,
             startup_trials=self._startup_trials,
             is_paused=self._is_paused,
+            whole=None if asked.space is self._guard.space else self._space,
+            hints=asked.hints,
         )
         arm = Arm(family=self._family, point=point, seed=self._seed)
         every = all_arms(self._family, self._space, self._seed)
         if every is None:
-            return arm
+            return arm, asked.origin
         tried = {
             (t.user_attrs.get("signature"), t.user_attrs.get("seed")) for t in self._study.get_trials(deepcopy=False)
         }
         counts, window = self._counts, self._window_voxels
-        return next((one for one in (arm, *every) if (one.signature(counts, window), one.seed) not in tried), None)
+        new = next((one for one in (arm, *every) if (one.signature(counts, window), one.seed) not in tried), None)
+        return new, asked.origin if new is arm else WHOLE if asked.origin else ""
 
-    def _begin(self, trial_id: str, arm: Arm, point: Mapping[str, Any], *, planned: bool) -> dict[str, Any]:
+    def _begin(
+        self, trial_id: str, arm: Arm, point: Mapping[str, Any], *, planned: bool, origin: str = ""
+    ) -> dict[str, Any]:
         """Record the trial whole, in one line of the journal: a crash leaves none that is half described.
 
         The point's parameters that lie in the space are recorded for planned arms too: the sampler learns from them.
         """
         number = self._num_created
-        attributes = self._attributes(arm, number, planned=planned)
+        attributes = self._attributes(arm, number, planned=planned) | ({ORIGIN: origin} if origin else {})
         params, axes = recorded(self._space, point)
         self._study.add_trial(
             create_trial(state=TrialState.RUNNING, params=params, distributions=axes, user_attrs=attributes)

@@ -10,6 +10,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,8 @@ def propose(
     number: int,
     startup_trials: int,
     is_paused: Callable[[str], bool] = lambda name: False,
+    whole: Mapping[str, Parameter] | None = None,
+    hints: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The point of trial `number`: drawn at random, or by TPE (Watanabe 2023, arXiv:2304.11127) from the trials so far.
 
@@ -98,6 +101,8 @@ def propose(
 
     is_paused: whether the trial of that name has paused. The study has it as running, of which the sampler thinks
     nothing good; here it is told as what it would be if it did not go on, pruned.
+    whole: the space of the study, where `space` is a part of it: only the trials inside the part are told.
+    hints: values on the axes of the sampler that are given beforehand; the others are proposed.
     """
     own_seed = (seed * 1_000_003 + number * 7919 + 1) % 2**32
     told: Sequence[FrozenTrial] = ()
@@ -109,12 +114,28 @@ def propose(
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         known = study.get_trials(deepcopy=False, states=states)
         told = thinned([as_pruned(t) if is_paused(t.user_attrs.get("name", "")) else t for t in known], study.direction)
+    if whole is not None:
+        told = inside(told, space)
     copied = optuna.create_study(direction=study.direction, sampler=sampler)
     for trial in told:
         bare = copy.copy(trial)
         bare.user_attrs = {}  # the loss, the name: Optuna copies deeply what it is given
         copied.add_trial(bare)
+    if hints:
+        copied.enqueue_trial(dict(hints))
     return suggest_point(copied.ask(), space)
+
+
+def inside(trials: Iterable[FrozenTrial], part: Mapping[str, Parameter]) -> list[FrozenTrial]:
+    """The trials that lie in a part of their space, as trials of that part: an axis that is fixed in it is none."""
+    axes, found = independent(part), []
+    for trial in trials:
+        if all(name in axes and axes[name].contains(value) for name, value in trial.params.items()):
+            names = [name for name in trial.params if not axes[name].fixed]
+            own = copy.copy(trial)
+            own.params, own.distributions = {name: trial.params[name] for name in names}, distributions(part, names)
+            found.append(own)
+    return found
 
 
 def as_pruned(trial: FrozenTrial) -> FrozenTrial:

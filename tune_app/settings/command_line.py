@@ -76,7 +76,7 @@ def compose(verb: str, schema: type[T], argv: Sequence[str]) -> Composed[T] | No
     Raises InputError for anything wrong with the arguments, SettingsError for a value outside its range.
     """
     _register(verb, schema)
-    paths = set(path_keys(schema))
+    paths = {*path_keys(schema), "space.from"}
     argv = [_quote_path(_listed(word, schema), paths) for word in argv]
     # `space.p=…` adds a key to an open mapping, which Hydra would want written `++space.p=…`.
     argv = [f"++{word}" if word.startswith(OPEN) else word for word in argv]

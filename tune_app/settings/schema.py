@@ -56,12 +56,49 @@ class SearchSettings:
     baseline: bool | None = None
     """Begin with the untuned baseline (of losses: uniform weights), one of the trials; ASHA never stops it. Empty: in
     every search of two trials or more, not beside preset= and trial=. With extend=, true adds it to a sweep without."""
+    prior: str = field(default="", metadata=PATH)
+    """Where the best is expected: a point (p=0.8,q=2, in the names of space.…), or a sweep, whose best one is taken. Up
+    to search.startup_trials proposals are drawn round it, fewer where they are not worth it: docs/warm-start.md."""
+    prior_width: float = 0.1
+    """Standard deviation of those draws, as a share of a parameter's range on its own scale; the share of them in which
+    a choice is drawn anew."""
 
     def __post_init__(self) -> None:
         require_choice("search.name", self.name, ("optuna", "random", "grid"))
         require_in(
-            self, "search.", num_samples=f"[1, {MOST_TRIALS}]", grid_points="[1, 1000]", startup_trials="[1, inf]"
+            self,
+            "search.",
+            num_samples=f"[1, {MOST_TRIALS}]",
+            grid_points="[1, 1000]",
+            startup_trials="[1, inf]",
+            prior_width="(0, 1]",
         )
+
+
+FROM, BEST = "from", "best"
+"""Of space.…, what names no parameter: an earlier sweep, and of how many of its trials the box is."""
+FEWEST, BEST_OF = 2, 8
+"""What space.best may be at least, and is without a word."""
+
+
+@dataclass(kw_only=True)
+class WarmSettings:
+    """Set by space.from= and search.prior= when a sweep begins: what they said; the earlier one is not read again."""
+
+    box_of: str = ""
+    """Name of the sweep of space.from=."""
+    best: int = 0
+    """Of how many of its trials the box is, …"""
+    trials: int = 0
+    """… and of how many these were the best."""
+    box: dict[str, Any] = field(default_factory=dict)
+    """The box: {parameter: [low, high] or some of its options}."""
+    widened: list[str] = field(default_factory=list)
+    """Parameters of the box in which all of those trials were alike."""
+    point: dict[str, Any] = field(default_factory=dict)
+    """The point of search.prior=, on the axes of the sampler."""
+    point_of: str = ""
+    """The trial that it is, and of which sweep; empty for a point that was written."""
 
 
 @dataclass(kw_only=True)
@@ -265,7 +302,8 @@ class Settings:
     """given: trainer.batch_size patches to a forward pass. auto: as many as fit into the memory of a trial; a step of
     the optimiser has trainer.batch_size · trainer.accumulate of them either way."""
     space: dict[str, Any] = field(default_factory=dict)
-    """Narrow the family's space: space.p=0.8 fixes, space.p=[0.5,1.2] narrows."""
+    """Narrow the family's space: space.p=0.8 fixes, space.p=[0.5,1.2] narrows. space.from=SWEEP looks first in the
+    smallest box round the best space.best=8 trials of an earlier sweep: docs/warm-start.md."""
     frequencies: str = field(default="sampled", metadata=PATH)
     """Class counts behind derived static weights: sampled (voxels as training patches show them), data (every voxel of
     the training crops once), published, or a JSON file."""
@@ -293,6 +331,7 @@ class Settings:
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     diagnosis: DiagnosisSettings = field(default_factory=DiagnosisSettings)
+    warm: WarmSettings = field(default_factory=WarmSettings)
 
     def __post_init__(self) -> None:
         for key, value in flatten(asdict(self)).items():
@@ -308,8 +347,35 @@ class Settings:
         require(not self.final or self.seeds == 1, "seeds", self.seeds, "final= trains one network", "Leave it out")
         if self.family == "all" and len(self.families) == 1:
             self.family = self.families[0]
+        self._require_warm()
         if (order := self.order).bounds or self.objective.metric:
             require_known(order, get_task(self.task.name, self.task.options), self.data.classes)
+
+    def _require_warm(self) -> None:
+        """SettingsError where space.from= and space.best= make no sense, or no earlier sweep can help."""
+        best, fix = self.space.get(BEST), f"Use space.best={BEST_OF}, or leave it out"
+        require(
+            best is None or (type(best) is int and best >= FEWEST),
+            "space.best",
+            best,
+            f"a box is of a whole number of trials, {FEWEST} or more",
+            fix,
+        )
+        require(best is None or FROM in self.space, "space.best", best, "is of the trials of space.from=", "Give both")
+        sweep = self.space.get(FROM)
+        require(
+            FROM not in self.space or bool(str(sweep or "")), "space.from", sweep, "a sweep is needed", "Use latest"
+        )
+        listed = self.search.name == "grid"
+        for key, given in (("space.from", sweep), ("search.prior", self.search.prior)):
+            require(
+                not given or not listed, key, given, "a grid is listed beforehand", "Use search=optuna, or leave it out"
+            )
+
+    @property
+    def narrowed(self) -> dict[str, Any]:
+        """How the space is narrowed by hand: what of space.… names parameters."""
+        return {name: value for name, value in self.space.items() if name not in (FROM, BEST)}
 
     @property
     def order(self) -> Objective:

@@ -20,6 +20,7 @@ from tune_app.results.summary import NOT_VALIDATED
 from tune_app.results.sweep import Sweep
 from tune_app.results.tables import counted, in_words, sentences
 from tune_app.search.arms import left_out, planned_arms, same_arms
+from tune_app.search.warm_start import told_of
 from tune_app.settings.fitting import shortages
 from tune_app.settings.objective import ObjectiveSettings
 from tune_app.settings.schema import Settings
@@ -65,6 +66,8 @@ def announce(
         f"search     {what}{searcher}, {counted(prepared.num_trials, 'trial')} of up to "
         f"{budget(sizes, settings.trainer.epochs)}; {stopping}"
     )
+    for line in told_of(settings):
+        tell(f"warm start {line}")
     if settings.batch == "auto":
         tell(f"batches    {batches(sizes)}")
     if settings.objective != ObjectiveSettings():
@@ -171,5 +174,6 @@ def record_plan(prepared: Prepared, resources: TrialResources) -> str:
     plan = make_plan(settings, resources, trials=prepared.num_trials, exempt=exempt, pace=pace, sizes=prepared.sizes())
     path = prepared.folder / PLAN
     if not path.exists() or prepared.extended:
-        write_text(path, json.dumps(plan.as_dict(), indent=1) + "\n")
+        arms = [[arm.label, arm.seed] for arm in prepared.arms]  # so that a page can say what comes next
+        write_text(path, json.dumps({**plan.as_dict(), "arms": arms}, indent=1) + "\n")
     return plan.line()

@@ -19,6 +19,7 @@ from tune_app.ray_adapters.remote import refuse_in_memory
 from tune_app.ray_adapters.session import this_machine, trial_resources
 from tune_app.results.manifest import read_manifest
 from tune_app.search.arms import planned_arms, read_exported, searched_space, sizes
+from tune_app.search.warm_start import warmed
 from tune_app.settings.command_line import Composed
 from tune_app.settings.fitting import device_gb, refuse_too_large
 from tune_app.settings.schema import ClusterSettings, Settings
@@ -64,7 +65,7 @@ def planned(composed: Composed[Settings]) -> Settings:
         return settled(of_final(composed))
     if composed.settings.trial:
         return settled(with_exported(composed))
-    return settled(with_choices(checked_preset(composed), composed))
+    return settled(warmed(with_choices(checked_preset(composed), composed)))
 
 
 def settled(settings: Settings) -> Settings:

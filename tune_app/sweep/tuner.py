@@ -22,6 +22,7 @@ from tune_app.ray_adapters.session import TrialResources
 from tune_app.results.folders import is_confirmation
 from tune_app.results.trial import PROMOTED, devices_in, read_config
 from tune_app.search.early_failure import Watch
+from tune_app.search.guard import guard_of
 from tune_app.search.recovery import recorded_curves
 from tune_app.search.scheduler import Cost, PromotingAsha, ResumableAsha, RunToTheEnd, trial_name
 from tune_app.search.searcher import Budget, StudySearcher
@@ -112,6 +113,7 @@ def build_searcher(
         untuned=prepared.untuned.signature(prepared.counts, prepared.window_voxels),
         objective=settings.order,
         promoting=scheduler if isinstance(scheduler, PromotingAsha) else None,
+        guard=guard_of(settings, prepared.space),
     )
 
 

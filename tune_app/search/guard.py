@@ -1,0 +1,137 @@
+"""From where the next proposal comes: the box of an earlier sweep, the neighbourhood of a prior, or the whole space.
+
+Both are somebody's belief, and may mislead. So each is a source beside the whole space, and Thompson sampling (Thompson
+1933, doi:10.1093/biomet/25.3-4.285) on what the trials of each came to decides for every proposal anew: a source whose
+trials are among the best is asked more often, one whose trials are not is given up. All that is needed is in the study,
+and the draw is seeded by (seed, number), so a search that is resumed proposes what the killed one would have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from search_spaces import Choice, Float, Int, Space, independent
+from tune_app.search.warm_start import at, box_of, place
+from tune_app.settings.schema import Settings
+
+ORIGIN = "origin"
+"""User attribute of a proposed trial: its source."""
+BOX, PRIOR, WHOLE = "box", "prior", "space"
+BELIEVED = {BOX: (3.0, 1.0), PRIOR: (3.0, 1.0), WHOLE: (1.0, 1.0)}
+"""Successes and failures that a source is thought to have had before its first trial: Beta(a, b)."""
+AMONG_THE_BEST = 1 / 3
+"""Share of the trials so far that count as successes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What the sampler is asked for."""
+
+    origin: str
+    space: Space
+    """In which it proposes."""
+    hints: Mapping[str, Any] = field(default_factory=dict)
+    """Values that are given, on the axes of the sampler."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """The sources of a search, and the choice between them.
+
+    box: the whole space with some axes narrower; empty where there is none. prior: a point on the axes of the sampler,
+    of all or of some of them. width: see `search.prior_width`. draws: how many proposals at most are drawn round it.
+    """
+
+    space: Space
+    box: Space = field(default_factory=dict)
+    prior: Mapping[str, Any] = field(default_factory=dict)
+    width: float = 0.1
+    draws: int = 8
+
+    def next(
+        self, study: optuna.Study, *, seed: int, number: int, is_paused: Callable[[str], bool] = lambda name: False
+    ) -> Proposal:
+        """What is asked for as trial `number`."""
+        trials = study.get_trials(deepcopy=False)
+        drawn = sum(trial.user_attrs.get(ORIGIN) == PRIOR for trial in trials)
+        sources = [BOX] * bool(self.box) + [PRIOR] * (bool(self.prior) and drawn < self.draws) + [WHOLE]
+        if len(sources) == 1:
+            return Proposal(origin=WHOLE if self.box or self.prior else "", space=self.space)
+        rng = np.random.default_rng([seed, number, 0x7A])
+        counted = outcomes(trials, study.direction, is_paused)
+        promise = {}
+        for source in sources:
+            (wins, losses), (a, b) = counted.get(source, (0, 0)), BELIEVED[source]
+            promise[source] = rng.beta(a + wins, b + losses)
+        origin = max(sources, key=promise.__getitem__)
+        if origin == PRIOR:
+            hints = dict(self.prior) if drawn == 0 else self.near(rng)
+            return Proposal(origin=origin, space=self.space, hints=hints)
+        return Proposal(origin=origin, space=self.box if origin == BOX else self.space)
+
+    def near(self, rng: np.random.Generator) -> dict[str, Any]:
+        """A point near the prior: normal on each number's own scale, within its range; a choice kept as a rule."""
+        axes = independent(self.space)
+        return {name: self._near(axes[name], value, rng) for name, value in self.prior.items()}
+
+    def _near(self, axis: Float | Int | Choice, value: Any, rng: np.random.Generator) -> Any:
+        if isinstance(axis, Choice):
+            anew = rng.random() < self.width
+            return axis.options[int(rng.integers(len(axis.options)))] if anew else value
+        where = -1.0
+        while not 0 <= where <= 1:
+            where = rng.normal(place(axis, value), self.width)
+        return at(axis, where)
+
+
+def guard_of(settings: Settings, space: Space) -> Guard:
+    """The sources of a sweep with these settings."""
+    return Guard(
+        space=space,
+        box=box_of(settings, space),
+        prior=settings.warm.point,
+        width=settings.search.prior_width,
+        draws=settings.search.startup_trials,
+    )
+
+
+def outcomes(
+    trials: Sequence[FrozenTrial], direction: StudyDirection, is_paused: Callable[[str], bool] = lambda name: False
+) -> dict[str, tuple[int, int]]:
+    """{source: (trials among the best third of all, trials that are not)}; planned trials are part of the third only.
+
+    What has failed is not among the best. A trial that runs counts as soon as it is among them, and not before: it may
+    come to be.
+    """
+    order = sorted((t for t in trials if t.state != TrialState.FAIL), key=lambda t: _standing(t, direction))
+    order = [trial for trial in order if trial.intermediate_values or trial.state == TrialState.COMPLETE]
+    failed = sum(trial.state == TrialState.FAIL for trial in trials)
+    best = {trial.number for trial in order[: math.ceil(AMONG_THE_BEST * (len(order) + failed))]}
+    found: dict[str, tuple[int, int]] = {}
+    for trial in trials:
+        origin = trial.user_attrs.get(ORIGIN)
+        undecided = trial.state == TrialState.RUNNING and not is_paused(trial.user_attrs.get("name", ""))
+        if not origin or (undecided and trial.number not in best):
+            continue
+        wins, losses = found.get(origin, (0, 0))
+        won = trial.number in best
+        found[origin] = (wins + won, losses + (not won))
+    return found
+
+
+def _standing(trial: FrozenTrial, direction: StudyDirection) -> tuple[float, ...]:
+    """The lower the better: what keeps its bounds first, then what was let run longer, then the better score."""
+    sign = -1 if direction == StudyDirection.MAXIMIZE else 1
+    missed = sum(value for value in trial.constraints.values() if value > 0)
+    if trial.state == TrialState.COMPLETE and trial.value is not None:
+        return missed, -math.inf, sign * trial.value
+    epoch, value = max(trial.intermediate_values.items(), default=(-1, 0.0))
+    return missed, -epoch, sign * value
