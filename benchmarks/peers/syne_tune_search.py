@@ -40,7 +40,7 @@ PEERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "Hyper-Tune": (HyperTune, {"type": "promotion", "brackets": 4}),
     "DyHPO": (DyHPO, {}),
 }
-"""As their docstrings advise; four brackets, because with one Hyper-Tune is MOBSTER. All else is left as it comes."""
+"""They promote; Hyper-Tune chooses among brackets, so it gets four. All else is left as it comes."""
 
 
 class TableBlackbox(Blackbox):
