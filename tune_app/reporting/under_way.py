@@ -18,6 +18,7 @@ from tune_app.errors import InputError
 from tune_app.reporting.findings import Findings, counted, listed
 from tune_app.reporting.ledger import SAVED, amount, cost_table, wall_hours
 from tune_app.reporting.page import Section, Table
+from tune_app.reporting.parameters import quiet
 from tune_app.results.sweep import read_study
 from tune_app.results.trial import Trial, devices_of, is_finite
 from tune_app.search.arms import all_arms, searched_space
@@ -92,7 +93,7 @@ def cost(findings: Findings) -> list[str]:
     devices = statistics.fmean(devices_of(trial) for trial in findings.sweep.trials if trial.history)
     left = f"about {counted(round(epochs), 'epoch')}, {in_hours(hours * devices, f'{device}-')}"
     if isinstance(slots, int) and slots > 0:
-        left += f", {in_hours(hours / slots)} on the clock at {slots} trials at once"
+        left += f", {in_hours(hours / slots)} on the clock at {counted(slots, 'trial')} at once"
     return [f"{told} To come, if trials go as far as was planned and an epoch takes as long as so far: {left}."]
 
 
@@ -111,10 +112,10 @@ def epochs_to_come(findings: Findings) -> float:
 
 
 def in_hours(hours: float, device: str = "") -> str:
-    """Minutes below two hours, and nothing more exact than a minute."""
+    """Whole minutes below two hours, and two digits of hours."""
     if hours < 1 / 60:
         return f"less than a {device}minute"
-    return f"{amount(hours)} {device}hours" if hours >= 2 else f"{amount(60 * hours)} {device}minutes"
+    return f"{hours:.2g} {device}hours" if hours >= 2 else counted(round(60 * hours), f"{device}minute")
 
 
 def next_arms(findings: Findings) -> list[str]:
@@ -147,18 +148,19 @@ def proposed(findings: Findings, trials: Sequence[FrozenTrial]) -> list[str]:
         return []
     if settings.search.name == "grid" or all_arms(settings.family, space, settings.seed) is not None:
         return []
-    study = optuna.create_study(direction=f"{sweep.mode}imize")
-    study.add_trials(trials)
     paused = {trial.name for trial in sweep.trials if trial.status == "paused"}
-    arm, _ = guard_of(settings, space).propose(
-        study,
-        family=settings.family,
-        kind=settings.search.name,
-        seed=settings.seed,
-        number=len(trials),
-        startup_trials=settings.search.startup_trials,
-        is_paused=paused.__contains__,
-    )
+    with quiet():
+        study = optuna.create_study(direction=f"{sweep.mode}imize")
+        study.add_trials(trials)
+        arm, _ = guard_of(settings, space).propose(
+            study,
+            family=settings.family,
+            kind=settings.search.name,
+            seed=settings.seed,
+            number=len(trials),
+            startup_trials=settings.search.startup_trials,
+            is_paused=paused.__contains__,
+        )
     instead = ", if no paused trial goes on instead" if settings.scheduler.name == "promote" else ""
     return [f"Next, had it a slot now, the search would begin {arm.label}{instead}. Every epoch may change that."]
 

@@ -33,7 +33,7 @@ from trainables.losses import make_rule
 from trainables.settings import require
 from tune_app.errors import InputError
 from tune_app.settings.fitting import of_trial
-from tune_app.settings.schema import MOST_TRIALS, Settings
+from tune_app.settings.schema import FROM, MOST_TRIALS, Settings
 
 MOST_LISTED = 1000
 """Points of a space that are gone through to find one that was not tried; in a larger one a search hardly repeats."""
@@ -92,11 +92,12 @@ def searched_space(settings: Settings) -> Space:
     """The space that is searched, narrowed by space.…; empty for compare, preset= and trial=."""
     if not settings.single_arms:
         return space_of(settings.family, settings.narrowed, settings.families)
-    given = [*(f"space.{name}" for name in settings.space), *(["search.prior"] if settings.search.prior else [])]
-    if given:
-        what = "trial=" if settings.trial else "preset=" if settings.preset else "family=compare"
-        rule = "has no space to narrow. Leave space.… out" if settings.space else "searches nothing. Leave it out"
-        raise InputError(f"{given[0]}: {what} {rule}")
+    what = "trial=" if settings.trial else "preset=" if settings.preset else "family=compare"
+    for key, given in (("space.from", settings.space.get(FROM)), ("search.prior", settings.search.prior)):
+        if given:
+            raise InputError(f"{key}={given}: {what} searches nothing. Leave {key} out, or search a family")
+    if settings.space:
+        raise InputError(f"space.{next(iter(settings.space))}: {what} has no space to narrow. Leave space.… out")
     return {}
 
 

@@ -84,7 +84,8 @@ class Guard:
             promise[source] = rng.beta(a + wins, b + losses)
         origin = max(sources, key=promise.__getitem__)
         if origin == PRIOR:
-            hints = self.near(rng) if asked[PRIOR] else dict(self.prior)
+            tried = any(trial.params and trial.params.items() <= self.prior.items() for trial in trials)
+            hints = self.near(rng) if asked[PRIOR] or tried else dict(self.prior)
             return Proposal(origin=origin, space=self.space, hints=hints)
         if origin == BOX:
             return Proposal(origin=origin, space=self.box)

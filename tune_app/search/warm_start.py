@@ -21,7 +21,7 @@ from tune_app.results.folders import find_sweep, spoken
 from tune_app.results.sweep import Sweep
 from tune_app.results.tables import counted
 from tune_app.results.trial import Trial
-from tune_app.search.arms import searched_space
+from tune_app.search.arms import planned_arms, searched_space
 from tune_app.search.study import recorded
 from tune_app.settings.schema import BEST, BEST_OF, FEWEST, FROM, Settings, WarmSettings
 
@@ -46,7 +46,7 @@ def warmed(settings: Settings) -> Settings:
     elif prior:
         sweep, points = _ranked_points(settings, space, "search.prior", prior, fewest=1)
         trial, point = points[0]
-        warm = replace(warm, point=dict(point), point_of=f"{trial.name} of {sweep.name}")
+        warm = replace(warm, point=dict(point), point_of=f"{trial.name} of {_named(sweep)}")
     return replace(settings, warm=warm)
 
 
@@ -58,16 +58,16 @@ def box_of(settings: Settings, space: Space) -> Space:
 
 def told_of(settings: Settings) -> list[str]:
     """Where the search begins, in a sentence for the box and one for the prior; none where it begins cold."""
-    warm, told = settings.warm, []
+    warm, told = settings.warm, list[str]()
+    if not (warm.box_of or warm.point):
+        return told
+    space, begins = searched_space(settings), settings.search.startup_trials
+    trials, planned = settings.search.num_samples, len(planned_arms(settings, space))
     if warm.box_of:
         of = f"the best {warm.best} of the {warm.trials} trials of {warm.box_of} that lie in this space"
         if warm.box:
-            axes = [
-                f"{name} {_range(axis)}"
-                for name, axis in box_of(settings, searched_space(settings)).items()
-                if name in warm.box
-            ]
-            most = BOX_DRAWS * settings.search.startup_trials
+            axes = [f"{name} {_range(axis)}" for name, axis in box_of(settings, space).items() if name in warm.box]
+            most = min(max(1, trials - planned), BOX_DRAWS * begins)
             told.append(
                 f"{', '.join(axes)}: the smallest box round {of}. Up to {counted(most, 'proposal')} lie in it, fewer "
                 "where the rest of the space gives better trials"
@@ -81,8 +81,13 @@ def told_of(settings: Settings) -> list[str]:
         point = ", ".join(f"{name}={_short(value)}" for name, value in warm.point.items())
         of = f", which is {warm.point_of}" if warm.point_of else ""
         told.append(
-            f"up to {counted(settings.search.startup_trials, 'proposal')} round {point}{of} (standard deviation "
+            f"up to {counted(min(max(1, trials - planned), begins), 'proposal')} round {point}{of} (standard deviation "
             f"{settings.search.prior_width:g} of a range), fewer where they are not worth it"
+        )
+    if planned >= trials:
+        told[-1] += (
+            f". But the {counted(planned, 'published configuration')} come first, and there are {trials} trials: give "
+            "more, search.num_samples=, or leave those out, search.presets_first=false"
         )
     return told
 
@@ -92,7 +97,7 @@ def _boxed(settings: Settings, space: Space, key: str, source: str) -> WarmSetti
     sweep, ranked = _ranked_points(settings, space, key, source, fewest=FEWEST)
     points = [point for _, point in ranked[:wanted]]
     box, widened = box_round(points, space)
-    return WarmSettings(box_of=sweep.name, best=len(points), trials=len(ranked), box=box, widened=widened)
+    return WarmSettings(box_of=_named(sweep), best=len(points), trials=len(ranked), box=box, widened=widened)
 
 
 def box_round(points: Sequence[Point], space: Space) -> tuple[dict[str, Any], list[str]]:
@@ -124,6 +129,11 @@ def box_round(points: Sequence[Point], space: Space) -> tuple[dict[str, Any], li
     return box, widened
 
 
+def _named(sweep: Sweep) -> str:
+    """Its name, and whether its best may still change."""
+    return f"{sweep.name} (still running)" if sweep.status == "running" else sweep.name
+
+
 def _ranked_points(
     settings: Settings, space: Space, key: str, source: str, *, fewest: int
 ) -> tuple[Sweep, list[tuple[Trial, Point]]]:
@@ -148,9 +158,10 @@ def _ranked_points(
         )
     known = [(trial, point) for trial, own in points if (point := _translated(trial, own, settings, space))]
     if len(known) < fewest:
+        lie = f"only {counted(len(known), 'trial')} of them {'lies' if len(known) == 1 else 'lie'} in"
         raise InputError(
             f"{given}: its trials have {', '.join(dict.fromkeys(name for _, own in points for name in own))}, and "
-            f"{counted(len(known), 'trial')} of them {'lies' if len(known) == 1 else 'lie'} in what is searched here, "
+            f"{lie if known else 'none of them lies in'} what is searched here, "
             f"{', '.join(name for name, axis in space.items() if not axis.fixed) or 'which is nothing'}. "
             "Give a sweep of the same family, or leave it out"
         )
@@ -206,14 +217,19 @@ def _written(prior: str, space: Space, family: str) -> dict[str, Any]:
                 f"search.prior={prior}: {family} has no parameter {name or word}. "
                 f"Write NAME=VALUE,NAME=VALUE; choose from {', '.join(space)}"
             )
+        if name in point:
+            raise InputError(f"search.prior={prior}: {name} is given twice. Keep one of them")
         try:
-            point[name] = OverridesParser.create().parse_override(word).value()
+            value = OverridesParser.create().parse_override(word).value()
         except HydraException:
-            raise InputError(f"search.prior={prior}: {word} cannot be read. Write it like p=0.8") from None
+            value = None
+        if not isinstance(value, int | float | str | list) or value == "":
+            raise InputError(f"search.prior={prior}: {word} cannot be read. Write it like p=0.8,q=2")
+        point[name] = value
         if not space[name].contains(point[name]):
             raise InputError(
                 f"search.prior={prior}: {name}={point[name]} lies outside what is searched, {space[name].describe()}. "
-                f"Give a value inside it, or widen the space with space.{name}="
+                "Give a value inside it"
             )
     inner = {name.split(".")[0] for name in point if "." in name} if "family" in space else set()
     if inner and "family" not in point and len(inner) == 1:

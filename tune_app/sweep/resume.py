@@ -98,8 +98,9 @@ def refuse_changes(composed: Composed[Settings], stored: Settings, folder: Path)
                 f"{key}={given}: resume= continues the {was} trials planned. To add trials to the finished sweep: "
                 f"extend={spoken(folder)} {key}=…"
             )
+        before = f"without {key}" if was in (None, "") else f"with {key}={was}"
         raise InputError(
-            f"{key}={given}: sweep {folder.name} was started with {key}={was}, and a sweep that goes on keeps its "
+            f"{key}={given}: sweep {folder.name} was started {before}, and a sweep that goes on keeps its "
             f"settings. Leave {key} out, or start a new sweep"
         )
 

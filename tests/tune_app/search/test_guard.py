@@ -65,6 +65,22 @@ def near_the_box(point: Config) -> float:
     return 1.0 - abs(point["p"] - 0.3) / 2 - abs(point["q"] - 1.2) / 4
 
 
+def test_a_prior_that_a_planned_trial_was_is_not_trained_again(tmp_path: Path) -> None:
+    guard = Guard(space=SPACE, prior={"p": 0.8, "q": 2})
+    fresh = search(searcher(tmp_path, guard), near_the_box, 12)
+    assert next(run["params"] for run in fresh if run[ORIGIN] == PRIOR) == {"p": 0.8, "q": 2}
+    other = tmp_path / "planned"
+    other.mkdir()
+    axes = {name: FloatDistribution(axis.low, axis.high) for name, axis in SPACE.items() if isinstance(axis, Float)}
+    study_of(other).add_trial(
+        create_trial(state=TrialState.COMPLETE, value=0.5, params={"p": 0.8, "q": 2.0}, distributions=axes)
+    )
+    drawn = search(searcher(other, guard), near_the_box, 12)
+    near = [run["params"] for run in drawn if run[ORIGIN] == PRIOR]
+    assert near
+    assert {"p": 0.8, "q": 2.0} not in near
+
+
 def far_from_it(point: Config) -> float:
     return 1.0 - near_the_box(point)
 

@@ -153,7 +153,11 @@ def test_a_prior_is_a_point_or_the_best_of_a_sweep(here: Path) -> None:
     joint = begun("family=all", "search.prior=tversky.fp_weight=0.3")
     assert joint.warm.point == {"family": "tversky", "tversky.fp_weight": 0.3}
     (line,) = told_of(joint)
+    assert "up to 1 proposal round family=tversky, tversky.fp_weight=0.3" in line
+    assert "published configurations come first, and there are 12 trials: give more, search.num_samples=" in line
+    (line,) = told_of(begun("family=all", "search.prior=tversky.fp_weight=0.3", "search.num_samples=60"))
     assert "up to 8 proposals round family=tversky, tversky.fp_weight=0.3" in line
+    assert "come first" not in line
     assert "which is 0000_t0 of old" in told_of(begun("family=seesaw", "search.prior=old"))[0]
 
 
@@ -172,13 +176,16 @@ def composed(*words: str) -> Any:
         (("space.from=single",), "space.from=single: 1 of its 1 trial has a score and a point"),
         (("space.from=least",), "space.from=least: least looked for the best mean_dice (min)"),
         (("search.prior=least",), "search.prior=least: least looked for the best mean_dice (min)"),
-        (("space.from=foreign",), "space.from=foreign: its trials have gamma, and 0 trials of them lie in"),
+        (("space.from=foreign",), "space.from=foreign: its trials have gamma, and none of them lies in"),
         (("search.prior=r=1",), "search.prior=r=1: seesaw has no parameter r"),
+        (("search.prior=p=0.8,p=0.9",), "search.prior=p=0.8,p=0.9: p is given twice"),
+        (("search.prior=p=0.8,q",), "p=0.8,q cannot be read. Write it like p=0.8,q=2"),
+        (("search.prior=p=",), "search.prior=p=: p= cannot be read"),
         (("search.prior=p=9",), "search.prior=p=9: p=9 lies outside what is searched, [0.0, 2.0]"),
         (("search.prior=p=1", "space.p=1.0"), "search.prior=p=1: p is fixed by space.…"),
         (("search.prior=seesaw.p=1,tversky.fp_weight=0.3", "family=all"), "has parameters of seesaw, tversky"),
-        (("space.from=old", "family=compare"), "space.from: family=compare has no space to narrow"),
-        (("search.prior=old", "preset=seesaw_default"), "search.prior: preset= searches nothing"),
+        (("space.from=old", "family=compare"), "space.from=old: family=compare searches nothing"),
+        (("search.prior=old", "preset=seesaw_default"), "search.prior=old: preset= searches nothing"),
     ],
 )
 def test_what_cannot_help_is_refused_with_the_fix(here: Path, words: tuple[str, ...], said: str) -> None:
