@@ -19,12 +19,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +32,7 @@ from benchmarks.harness import Result, main
 from benchmarks.learning_curves import Floats, Table, taskset
 from benchmarks.policies import defaults, ours, stock
 from benchmarks.replay import METRIC, Replay, Running, Search, Step
-from benchmarks.search_policy import FOLDER, interval, regret
+from benchmarks.search_policy import add_tables, found_tables, interval, regret
 from search_spaces import Choice
 from trainables.objective import Objective
 from tune_app.search.scheduler import Cost, ResumableAsha
@@ -114,16 +111,12 @@ def regrets(replayed: CostlyReplay) -> Floats:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    folder = os.environ.get(FOLDER)
-    parser.add_argument("--tables", type=Path, default=Path(folder) if folder else None, help="folder of tables")
+    add_tables(parser)
     parser.add_argument("--seeds", type=int, default=6, help="paired replays per table and policy")
 
 
 def run(arguments: argparse.Namespace) -> Iterator[Result]:
-    paths = sorted(arguments.tables.glob("*.json")) if arguments.tables else []
-    if not paths:
-        where = f"no *.json in {arguments.tables}" if arguments.tables else "no folder of tables"
-        print(f"not measured: {where}. Give one: --tables FOLDER, or {FOLDER}=FOLDER", file=sys.stderr)
+    if not (paths := found_tables(arguments)):
         return
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # Ray's searcher warns of every NaN score,

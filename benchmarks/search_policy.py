@@ -61,19 +61,29 @@ Regrets = Mapping[str, Floats]
 """Policy → (tables, seeds, budgets, 2): regret of the validation and of the test loss."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_tables(parser: argparse.ArgumentParser) -> None:
     folder = os.environ.get(FOLDER)
     parser.add_argument("--tables", type=Path, default=Path(folder) if folder else None, help="folder of tables")
+
+
+def found_tables(arguments: argparse.Namespace) -> list[Path]:
+    """The tables; [] where there are none, which is said."""
+    paths = sorted(arguments.tables.glob("*.json")) if arguments.tables else []
+    if not paths:
+        where = f"no *.json in {arguments.tables}" if arguments.tables else "no folder of tables"
+        print(f"not measured: {where}. Give one: --tables FOLDER, or {FOLDER}=FOLDER", file=sys.stderr)
+    return paths
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_tables(parser)
     parser.add_argument("--seeds", type=int, default=10, help="replays per table, paired with as many as a peer has")
     parser.add_argument("--record", type=Path, default=RECORD, help="regrets of the peers")
     parser.add_argument("--processes", type=int, default=2)
 
 
 def run(arguments: argparse.Namespace) -> Iterator[Result]:
-    paths = sorted(arguments.tables.glob("*.json")) if arguments.tables else []
-    if not paths:
-        where = f"no *.json in {arguments.tables}" if arguments.tables else "no folder of tables"
-        print(f"not measured: {where}. Give one: --tables FOLDER, or {FOLDER}=FOLDER", file=sys.stderr)
+    if not (paths := found_tables(arguments)):
         return
     tables = [path.stem for path in paths]
     policies = list(AFRESH)

@@ -20,8 +20,6 @@ A ratio is the mean number of epochs with the warm start ÷ that of the same sea
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -39,7 +37,7 @@ from benchmarks.harness import Result, main
 from benchmarks.learning_curves import Floats, Table, taskset
 from benchmarks.policies import defaults, ours
 from benchmarks.replay import Replay, Step
-from benchmarks.search_policy import FOLDER, RESAMPLES, regret, regret_scales
+from benchmarks.search_policy import RESAMPLES, add_tables, found_tables, regret, regret_scales
 from search_spaces import narrow
 from tune_app.search.guard import Guard
 from tune_app.search.warm_start import box_round
@@ -53,8 +51,7 @@ WANTED = {"related": 0.5, "reversed": 1.1, "worst": 1.1}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    folder = os.environ.get(FOLDER)
-    parser.add_argument("--tables", type=Path, default=Path(folder) if folder else None, help="folder of tables")
+    add_tables(parser)
     parser.add_argument("--seeds", type=int, default=20, help="paired searches per table")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--sampler", choices=("optuna", "random"), default="optuna", help="search.name")
@@ -62,10 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Iterator[Result]:
-    paths = sorted(arguments.tables.glob("*.json")) if arguments.tables else []
-    if not paths:
-        where = f"no *.json in {arguments.tables}" if arguments.tables else "no folder of tables"
-        print(f"not measured: {where}. Give one: --tables FOLDER, or {FOLDER}=FOLDER", file=sys.stderr)
+    if not (paths := found_tables(arguments)):
         return
     tasks = [
         (old, new, seed, arguments.sampler, arguments.best)

@@ -179,7 +179,7 @@ def facts(findings: Findings) -> list[tuple[str, str]]:
 def report_and_print(settings: ReportSettings) -> Ended:
     """Write the report and say where it is."""
     path = follow(settings) if settings.follow else report(settings)
-    size, sections = path.stat().st_size, path.read_text().count("<section ")
+    size, sections = path.stat().st_size, path.read_text().count("<section id=")
     print(f"{path}   {size / 1e6:.1f} MB, {counted(sections, 'section')}; open it in any browser, it needs no network")
     return Ended(lambda: {"file": path, "bytes": size, "sections": sections})
 

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 
 from trainables.errors import TrainablesError
 from tune_app.errors import InputError
+from tune_app.planning.forecast import planned_epochs
 from tune_app.reporting.findings import Findings, counted, listed
 from tune_app.reporting.ledger import SAVED, amount, cost_table, wall_hours
 from tune_app.reporting.page import Section, Table
@@ -102,10 +103,9 @@ def epochs_to_come(findings: Findings) -> float:
 
     A trial that has outlived what is expected is taken to run to its last epoch, one that is paused to stay there.
     """
-    expected, trials = findings.plan.get("epochs"), findings.plan.get("trials")
-    if not isinstance(expected, Mapping) or not is_finite(expected.get("expected")) or not isinstance(trials, int):
+    each, trials = planned_epochs(findings.sweep.folder), findings.plan.get("trials")
+    if math.isnan(each) or not isinstance(trials, int):
         return math.nan
-    each = float(expected["expected"]) / max(1, trials)
     begun = [trial.epochs for trial in findings.sweep.trials if trial.status in ("running", "waiting")]
     open_ones = sum(each - done if done < each else max(0, findings.epochs - done) for done in begun)
     return max(0, trials - len(findings.sweep.trials)) * each + open_ones
@@ -126,7 +126,8 @@ def next_arms(findings: Findings) -> list[str]:
         return []
     trials = read_study(findings.sweep.folder)[0]
     begun = ((t.user_attrs.get("label"), t.user_attrs.get("seed")) for t in trials if t.user_attrs.get("planned"))
-    left = list(without(((one[0], one[1]) for one in planned if isinstance(one, list) and len(one) == 2), begun))
+    known = (tuple(one) for one in planned if isinstance(one, list) and [type(value) for value in one] == [str, int])
+    left = list((Counter(known) - Counter(begun)).elements())  # in the order of the plan
     if not left:
         return proposed(findings, trials)
     seeds = {seed for _, seed in left}
@@ -163,13 +164,3 @@ def proposed(findings: Findings, trials: Sequence[FrozenTrial]) -> list[str]:
         )
     instead = ", if no paused trial goes on instead" if settings.scheduler.name == "promote" else ""
     return [f"Next, had it a slot now, the search would begin {arm.label}{instead}. Every epoch may change that."]
-
-
-def without(arms: Iterable[tuple[Any, ...]], begun: Iterable[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:
-    """The arms, each as often as it has not begun."""
-    taken = Counter(begun)
-    for arm in arms:
-        if taken[arm]:
-            taken[arm] -= 1
-        else:
-            yield arm
