@@ -284,6 +284,8 @@ def _explain(error: Exception, verb: str, schema: type, argv: Sequence[str]) -> 
         full = re.search(r"full_key: ([\w.]+)", text)
         key = next((m.group(1) for m in (full, unknown, missing) if m), "this key")
         return _unknown_key(key, verb, schema)
+    if misspelt := _misspelt(argv, schema):  # the value of no setting of ours cannot be told to be a path or a list
+        return _unknown_key(misspelt, verb, schema)
     several = re.search(r"Ambiguous value for argument '(.+?)=(.+)'", text)
     if several:  # Hydra's way of asking for two runs
         key, values = several[1], several[2]
@@ -321,6 +323,14 @@ def _quoted(value: str) -> str:
 
 def _help_of(verb: str) -> str:
     return f"python -m tune_app.{verb} --help shows what can be given"
+
+
+def _misspelt(argv: Sequence[str], schema: type) -> str:
+    """The first key in a section of ours that is none of its settings; empty without one."""
+    known = _keys(_schema(schema))
+    sections = {key.rpartition(".")[0] for key in known} - {""}
+    keys = (word.lstrip("+~").partition("=")[0] for word in argv)
+    return next((key for key in keys if key.rpartition(".")[0] in sections and key not in known), "")
 
 
 def _unknown_key(key: str, verb: str, schema: type) -> str:

@@ -58,6 +58,7 @@ BAD = {
     "unknown preset": (["preset=bogus"], ["preset=bogus", "seesaw_default"]),
     "preset of another family": (["family=static", "preset=seesaw_default"], ["preset of seesaw", "Leave family= out"]),
     "misspelt key": (["trainer.epoch=3"], ["trainer.epoch:", "Did you mean trainer.epochs"]),
+    "misspelt key of a point": (["search.priro=p=0.8,q=2"], ["search.priro:", "Did you mean search.prior"]),
     "unknown key": (["bogus=3"], ["bogus:", "no such setting", "family"]),
     "added key": (["+trainer.bogus=3"], ["trainer.bogus:", "trainer.epochs"]),
     "forced key": (["++bogus=3"], ["bogus:", "no such setting"]),
