@@ -33,7 +33,7 @@ from trainables import losses, models
 from trainables.data import PackedBatch, PackedDataset, PatchSampler, augment, open_packed
 from trainables.embeddings import Embeddings, embeds
 from trainables.evaluation import ValidationRecord, Validator
-from trainables.hardware import CompileClock, Hardware, prepare_process, resolve
+from trainables.hardware import CompileClock, Hardware, prepare_process, require_cpu_precision, resolve
 from trainables.objective import Objective
 from trainables.optim import Optimisation, sum_as_one
 from trainables.settings import TrainerSettings, TrialSettings, require
@@ -98,6 +98,8 @@ class Engine:
         self.rank, self.world, self.reduce, self.pieces = rank, world, reduce, pieces
         self.settings = settings
         self.hardware = resolve(settings.hardware, share=share, cpus=cpus)
+        if not self.hardware.cuda:
+            require_cpu_precision(settings.hardware.precision, settings.data.patch)
         prepare_process(self.hardware, settings.data)
         self.dataset = open_packed(settings.data) if dataset is None else dataset
         self.task = get_task(settings.task.name, settings.task.options)

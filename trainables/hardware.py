@@ -11,6 +11,7 @@ import os
 import shutil
 import sysconfig
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class Hardware:
 def resolve(settings: HardwareSettings, *, share: float, cpus: int) -> Hardware:
     """The facts for these settings here. share: part of one GPU the trial owns, cpus: the CPUs it asked for.
 
-    Raises SettingsError for cuda where there is none, and for fp16 on the CPU.
+    Raises SettingsError for cuda where there is none.
     """
     has_cuda = torch.cuda.is_available()
     require(
@@ -81,19 +82,30 @@ def resolve(settings: HardwareSettings, *, share: float, cpus: int) -> Hardware:
 
 
 def _autocast(precision: str, on_cuda: bool) -> torch.dtype | None:
-    require(
-        on_cuda or precision != "fp16",
-        "hardware.precision",
-        precision,
-        "float16 training needs a CUDA device",
-        "Choose bf16, off or auto on the CPU",
-    )
     if precision == "auto":
         if not on_cuda:
             return None
         # bf16 needs no loss scaling; the 3090s (8.6) have it too, but published runs there used fp16.
         return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 9) else torch.float16
     return PRECISIONS.get(precision)
+
+
+def require_cpu_precision(precision: str, patch: Sequence[int]) -> None:
+    """SettingsError for hardware.precision that cannot train on the CPU: fp16, and bf16 of a network in 3D.
+
+    patch: (D, H, W). oneDNN (with torch 2.13, on processors with AVX-512) reads memory that nothing has written in the
+    weight gradient of a bfloat16 3D convolution two planes thick, and in its output of one plane: random weights, and
+    not a number after a few epochs. 2D, float32 and CUDA do not go that way.
+    """
+    for refused, rule, fix in (
+        (precision == "fp16", "float16 training needs a CUDA device", "bf16, off or auto on the CPU"),
+        (
+            precision == "bf16" and patch[0] > 1,
+            "the gradients of bfloat16 convolutions in 3D are wrong on the CPU",
+            "off or auto on the CPU, or patches one slice thick",
+        ),
+    ):
+        require(not refused, "hardware.precision", precision, rule, f"Choose {fix}")
 
 
 def prepare_process(hardware: Hardware, data: DataSettings) -> None:

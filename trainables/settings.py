@@ -383,7 +383,7 @@ class HardwareSettings:
     """auto (CUDA where there is one), cpu or cuda."""
     precision: str = "auto"
     """Autocast of the model: auto (bf16 from compute capability 8.9, else fp16; off on CPU), fp16 with GradScaler,
-    bf16 or off. The loss is float32 always."""
+    bf16 (on the CPU for networks in 2D only) or off. The loss is float32 always."""
     tf32: bool = True
     """TF32 matrix products and cudnn.benchmark on CUDA."""
     channels_last: bool = True

@@ -474,7 +474,9 @@ def test_it_trains_on_volumes_on_disk(monkeypatch, start, tmp_path):
     assert all(math.isfinite(row["loss"]) and 0 <= row["mean_dice"] <= 1 for row in rows)
 
 
-PHANTOM = phantom.Plan(volumes=(replace(phantom.VOLUMES[0], shape=(40, 128, 128), sides=("validate", "train")),))
+PHANTOM = phantom.Plan(
+    volumes=(replace(phantom.VOLUMES[0], missing_em=False, shape=(40, 128, 128), sides=("validate", "train")),)
+)
 
 
 def test_a_network_in_3d_trains_on_the_phantom(monkeypatch, start, tmp_path):
@@ -491,11 +493,11 @@ def test_a_network_in_3d_trains_on_the_phantom(monkeypatch, start, tmp_path):
             "patch": [8, 24, 16],
         },
         "model": {"width": 4, "depth": 2},
-        "hardware": {"precision": "bf16", "device": "cpu"},
+        "hardware": {"device": "cpu"},
     }
     whole = run(start("whole", **sections))
     assert [row["epoch"] for row in whole] == [1, 2, 3, 4]
-    assert all(math.isfinite(row["loss"]) and 0 <= row["mean_dice"] <= 1 for row in whole)
+    assert all(0 < row["loss"] < math.inf and 0 <= row["mean_dice"] <= 1 for row in whole)
     assert whole[-1]["support/nuc"] > 0
     run(start("t", **sections), 2)
     again = start("t", **sections)

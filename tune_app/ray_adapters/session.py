@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from cluster.ray_node import fits_sockets, private_folder, ray_folder
 from search_spaces import get_family
+from trainables.hardware import require_cpu_precision
 from trainables.settings import require
 from tune_app.errors import InputError, RunFailed
 from tune_app.ray_adapters.patches import patient_start, require_tried_ray
@@ -264,7 +265,8 @@ def trial_resources(
 
     nodes: machines to reckon with instead of the connected cluster's, as Ray describes them ({"CPU": 32, "GPU": 2}).
     trials: how many there will be, where that is known: few trials get larger shares of the cards.
-    Raises InputError where no node, present or promised by the autoscaler, can hold one trial.
+    Raises InputError where no node, present or promised by the autoscaler, can hold one trial, and SettingsError where
+    trials are to train on the CPU in a precision that cannot.
     """
     promised = _autoscaler_nodes() if nodes is None else []
     nodes = _node_resources() if nodes is None else nodes
@@ -286,6 +288,8 @@ def trial_resources(
             f"hardware.device=cuda resources.gpus_per_trial=0: the cluster has {cards:g} GPUs and a trial takes none. "
             "Use hardware=cpu, or give resources.gpus_per_trial=0.5 where there is a GPU"
         )
+    if settings.hardware.device == "cpu" or not gpus:
+        require_cpu_precision(settings.hardware.precision, settings.data.patch)
     slots = min(filter(None, (slots, asked.max_concurrent)))
     told = asked.workers_per_trial
     return TrialResources(cpus=cpus, gpus=gpus, slots=slots, promised=bool(promised), workers=told)

@@ -87,6 +87,19 @@ def test_trials_that_never_fit_are_an_error_at_once(cluster, nodes, words, fragm
     assert [fragment for fragment in fragments if fragment not in str(caught.value)] == []
 
 
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        (LAPTOP, ["hardware.precision=fp16"]),
+        (WORKSTATION, ["hardware=cpu", "hardware.precision=bf16", "data.patch=[8,64,64]"]),
+    ],
+)
+def test_a_precision_that_cannot_train_on_the_cpu_is_refused_at_once(cluster, node, words):
+    cluster(node)
+    with pytest.raises(SettingsError, match=r"hardware.precision=.*Choose.*off or auto on the CPU"):
+        trial_resources(settings_of(*words))
+
+
 @pytest.mark.parametrize(("node", "gpus", "slots"), [(LAPTOP, 0, 2), (WORKSTATION, 2, 1)])
 def test_workers_have_a_card_each_where_there_are_cards(cluster, node, gpus, slots):
     cluster(node)
