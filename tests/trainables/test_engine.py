@@ -394,7 +394,7 @@ def test_a_precision_that_cannot_train_on_the_cpu_is_refused(precision, patch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_hardware_that_is_not_there_is_refused():
-    with pytest.raises(SettingsError, match="hardware.device=cuda"):
+    with pytest.raises(SettingsError, match=r"hardware\.device=cuda"):
         resolve(HardwareSettings(device="cuda"), share=1.0, cpus=1)
 
 
