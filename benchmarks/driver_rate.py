@@ -105,8 +105,8 @@ def _token(folder: Path) -> Iterator[None]:
     yield
 
 
-def measure(nodes: int, slots: int, results: int, together: bool = False) -> Rate:
-    """One sweep of two trials per slot. together: with resources.max_concurrent, so that all begin at once."""
+def measure(nodes: int, slots: int, results: int) -> Rate:
+    """One sweep of two trials per slot."""
     from trainables.settings import TrainerSettings
     from tune_app.settings.schema import ClusterSettings, ResourceSettings, SchedulerSettings
 
@@ -120,9 +120,7 @@ def measure(nodes: int, slots: int, results: int, together: bool = False) -> Rat
             "seesaw",
             trainer=TrainerSettings(epochs=max(1, results // trials)),
             scheduler=SchedulerSettings(name="none"),
-            resources=ResourceSettings(
-                num_cpus=slots, num_gpus=0, cpus_per_trial=1, gpus_per_trial=0, max_concurrent=slots if together else 0
-            ),
+            resources=ResourceSettings(num_cpus=slots, num_gpus=0, cpus_per_trial=1, gpus_per_trial=0),
             cluster=ClusterSettings(dashboard=False, address=address),
         )
         watched = Watched(slots, trials)
@@ -211,11 +209,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("place", nargs="*", type=int, metavar="NODES SLOTS", help="measure this alone; prints JSON")
     parser.add_argument("--results", type=int, default=RESULTS, help="of a sweep")
-    parser.add_argument("--together", action="store_true", help="of NODES SLOTS: with resources.max_concurrent=SLOTS")
     parser.add_argument("--rounds", type=int, default=1, help="of all places, one after the other")
     arguments = parser.parse_args()
     if arguments.place:
-        print(json.dumps(asdict(measure(*arguments.place, arguments.results, arguments.together))))
+        print(json.dumps(asdict(measure(*arguments.place, arguments.results))))
         return
     rates = [apart(*place, arguments.results) for _ in range(arguments.rounds) for place in PLACES]
     header = ["nodes", "trials at once", "results/s", "driver, ms of processor per result", "results/s of one core"]

@@ -88,6 +88,7 @@ def _environment_before_ray(*, loopback: bool = True) -> None:
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        "TUNE_MAX_PENDING_TRIALS_PG": "10000",  # the searcher knows how many; Tune would begin them one after another
         "TUNE_GLOBAL_CHECKPOINT_S": "600",  # Ray's own snapshots are not what a restart reads
         # After 1 s it would start a trial again whose process may still run, on a node that is slow to answer.
         "RAY_timeout_ms_task_wait_for_death_info": "60000",
@@ -345,6 +346,15 @@ def _fitting(node: dict[str, float], cpus: float, gpus: float) -> int:
         return by_cpu
     by_gpu = int(node.get("GPU", 0)) * int(1 / gpus + 1e-9) if gpus <= 1 else int(node.get("GPU", 0) // gpus)
     return min(by_cpu, by_gpu)
+
+
+def free_slots(resources: TrialResources) -> tuple[int, int]:
+    """How many trials more find room on the connected cluster now, and how many of its nodes are alive."""
+    from ray._private.state import available_resources_per_node
+
+    cpus = resources.cpus * (resources.workers or max(1, int(resources.gpus)))
+    free = available_resources_per_node()
+    return sum(_fitting(node, cpus, resources.gpus) for node in free.values()), len(_node_resources())
 
 
 def _does_not_fit(settings: Settings, cpus: float, gpus: float, workers: int, nodes: list[dict[str, float]]) -> str:

@@ -54,6 +54,7 @@ class StudySearcher(Searcher):
     promoting: the scheduler, where trials pause and go on. A paused trial is one of the unfinished of the study until
         the search is over, and is told to the sampler as pruned.
     guard: where proposals come from, in a warm start; else all come from the whole space.
+    slots: see `allow`.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class StudySearcher(Searcher):
         untuned: str = "",
         promoting: PromotingAsha | None = None,
         guard: Guard | None = None,
+        slots: int | None = None,
     ) -> None:
         super().__init__(metric=objective.metric, mode=objective.mode)
         self._guard = guard or Guard(space=dict(space))
@@ -88,6 +90,7 @@ class StudySearcher(Searcher):
         self._unfinished.sort(key=lambda t: not self._is_paused(t.user_attrs.get("name", "")))  # they take no slot
         self._num_created = len(existing)
         self._live: dict[str, int] = {}
+        self.allow(slots)
 
     # Ray pickles searchers into its own snapshots, which this program does not use: the study is the state.
     def __getstate__(self) -> dict[str, Any]:
@@ -102,31 +105,41 @@ class StudySearcher(Searcher):
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
         return True
 
-    def set_max_concurrency(self, max_concurrent: int) -> bool:
-        """Ray's own limit would count paused trials."""
+    def allow(self, slots: int | None) -> None:
+        """Let so many trials be live at once from now on, paused ones not counted; None: any number.
+
+        Ray's own limit counts paused trials, and is the same from beginning to end.
+        """
+        self._slots = slots
         if self._promoting:
-            self._promoting.slots = max_concurrent
-        return self._promoting is not None
+            self._promoting.slots = slots
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._unfinished:
             frozen = self._unfinished[0]
             name = frozen.user_attrs.get("name", "")
-            if self._promoting and not self._is_paused(name) and not self._promoting.has_slot():
+            if not self._is_paused(name) and not self._has_slot():
                 return None
             if self._is_paused(name):
                 self._note_pause(frozen.number, name)
             del self._unfinished[0]
             return self._start(trial_id, frozen.number, frozen.user_attrs, frozen.params)
+        if self._promoting and self._promoting.no_more:
+            return Searcher.FINISHED if self._promoting.is_over() else None
+        if not self._has_slot():
+            return None
         if not self._promoting:
             return self._new(trial_id)
-        if self._promoting.no_more:
-            return Searcher.FINISHED if self._promoting.is_over() else None
-        if not self._promoting.has_slot() or self._promoting.next() is not None:
+        if self._promoting.next() is not None:
             return None
         new = self._new(trial_id)
         self._promoting.no_more = new == Searcher.FINISHED
         return None if self._promoting.no_more else new  # at its last word Ray would let go of all processes
+
+    def _has_slot(self) -> bool:
+        if self._promoting:
+            return self._promoting.has_slot()
+        return self._slots is None or len(self._live) < self._slots
 
     def _new(self, trial_id: str) -> dict[str, Any] | str:
         """A trial that has not begun; FINISHED where there is none."""

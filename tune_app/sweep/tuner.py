@@ -28,9 +28,10 @@ from tune_app.search.scheduler import Cost, PromotingAsha, ResumableAsha, RunToT
 from tune_app.search.searcher import Budget, StudySearcher
 from tune_app.search.study import trial_of
 from tune_app.settings.fitting import of_trial
-from tune_app.settings.schema import Settings, laid_over, model_of
+from tune_app.settings.schema import laid_over, model_of
 from tune_app.sweep.prepare import Prepared
 from tune_app.sweep.progress import Display
+from tune_app.sweep.slots import FreeSlots
 from tune_app.sweep.standstill import LongWait, Shared, Standstill, Waiting
 
 
@@ -47,13 +48,16 @@ def build_tuner(
     """
     settings = prepared.settings
     scheduler = build_scheduler(prepared, study, display.watch)
+    searcher = build_searcher(prepared, resources, study, scheduler)
+    callbacks = _callbacks(prepared, resources, study, display)
+    if settings.cluster.remote and not resources.promised:
+        callbacks.append(FreeSlots(resources, searcher.allow, most=settings.resources.max_concurrent))
     return tune.Tuner(
         trainable,
         tune_config=TuneConfig(
-            search_alg=build_searcher(prepared, resources, study, scheduler),
+            search_alg=searcher,
             scheduler=scheduler,
             num_samples=-1,  # the searcher knows when it is finished
-            max_concurrent_trials=_concurrent(settings, resources),
             reuse_actors=True,
             trial_name_creator=trial_name,
             trial_dirname_creator=trial_name,
@@ -61,7 +65,7 @@ def build_tuner(
         run_config=RunConfig(
             name="trials",
             storage_path=str(prepared.folder),
-            callbacks=_callbacks(prepared, resources, study, display),
+            callbacks=callbacks,
             failure_config=FailureConfig(max_failures=settings.resources.max_failures),
             # One where a trial pauses: a note of where its own checkpoint lies.
             checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_frequency=0, checkpoint_at_end=False),
@@ -69,19 +73,6 @@ def build_tuner(
             log_to_file=False,
         ),
     )
-
-
-def _concurrent(settings: Settings, resources: TrialResources) -> int | None:
-    """Trials at once: all slots of a Ray that we started, so that all actors start together.
-
-    Left alone, Tune starts them one by one, and a trial that ends hands its actor to the next one, whose own starting
-    actor is then thrown away: while trials are shorter than the start of a worker, the second slot is never filled. All
-    slots, too, where an autoscaler says how many there may be: it brings nodes for trials that wait. On another cluster
-    that was there before us nodes may come, so there is no limit but the person's own.
-    """
-    if settings.cluster.remote and not resources.promised:
-        return settings.resources.max_concurrent or None
-    return resources.slots
 
 
 def build_searcher(
@@ -114,6 +105,7 @@ def build_searcher(
         objective=settings.order,
         promoting=scheduler if isinstance(scheduler, PromotingAsha) else None,
         guard=guard_of(settings, prepared.space),
+        slots=resources.slots,
     )
 
 

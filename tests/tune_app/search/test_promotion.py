@@ -105,7 +105,7 @@ class Driver:
             on_promote=note,
         )
         self.searcher = searcher_of(folder, *WORDS, promoting=self.scheduler)
-        assert self.searcher.set_max_concurrency(slots)
+        self.searcher.allow(slots)
         self.trials: list[Any] = []
 
     def get_live_trials(self) -> list[Any]:
