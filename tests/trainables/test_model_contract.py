@@ -118,7 +118,7 @@ def test_the_seed_decides_the_weights(name: str, dims: int) -> None:
 
 
 @EVERY
-def test_bfloat16_gives_about_the_same_logits_and_finite_gradients(name: str, dims: int) -> None:
+def test_bfloat16_gives_about_the_same_logits_and_in_2d_finite_gradients(name: str, dims: int) -> None:
     network = built(name, dims).eval()
     image = images(network, name, batch=1)
     with torch.no_grad():
@@ -127,8 +127,9 @@ def test_bfloat16_gives_about_the_same_logits_and_finite_gradients(name: str, di
         logits = network(image)
     # Each rounding is one of 2⁻⁹, over some tens of layers; a logit of 0 has no relative error to speak of.
     torch.testing.assert_close(logits.float(), exact, rtol=0.2, atol=0.2 * float(exact.std()))
-    logits.float().square().mean().backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+    if dims == 2:  # in 3D those of the CPU are random, and refused: `trainables.hardware.require_cpu_precision`
+        logits.float().square().mean().backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
 
 
 @EVERY
