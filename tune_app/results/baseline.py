@@ -165,6 +165,7 @@ def sentence(gain: Gain, noise: Noise | None) -> str:
         verdict = "leads the untuned baseline, which misses the bounds" if gain.base_misses else verdict
     elif (gain.at_half if gain.metric else gain.calibrated) > 0:
         verdict = "leads the untuned baseline"
+        verdict += " at thresholds of their own only" if gain.at_half < 0 and not gain.metric else ""
     elif gain.at_half > 0:
         verdict = f"{'has' if decided else 'may have'} only moved the operating point of the untuned baseline"
     else:

@@ -184,7 +184,7 @@ def _shown(frame: pd.DataFrame) -> pd.DataFrame:
     unsaid = ("preset", "reason", "diagnoses", "arm_trials", "baseline", "calibration")
     hidden = [c for c in frame.columns if c in unsaid or str(c).startswith(("param/", "threshold/", "calibrated/"))]
     hidden += [c for c in (CALIBRATED, GAP) if c in frame and frame[c].isna().all()]
-    constant = [c for c in ("arm", "seed", "minutes") if c in run and run[c].nunique(dropna=False) <= 1]
+    constant = [c for c in ("arm", "seed", "minutes", "origin") if c in run and run[c].nunique(dropna=False) <= 1]
     constant += ["family"] if "family" in tuned and tuned["family"].nunique(dropna=False) <= 1 else []
     return frame.drop(columns=[*hidden, *constant], errors="ignore")
 

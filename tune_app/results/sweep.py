@@ -139,15 +139,16 @@ class Sweep:
     def leaderboard(self, by: str = "") -> pd.DataFrame:
         """One row per trial, best first: rank, number, name, family, preset, the metric, the calibrated mean,
         threshold_gap and dice/<class> at the best epoch, best_epoch, epochs, minutes, device_hours, score_per_hour,
-        gpu_memory_gb (see `tune_app.results.cost`), status, reason, diagnoses, seed, arm, arm_trials, baseline,
+        gpu_memory_gb (see `tune_app.results.cost`), status, reason, diagnoses, seed, origin, arm, arm_trials, baseline,
         calibrated/<class>, threshold/<class>, calibration, and param/<name> of the search.
 
         The best epoch is that of the sweep's metric whatever `by` says. `by`: the metric (default), mean_iou,
         dice/<class>, iou/<class>, a class's name, the calibrated mean or calibrated/<class>. Failed trials and those
         without a finite score have no rank. With bounds there are columns for their figures and for `violation`, which
         comes before the score. Trials of one arm are one effective configuration, whatever their names;
-        arm_trials counts them. baseline: whether that is the untuned one. Calibrated figures are cross-fitted, see
-        `trainables.calibration`; thresholds are σ(logit); calibration says which of them are missing, and why.
+        arm_trials counts them. origin: box, prior or space, where a warm start proposed it from. baseline: whether
+        that is the untuned one. Calibrated figures are cross-fitted, see `trainables.calibration`; thresholds are
+        σ(logit); calibration says which of them are missing, and why.
         """
         by = self._ranking_key(by)
         bounded = ["violation", *self.objective.figures[1:]] if self.objective.bounds else []
@@ -284,6 +285,7 @@ _LAST = (
     "reason",
     "diagnoses",
     "seed",
+    "origin",
     "arm",
     "arm_trials",
     "baseline",
@@ -305,6 +307,7 @@ def _leaderboard_row(
         **{key: getattr(trial, key) for key in ("status", "reason")},
         "diagnoses": ", ".join(one.code for one in trial.diagnoses),
         "seed": trial.seed,
+        "origin": trial.origin,
         "arm": arm,
         "arm_trials": arm_trials,
         "baseline": trial.baseline,

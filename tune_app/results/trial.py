@@ -98,6 +98,8 @@ class Trial:
     signature: str = ""
     baseline: bool = False
     """Whether it is the untuned baseline of its sweep, under whatever name."""
+    origin: str = ""
+    """Where a proposal of a warm start came from: box, prior or space; empty for every other trial."""
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     history: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     judged_by: DiagnosisSettings = field(default_factory=DiagnosisSettings, repr=False)
@@ -321,6 +323,7 @@ def read_trial(
         sections=attrs.get("sections") or {},
         signature=json.dumps(alike, sort_keys=True, default=str) if alike else folder.name,
         baseline=bool(attrs.get("baseline", attrs.get("signature") == untuned != "")),
+        origin=str(attrs.get("origin") or ""),
         config=config,
         history=history,
         judged_by=judged_by,

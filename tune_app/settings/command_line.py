@@ -43,6 +43,7 @@ from tune_app.settings.user import user_setting
 CONF = Path(__file__).parent / "conf"
 TYPES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 """What a setting of such a type takes, in words; OmegaConf's names of them."""
+TRUTHS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")
 OPEN = ("space.", "task.options.", "model.options.", "data.options.", "objective.at_least.", "objective.at_most.")
 """Mappings whose keys are for the family, task, model, source or objective to check."""
 S = TypeVar("S")
@@ -111,6 +112,10 @@ def compose(verb: str, schema: type[T], argv: Sequence[str]) -> Composed[T] | No
     for key in _keys(config):
         if key not in known and not key.startswith(OPEN):
             raise InputError(_unknown_key(key, verb, schema))
+    for word in overrides:
+        key, _, value = word.lstrip("+").partition("=")
+        if isinstance(OmegaConf.select(config, key), bool) and value.lower() not in TRUTHS:  # 2 would be true
+            raise InputError(f"{word}: must be {TYPES['bool']}. {_help_of(verb)}")
     try:
         settings = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:

@@ -177,9 +177,10 @@ class Progress:
         return view.epoch + min(1.0, view.share + since)
 
     def headline(self) -> str:
-        """One line: counts, best, time left."""
+        """One line: counts, best, time left. How trials ended is told of those that ended under this driver."""
+        before = f", {self.earlier} of them before" if self.earlier else ""
         parts = [
-            f"{self.earlier + self.ended.total()}/{counted(self.num_trials, 'trial')} done",
+            f"{self.earlier + self.ended.total()}/{counted(self.num_trials, 'trial')} done{before}",
             f"{len(self.running)} running",
         ]
         parts += [f"{len(self.paused)} paused"] if self.paused else []

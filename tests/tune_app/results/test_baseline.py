@@ -118,13 +118,18 @@ def test_gains_compare_the_best_finished_runs(tmp_path: Path) -> None:
             "Single runs cannot decide this.",
         ),
         (BETTER, "seesaw leads the untuned baseline: at 0.5 its one finished configuration leads by 0.1500"),
+        (
+            replace(MOVED, dice=[(0.48, 0.42)], own=(0.65, 0.6)),
+            "seesaw leads the untuned baseline at thresholds of their own only: at 0.5 its one finished configuration "
+            "trails by 0.0500, at thresholds of their own it leads by 0.0500",
+        ),
         (WORSE, "seesaw has not beaten the untuned baseline: at 0.5 its one finished configuration trails by 0.1500"),
         (
             replace(BASELINE, signature="", label="same", family="seesaw"),
             "seesaw has not beaten the untuned baseline: at 0.5 its one finished configuration is level with it",
         ),
     ],
-    ids=["moved", "better", "worse", "level"],
+    ids=["moved", "better", "better_at_its_own", "worse", "level"],
 )
 def test_what_is_said_of_a_family(tmp_path: Path, trial: WrittenTrial, expected: str) -> None:
     sweep = sweep_of(tmp_path, BASELINE, trial)

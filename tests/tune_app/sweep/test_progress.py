@@ -277,7 +277,7 @@ def test_trials_of_an_earlier_run_count_as_done():
     progress = progress_of(num_trials=6, earlier=4)
     progress.update("a", row(1, 0.1, 0.1))
     progress.end("a", "finished")
-    assert progress.headline().startswith("5/6 trials done · 0 running")
+    assert progress.headline().startswith("5/6 trials done, 4 of them before · 0 running")
     progress.end("b", "finished")
     assert progress.seconds_left() == 0
 

@@ -41,6 +41,8 @@ def test_a_sweep_begins_where_an_earlier_one_ended(place: Place, first: Sweep) -
     trials = trials_of(place.sweep("second"))
     assert ORIGIN not in trials[0].user_attrs, "the untuned baseline comes first, as ever"
     assert {trial.user_attrs[ORIGIN] for trial in trials[1:]} <= {BOX, PRIOR, WHOLE}
+    told = Sweep(place.sweep("second")).leaderboard().sort_values("number")["origin"].tolist()
+    assert told == [trial.user_attrs.get(ORIGIN, "") for trial in trials]
     for trial in trials[1:]:
         if trial.user_attrs[ORIGIN] == BOX:
             assert all(low <= trial.params[name] <= high for name, (low, high) in box.items())
