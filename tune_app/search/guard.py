@@ -2,8 +2,10 @@
 
 Both are somebody's belief, and may mislead. So each is a source beside the whole space, and Thompson sampling (Thompson
 1933, doi:10.1093/biomet/25.3-4.285) on what the trials of each came to decides for every proposal anew: a source whose
-trials are among the best is asked more often, one whose trials are not is given up. All that is needed is in the study,
-and the draw is seeded by (seed, number), so a search that is resumed proposes what the killed one would have.
+trials are among the best is asked more often, one whose trials are not is given up. What the whole space proposes at
+random is what a search of this seed begins with that has no belief: so one that misleads delays those trials, and takes
+none of them away. All that is needed is in the study, and the draw is seeded by (seed, number), so a search that is
+resumed proposes what the killed one would have.
 """
 
 from __future__ import annotations
@@ -41,6 +43,9 @@ class Proposal:
     origin: str
     space: Space
     """In which it proposes."""
+    draw: int
+    """Seeds the sampler: in the whole space the number that the trial would have without the beliefs' trials before it,
+    and for a belief one below zero, so that no two are alike."""
     hints: Mapping[str, Any] = field(default_factory=dict)
     """Values that are given, on the axes of the sampler."""
     in_vain: int = 0
@@ -67,6 +72,8 @@ class Guard:
         self, study: optuna.Study, *, seed: int, number: int, is_paused: Callable[[str], bool] = lambda name: False
     ) -> Proposal:
         """What is asked for as trial `number`."""
+        if not (self.box or self.prior):
+            return Proposal(origin="", space=self.space, draw=number)
         trials = study.get_trials(deepcopy=False)
         asked = Counter(trial.user_attrs.get(ORIGIN) for trial in trials)
         sources = [WHOLE]
@@ -74,8 +81,6 @@ class Guard:
             sources.append(BOX)
         if self.prior and asked[PRIOR] < self.draws:
             sources.append(PRIOR)
-        if not (self.box or self.prior):
-            return Proposal(origin="", space=self.space)
         rng = np.random.default_rng([seed, number, 0x7A])
         counted = outcomes(trials, study.direction, is_paused)
         promise = {}
@@ -86,11 +91,12 @@ class Guard:
         if origin == PRIOR:
             tried = any(trial.params and trial.params.items() <= self.prior.items() for trial in trials)
             hints = self.near(rng) if asked[PRIOR] or tried else dict(self.prior)
-            return Proposal(origin=origin, space=self.space, hints=hints)
+            return Proposal(origin=origin, space=self.space, draw=~number, hints=hints)
         if origin == BOX:
-            return Proposal(origin=origin, space=self.box)
+            return Proposal(origin=origin, space=self.box, draw=~number)
         in_vain = sum(losses for source, (_, losses) in counted.items() if source != WHOLE)
-        return Proposal(origin=origin, space=self.space, in_vain=in_vain)
+        draw = number - asked[BOX] - asked[PRIOR]
+        return Proposal(origin=origin, space=self.space, draw=draw, in_vain=in_vain)
 
     def propose(
         self,
@@ -110,7 +116,7 @@ class Guard:
             asked.space,
             kind=kind,
             seed=seed,
-            number=number,
+            number=asked.draw,
             startup_trials=startup_trials + asked.in_vain,
             whole=None if asked.space is self.space else self.space,
             hints=asked.hints,

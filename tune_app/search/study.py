@@ -99,11 +99,12 @@ def propose(
     whole: Mapping[str, Parameter] | None = None,
     hints: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The point of trial `number`: drawn at random, or by TPE (Watanabe 2023, arXiv:2304.11127) from the trials so far.
+    """A point that is drawn at random, or by TPE (Watanabe 2023, arXiv:2304.11127) from the trials so far.
 
     The sampler is asked on a copy in memory: nothing is written to the study, so that a crash at that moment leaves no
     half-described trial. It is seeded by (seed, number), so it has no state that a crash could lose.
 
+    number: that of the trial, or any other that no other proposal of the search has.
     startup_trials: that have trained an epoch, before TPE is asked.
     whole: the space of the study, where `space` is a part of it: only the trials inside the part are told.
     hints: values on the axes of the sampler that are given beforehand; the others are proposed.

@@ -27,13 +27,13 @@ BOXED = Guard(space=SPACE, box=TIGHT)
 DICE = Objective(metric="mean_dice")
 
 
-def searcher(folder: Path, guard: Guard, num_trials: int = 40) -> StudySearcher:
+def searcher(folder: Path, guard: Guard, num_trials: int = 40, kind: str = "optuna") -> StudySearcher:
     return StudySearcher(
         study=study_of(folder),
         arms=[],
         space=SPACE,
         family="seesaw",
-        kind="optuna",
+        kind=kind,
         seed=5,
         startup_trials=8,
         budget=Budget(num_trials=num_trials, epochs=4),
@@ -97,6 +97,20 @@ def test_proposals_stay_in_a_box_that_holds_the_best_and_leave_one_that_does_not
     num = {name: sum(run[ORIGIN] == BOX for run in runs) for name, runs in (("good", good), ("bad", bad))}
     assert num["bad"] < 12 <= num["good"] <= 16, num
     assert max(far_from_it(run["params"]) for run in bad) > 0.8, "it comes to where the earlier sweep was not"
+
+
+@pytest.mark.parametrize(("kind", "num"), [("random", 8), ("optuna", 5)])
+def test_points_at_random_are_those_of_the_search_without_a_belief(tmp_path: Path, kind: str, num: int) -> None:
+    """In their order, between those of the belief; TPE begins before the eighth, as some of the belief are good."""
+    (tmp_path / "cold").mkdir()
+    (tmp_path / "warm").mkdir()
+    guard = dataclasses.replace(BOXED, prior={"p": 0.3})
+    cold = search(searcher(tmp_path / "cold", Guard(space=SPACE), kind=kind), far_from_it, num)
+    warm = search(searcher(tmp_path / "warm", guard, kind=kind), far_from_it, 24)
+    own = [run["params"] for run in warm if run[ORIGIN] == WHOLE]
+    assert num <= len(own) < 24
+    assert own[:num] == [run["params"] for run in cold]
+    assert len({run["params"]["q"] for run in warm}) == 24, "what a belief does not say is drawn anew"
 
 
 def test_what_a_belief_proposed_in_vain_is_no_start_for_the_sampler() -> None:
