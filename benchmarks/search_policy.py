@@ -19,7 +19,8 @@ lowest); for the test loss, that of the epoch with the lowest validation loss so
 score of NaN reaches searcher and scheduler as it would in a real run.
 
 Ours is called worse than another on a table where the 95 % bootstrap interval of the paired difference over the seeds
-lies above zero. The best peer at a budget is the one that ours is the largest multiple of, on the seeds that both have.
+lies above zero. The best peer at a budget is the one that ours is the largest multiple of, on the seeds that both have
+(a slow peer has fewer at the larger budgets).
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ import numpy as np
 import optuna
 
 from benchmarks.harness import Result, main
+from benchmarks.harness import table as markdown_table
 from benchmarks.learning_curves import Floats, Table, taskset
 from benchmarks.policies import POLICIES
 from benchmarks.replay import Replay, Step
@@ -53,6 +55,8 @@ RECORD = Path(__file__).parent / "curves" / "search_policy.json.gz"
 TARGETS = {250: 0.8, 1000: 0.8}
 """What our regret is to be at most, as a share of the best peer's, by budget."""
 FOLDER = "TUNE_APP_TASKSET"
+SHARED = "FixedTextRNNClassification_imdb_"
+"""What the names of the eight tables begin with; left out where they are written into a cell."""
 RESAMPLES = 4000
 MIN_SEEDS = 5
 """With fewer no table alone says that ours is worse."""
@@ -80,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=10, help="replays per table, paired with as many as a peer has")
     parser.add_argument("--record", type=Path, default=RECORD, help="regrets of the peers")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--markdown", type=Path, help="also write there how all stand, as a table")
 
 
 def run(arguments: argparse.Namespace) -> Iterator[Result]:
@@ -97,35 +102,37 @@ def run(arguments: argparse.Namespace) -> Iterator[Result]:
     for other, regrets in {**peers, AFRESH[1]: found[AFRESH[1]]}.items():
         yield from compared(found[OURS], regrets, other, tables)
     yield from against_best(found[OURS], peers)
+    if arguments.markdown:
+        arguments.markdown.write_text(markdown(found[OURS], {**peers, AFRESH[1]: found[AFRESH[1]]}, tables) + "\n")
 
 
 def compared(ours: Floats, theirs: Floats, other: str, tables: Sequence[str]) -> Iterator[Result]:
     """Ours against one other, both (tables, seeds, budgets, 2): mean difference per table, and where ours is worse.
 
-    Over the seeds that both have, at the budgets that the other was given. The interval is that of the mean over seeds:
+    Over the seeds that both have, budget by budget. The interval is that of the mean over seeds:
     the tables share their configurations, so a lucky seed is lucky on all of them.
     """
-    seeds = min(ours.shape[1], theirs.shape[1])
-    ours, theirs = ours[:, :seeds], theirs[:, :seeds]
-    differences = ours - theirs
-    given = [b for b in range(len(BUDGETS)) if np.isfinite(theirs[:, :, b]).all()]
-    worse, worse_test = (
-        [(b, t) for t in range(len(tables)) for b in given if is_worse(differences[t, :, b, side])] for side in (0, 1)
-    )
-    for budget in given:
-        low, high = interval(differences[:, :, budget, 0].mean(axis=0))
-        both = " and ".join(f"{side[:, :, budget, 0].mean():.3f}" for side in (ours, theirs))
+    pairs = paired(ours, theirs)
+    for budget, (mine, theirs) in pairs.items():
+        differences = (mine - theirs)[..., 0]
+        low, high = interval(differences.mean(axis=0))
+        both = " and ".join(f"{side[..., 0].mean():.3f}" for side in (mine, theirs))
         yield Result(
             claim=f"regret after {BUDGETS[budget]} epochs: ours − {other}, mean of each table",
-            values=tuple(differences[:, :, budget, 0].mean(axis=1).tolist()),
+            values=tuple(differences.mean(axis=1).tolist()),
             target=0.0,
             at_least=False,
             unit="",
-            note=f"mean over tables {both}, difference [{low:.3f}, {high:.3f}]; {seeds} seeds",
+            note=f"mean over tables {both}, difference [{low:.3f}, {high:.3f}]; {mine.shape[1]} seeds",
             details={"tables": list(tables), "interval": [low, high]},
         )
-    if seeds < MIN_SEEDS:
+    judged = {budget: mine - side for budget, (mine, side) in pairs.items() if mine.shape[1] >= MIN_SEEDS}
+    if not judged:
         return
+    worse, worse_test = (
+        [(b, t) for t in range(len(tables)) for b, found in judged.items() if is_worse(found[t, :, side])]
+        for side in (0, 1)
+    )
     named = [f"{tables[t]} at {BUDGETS[b]}" for b, t in worse]
     yield Result(
         claim=f"tables × budgets where ours is worse than {other}",
@@ -133,29 +140,75 @@ def compared(ours: Floats, theirs: Floats, other: str, tables: Sequence[str]) ->
         target=0.0,
         at_least=False,
         unit="",
-        note=f"of {len(tables) * len(given)}; by test loss {len(worse_test)}" + "".join(f"; {name}" for name in named),
+        note=f"of {len(tables) * len(judged)}; by test loss {len(worse_test)}" + "".join(f"; {n}" for n in named),
     )
+
+
+def paired(ours: Floats, theirs: Floats) -> dict[int, tuple[Floats, Floats]]:
+    """Budget → both sides (tables, seeds, 2), over the seeds that both have there; without budgets that have none."""
+    seeds = min(ours.shape[1], theirs.shape[1])
+    found = {}
+    for budget in range(len(BUDGETS)):
+        given = np.flatnonzero(np.isfinite(theirs[:, :seeds, budget]).all(axis=(0, 2)))
+        if len(given):
+            found[budget] = ours[:, given, budget], theirs[:, given, budget]
+    return found
 
 
 def against_best(ours: Floats, peers: Mapping[str, Floats]) -> Iterator[Result]:
     """Mean regret of ours ÷ that of the peer where this is largest, each over the seeds that both have."""
     for epochs, target in TARGETS.items():
         budget = BUDGETS.index(epochs)
-        pairs = {}
-        for peer, theirs in peers.items():
-            seeds = min(ours.shape[1], theirs.shape[1])
-            pairs[peer] = [float(side[:, :seeds, budget, 0].mean()) for side in (ours, theirs)]
-        given = {peer: mine / theirs for peer, (mine, theirs) in pairs.items() if not np.isnan(theirs)}
-        best = max(given, key=lambda peer: given[peer])
-        mine, theirs = pairs[best]
+        pairs = {peer: found[budget] for peer, theirs in peers.items() if budget in (found := paired(ours, theirs))}
+        means = {peer: [float(side[..., 0].mean()) for side in sides] for peer, sides in pairs.items()}
+        best = max(means, key=lambda peer: means[peer][0] / means[peer][1])
+        mine, theirs = means[best]
         yield Result(
             claim=f"regret after {epochs} epochs: ours ÷ the best peer's",
-            values=(given[best],),
+            values=(mine / theirs,),
             target=target,
             at_least=False,
             unit="",
-            note=f"{mine:.3f} and {theirs:.3f} of {best}, the best of {len(given)}; {peers[best].shape[1]} seeds",
+            note=f"{mine:.3f} and {theirs:.3f} of {best}, the best of {len(means)}; {pairs[best][0].shape[1]} seeds",
         )
+
+
+def markdown(ours: Floats, peers: Mapping[str, Floats], tables: Sequence[str]) -> str:
+    """Mean regret of all at every budget, ours − theirs with half its interval, and the tables where ours is worst."""
+    header = ["", "seeds", *(f"{epochs} epochs" for epochs in BUDGETS), *(f"worst table at {b}" for b in TARGETS)]
+    means = [f"{ours[:, :, budget, 0].mean():.3f}" for budget in range(len(BUDGETS))]
+    rows = [["**ours**", str(ours.shape[1]), *means, *("" for _ in TARGETS)]]
+    for peer, theirs in peers.items():
+        pairs = paired(ours, theirs)
+        most = max(mine.shape[1] for mine, _ in pairs.values())
+        cells, worst = [], []
+        for budget, epochs in enumerate(BUDGETS):
+            cells.append(cell(*pairs[budget], most) if budget in pairs else "")
+            if epochs in TARGETS:
+                worst.append(worst_table(*pairs[budget], tables) if budget in pairs else "")
+        rows.append([peer, str(most), *cells, *worst])
+    return markdown_table(rows, header)
+
+
+def cell(mine: Floats, theirs: Floats, seeds: int) -> str:
+    """Their mean, the difference, half its interval where there are enough seeds, their number where it is not that."""
+    differences = (mine - theirs)[..., 0].mean(axis=0)
+    low, high = interval(differences)
+    half = f" ± {(high - low) / 2:.3f}" if len(differences) >= MIN_SEEDS else ""
+    few = f" ({len(differences)} seeds)" if len(differences) < seeds else ""
+    return f"{theirs[..., 0].mean():.3f}, {signed(differences.mean(), 3)}{half}{few}"
+
+
+def worst_table(mine: Floats, theirs: Floats, tables: Sequence[str]) -> str:
+    """The one where the mean difference is largest, its short name, and that difference."""
+    differences = (mine - theirs)[..., 0].mean(axis=1)
+    worst = int(differences.argmax())
+    named = tables[worst].removeprefix(SHARED)
+    return f"{named} {signed(differences[worst], 2)}"
+
+
+def signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def replay_all(paths: Sequence[Path], policies: Sequence[str], seeds: int, processes: int) -> Regrets:

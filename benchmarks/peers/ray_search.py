@@ -18,13 +18,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import optuna
+import torch
+from optuna.samplers import BaseSampler
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import HyperBandForBOHB, HyperBandScheduler
+from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.learning_curves import Table, taskset
 from benchmarks.policies import POLICIES, RandomSearch, stock_asha
 from benchmarks.replay import METRIC, Handle, Replay, Running, Search
 from search_spaces import Float
+from tune_app.search.study import distributions
 
 
 class HyperbandReplay(Replay):
@@ -80,17 +84,27 @@ def bohb(table: Table, seed: int) -> Search:
     return Search(TuneBOHB(space, metric=METRIC, mode="max", seed=seed), scheduler)
 
 
-def botorch(table: Table, seed: int) -> Search:
-    """OptunaSearch with optuna-integration's BoTorchSampler under Ray's ASHA, all as they come."""
-    import torch
-    from optuna_integration import BoTorchSampler
-    from ray.tune.search.optuna import OptunaSearch
+def sampled(table: Table, sampler: BaseSampler) -> Search:
+    """OptunaSearch with this sampler under Ray's ASHA, all as they come."""
+    space = distributions(table.space, table.space)
+    return Search(OptunaSearch(space=space, sampler=sampler, metric=METRIC, mode="max"), stock_asha(table))
 
-    from tune_app.search.study import distributions
+
+def cma_es(table: Table, seed: int) -> Search:
+    return sampled(table, optuna.samplers.CmaEsSampler(seed=seed))
+
+
+def gaussian_process(table: Table, seed: int) -> Search:
+    torch.set_num_threads(1)
+    return sampled(table, optuna.samplers.GPSampler(seed=seed))
+
+
+def botorch(table: Table, seed: int) -> Search:
+    """optuna-integration's."""
+    from optuna_integration import BoTorchSampler
 
     torch.set_num_threads(1)
-    space, sampler = distributions(table.space, table.space), BoTorchSampler(seed=seed)
-    return Search(OptunaSearch(space=space, sampler=sampler, metric=METRIC, mode="max"), stock_asha(table))
+    return sampled(table, BoTorchSampler(seed=seed))
 
 
 PEERS = {
@@ -99,6 +113,8 @@ PEERS = {
     "random": (Replay, POLICIES["random"]),
     "Ray's HyperBand": (HyperbandReplay, hyperband),
     "BOHB": (HyperbandReplay, bohb),
+    "Ray's ASHA + CMA-ES": (Replay, cma_es),
+    "Ray's ASHA + GPSampler": (Replay, gaussian_process),
     "Ray's ASHA + BoTorch": (Replay, botorch),
 }
 

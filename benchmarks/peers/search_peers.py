@@ -8,6 +8,7 @@ per search, so that it can be ended and started at will. At the end the regrets 
     Ray      in-process on `benchmarks.replay`, four slots; the environment lies over this one and adds what Ray needs
     Syne Tune 0.13   the last release with MOBSTER, Hyper-Tune and DyHPO, in its own simulator with four workers, on a
              blackbox of the same table, with the same seconds per epoch of a row
+    NePS     asked and told, four workers on the same table with the same seconds
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Environment:
     packages: Sequence[str]
     command: Sequence[str]
     exports: bool
-    """Whether its worker reads an exported table, knowing nothing of this repository."""
+    """Whether its worker reads an exported table, since its environment has not what this project needs."""
     shown: Sequence[str]
     """Whose versions are recorded."""
 
@@ -60,13 +61,14 @@ RAY = Environment(
         "numpy==2.4.6",
         "hpbandster==0.7.4",
         "ConfigSpace==1.2.2",
+        "cmaes==0.13.1",
         "optuna-integration==5.0.0",
         "botorch==0.18.1",
         "gpytorch==1.15.2",
     ),
     command=("-m", "benchmarks.peers.ray_search"),
     exports=False,
-    shown=("ray", "optuna", "optuna-integration", "hpbandster", "ConfigSpace", "botorch", "gpytorch"),
+    shown=("ray", "optuna", "optuna-integration", "cmaes", "hpbandster", "ConfigSpace", "botorch", "gpytorch"),
 )
 SYNE_TUNE = Environment(
     name="syne-tune",
@@ -78,9 +80,16 @@ SYNE_TUNE = Environment(
         "autograd==1.7.0",
         "scikit-learn==1.5.2",
     ),
-    command=(str(Path(__file__).with_name("syne_tune_search.py")),),
+    command=("-m", "benchmarks.peers.syne_tune_search"),
     exports=True,
-    shown=("syne-tune", "autograd", "numpy"),
+    shown=("syne-tune", "autograd"),
+)
+NEPS = Environment(
+    name="neps",
+    packages=("neural-pipeline-search==0.17.0", "torch==2.13.0", "numpy==2.4.6", "pandas==2.3.3"),
+    command=("-m", "benchmarks.peers.neps_search"),
+    exports=True,
+    shown=("neural-pipeline-search",),
 )
 PEERS = {
     "random": RAY,
@@ -88,11 +97,14 @@ PEERS = {
     "Ray's ASHA + OptunaSearch": RAY,
     "Ray's HyperBand": RAY,
     "BOHB": RAY,
+    "Ray's ASHA + CMA-ES": RAY,
+    "Ray's ASHA + GPSampler": RAY,
     "Ray's ASHA + BoTorch": RAY,
     "promoting ASHA": SYNE_TUNE,
     "MOBSTER": SYNE_TUNE,
     "Hyper-Tune": SYNE_TUNE,
     "DyHPO": SYNE_TUNE,
+    "PriorBand": NEPS,
 }
 
 
@@ -168,6 +180,12 @@ def read_lines(path: Path) -> dict[tuple[str, str, int], list[list[float] | None
     return found
 
 
+def is_measured(regrets: Sequence[Sequence[float] | None] | None, epochs: int) -> bool:
+    """Whether a line has every budget that a search of so many epochs fills."""
+    wanted = [index for index, budget in enumerate(BUDGETS) if budget <= epochs]
+    return regrets is not None and all(regrets[index] is not None for index in wanted)
+
+
 def write_record(lines: Mapping[tuple[str, str, int], Any], versions: Mapping[str, str], path: Path) -> None:
     """regret[peer][table][seed][budget] is that of the validation loss and of the test loss; complete seeds only."""
     tables = sorted({table for _, table, _ in lines})
@@ -215,13 +233,17 @@ def main() -> None:
     if not tables:
         parser.error(f"--tables {arguments.tables}: no *.json in it; give the folder of TaskSet's tables")
     versions: dict[str, str] = {}
-    for environment in (RAY, SYNE_TUNE):
+    for environment in (RAY, SYNE_TUNE, NEPS):
         versions |= versions_in(ensure_environment(environment, arguments.environments), environment)
     for peer in arguments.peers or PEERS:
         python = ensure_environment(PEERS[peer], arguments.environments)
         for path in tables:
             done = read_lines(arguments.lines)
-            seeds = [seed for seed in range(arguments.seeds) if (peer, path.stem, seed) not in done]
+            seeds = [
+                seed
+                for seed in range(arguments.seeds)
+                if not is_measured(done.get((peer, path.stem, seed)), arguments.epochs)
+            ]
             for found in searches(python, peer, path, seeds, arguments.epochs) if seeds else ():
                 line = {"peer": peer, "table": path.stem, "seed": found["seed"]}
                 line["regret"] = regrets(taskset(path), found["steps"])

@@ -1,11 +1,9 @@
 """Runs inside the environment of Syne Tune (`search_peers.py`): searches of its simulator on an exported table.
 
-    python syne_tune_search.py TABLE.npz PEER EPOCHS SEED …
+    python -m benchmarks.peers.syne_tune_search TABLE.npz PEER EPOCHS SEED …
 
-TABLE.npz, as `search_peers.export` writes it: places (n, d) in [0, 1], scores (n, E), seconds (seeds, n) per epoch.
 Prints one line of JSON per seed: "seed", and "steps", the first EPOCHS epochs of all trials as [row, epoch], in the
-order in which they end. Four workers. A proposal trains the nearest row that was not used; a NaN is a score of 0, the
-worst there is, because Syne Tune's Gaussian processes take none.
+order in which they end. Four workers. Syne Tune's Gaussian processes take no NaN.
 """
 
 from __future__ import annotations
@@ -30,7 +28,8 @@ from syne_tune.config_space import randint, uniform
 from syne_tune.optimizer.baselines import ASHA, MOBSTER, DyHPO, HyperTune
 from syne_tune.tuner_callback import TunerCallback
 
-WORKERS = 4
+from benchmarks.peers.exported import WORKERS, ExportedTable
+
 SCALE = 1000.0
 """Simulated seconds per second of the table: the simulator adds the time that a decision takes, and polls."""
 POLL = 0.01 * SCALE
@@ -44,30 +43,27 @@ PEERS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 class TableBlackbox(Blackbox):
-    """The table; what is proposed gets the nearest row that was not used, and keeps it."""
+    """The table; what is proposed keeps the row that it is given."""
 
-    def __init__(self, places: np.ndarray, scores: np.ndarray, seconds: np.ndarray) -> None:
-        self.places, self.rows, self.used = places, {}, np.zeros(len(places), dtype=int)
-        self.scores = np.nan_to_num(scores, nan=0.0)
-        self.elapsed = seconds[:, None] * np.arange(1, scores.shape[1] + 1) * SCALE
-        space = {f"x{axis}": uniform(0.0, 1.0) for axis in range(places.shape[1])}
-        super().__init__(space, {"epoch": randint(1, scores.shape[1])}, ["score", "elapsed"])
+    def __init__(self, table: ExportedTable) -> None:
+        self.table, self.rows = table, {}
+        self.elapsed = table.seconds[:, None] * np.arange(1, table.epochs + 1) * SCALE
+        space = {name: uniform(0.0, 1.0) for name in table.axes}
+        super().__init__(space, {"epoch": randint(1, table.epochs)}, ["score", "elapsed"])
 
     @property
     def fidelity_values(self) -> np.ndarray:
-        return np.arange(1, self.scores.shape[1] + 1)
+        return np.arange(1, self.table.epochs + 1)
 
     def row(self, config: Mapping[str, Any]) -> int:
-        point = tuple(float(config[name]) for name in self.configuration_space)
+        point = tuple(float(config[name]) for name in self.table.axes)
         if point not in self.rows:
-            distances = np.linalg.norm(self.places - point, axis=1)
-            self.rows[point] = int(np.argmin(np.where(self.used == self.used.min(), distances, np.inf)))
-            self.used[self.rows[point]] += 1
+            self.rows[point] = self.table.take(point)
         return self.rows[point]
 
     def _objective_function(self, configuration: Any, fidelity: Any = None, seed: int | None = None) -> np.ndarray:
         row = self.row(configuration)
-        return np.stack([self.scores[row], self.elapsed[row]], axis=1)
+        return np.stack([self.table.scores[row], self.elapsed[row]], axis=1)
 
 
 class Steps(TunerCallback):
@@ -80,9 +76,9 @@ class Steps(TunerCallback):
         self.steps.append((self.blackbox.row(trial.config), int(result["epoch"])))
 
 
-def search(table: Mapping[str, np.ndarray], peer: str, epochs: int, seed: int) -> list[tuple[int, int]]:
+def search(table: ExportedTable, peer: str, epochs: int, seed: int) -> list[tuple[int, int]]:
     np.random.seed(seed)  # noqa: NPY002
-    blackbox = TableBlackbox(table["places"], table["scores"], table["seconds"][seed])
+    blackbox = TableBlackbox(table)
     kind, options = PEERS[peer]
     scheduler = kind(
         blackbox.configuration_space_with_max_resource_attr("epochs"),
@@ -113,9 +109,9 @@ def search(table: Mapping[str, np.ndarray], peer: str, epochs: int, seed: int) -
 def main() -> None:
     path, peer, epochs, *seeds = sys.argv[1:]
     logging.getLogger().setLevel(logging.ERROR)
-    table = dict(np.load(Path(path)))
     for seed in map(int, seeds):
-        print(json.dumps({"seed": seed, "steps": search(table, peer, int(epochs), seed)}), flush=True)
+        steps = search(ExportedTable(Path(path), seed), peer, int(epochs), seed)
+        print(json.dumps({"seed": seed, "steps": steps}), flush=True)
 
 
 if __name__ == "__main__":

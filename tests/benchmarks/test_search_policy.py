@@ -11,20 +11,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from optuna.samplers import GridSampler
 from ray.tune.schedulers import FIFOScheduler
 
 from benchmarks.learning_curves import Table
-from benchmarks.peers.ray_search import HyperbandReplay, hyperband
-from benchmarks.peers.search_peers import export, read_lines, regrets, write_record
+from benchmarks.peers.exported import ExportedTable
+from benchmarks.peers.ray_search import HyperbandReplay, hyperband, sampled
+from benchmarks.peers.search_peers import export, is_measured, read_lines, regrets, write_record
 from benchmarks.policies import RandomSearch
 from benchmarks.replay import Replay, Search, Step
 from benchmarks.search_policy import (
     BUDGETS,
     RECORD,
+    SHARED,
     against_best,
     compared,
     interval,
     is_worse,
+    markdown,
     read_record,
     regret,
     regret_scales,
@@ -102,6 +106,29 @@ def test_a_peer_with_fewer_seeds_and_budgets_is_compared_on_what_it_has() -> Non
     assert all("4 seeds" in result.note for result in differences)
 
 
+def test_seeds_that_a_peer_has_at_one_budget_only_count_there_alone() -> None:
+    mine = np.random.default_rng(0).uniform(0.2, 0.3, (2, 10, len(BUDGETS), 2))
+    theirs = mine + 0.1
+    theirs[:, 2:, 2:] = np.nan  # two seeds went on to the large budgets
+    *differences, count = compared(mine, theirs, "a peer", ["first", "second"])
+    assert [result.note.split("; ")[1] for result in differences] == ["10 seeds", "10 seeds", "2 seeds", "2 seeds"]
+    assert count.note.startswith("of 4;")  # two tables at two budgets; two seeds judge no table
+    _, large = against_best(mine, {"a peer": theirs})
+    assert large.note.endswith("2 seeds")
+    assert large.values == pytest.approx((mine[:, :2, -1, 0].mean() / theirs[:, :2, -1, 0].mean(),))
+
+
+def test_how_all_stand_as_a_table() -> None:
+    theirs = np.full((2, 6, len(BUDGETS), 2), 0.4)
+    theirs[1] = 0.2
+    theirs[:, 2:, 3:] = np.nan
+    *head, ours, peer = markdown(np.full_like(theirs, 0.25), {"a peer": theirs}, ["a", f"{SHARED}b"]).splitlines()
+    assert len(head) == 2
+    assert ours == "| **ours** | 6 | 0.250 | 0.250 | 0.250 | 0.250 |  |  |"
+    even, few = "0.300, −0.050 ± 0.000", "0.300, −0.050 (2 seeds)"
+    assert peer == f"| a peer | 6 | {even} | {even} | {even} | {few} | b +0.05 | b +0.05 |"
+
+
 def test_the_best_peer_is_the_one_that_ours_is_the_largest_multiple_of() -> None:
     shape = (2, 3, len(BUDGETS), 2)
     slow = np.full(shape, 0.4)
@@ -155,15 +182,29 @@ def test_a_table_is_exported_in_unit_coordinates_with_the_seconds_of_the_replay(
     )
 
 
+def test_a_row_that_is_taken_is_not_taken_again_while_others_are_left(tmp_path: Path) -> None:
+    path = tmp_path / "t.npz"
+    export(TABLE, 2, path)
+    exported = ExportedTable(path, 1)
+    assert [exported.take([0.3]) for _ in range(6)] == [1, 2, 0, 3, 4, 1]
+    assert exported.scores[2].tolist() == [0.0, 0.0]  # it diverged
+
+
+@pytest.mark.parametrize(("epochs", "measured"), [(100, True), (250, True), (1000, False)])
+def test_a_search_to_more_epochs_replaces_a_shorter_one(epochs: int, measured: bool) -> None:
+    assert is_measured([[0.5, 0.5], [0.4, 0.4], None, None], epochs) is measured
+    assert not is_measured(None, epochs)
+
+
 def test_regrets_of_a_search_that_ended_early_are_empty_at_larger_budgets() -> None:
     found = regrets(TABLE, [(3, 1), (0, 2)] * 60)
     assert found == [[0.0, 0.0], None, None, None]
 
 
-def test_hyperband_keeps_all_slots_busy_and_ends_what_is_behind() -> None:
-    rows, epochs = 200, 50
-    scores = np.linspace(0.1, 0.9, rows)[:, None, None] * np.linspace(0.5, 1.0, epochs)
-    made = Table(
+def rising(rows: int) -> Table:
+    """Curves that rise over 50 epochs and keep their order."""
+    scores = np.linspace(0.1, 0.9, rows)[:, None, None] * np.linspace(0.5, 1.0, 50)
+    return Table(
         name="rising",
         space={"x": Float(0, 1)},
         points=[{"x": row / (rows - 1)} for row in range(rows)],
@@ -171,6 +212,17 @@ def test_hyperband_keeps_all_slots_busy_and_ends_what_is_behind() -> None:
         validation=-scores[:, 0],
         test=-scores[:, 0],
     )
+
+
+def test_what_a_sampler_of_optuna_proposes_is_trained_under_asha() -> None:
+    made = rising(11)
+    search = sampled(made, GridSampler({"x": [0.1, 0.4, 0.7, 1.0]}, seed=0))
+    rows = {step.trial: step.row for step in islice(Replay(search, made, 0).steps(), 40)}
+    assert {rows[trial] for trial in range(4)} == {1, 4, 7, 10}
+
+
+def test_hyperband_keeps_all_slots_busy_and_ends_what_is_behind() -> None:
+    made = rising(200)
     replay = HyperbandReplay(hyperband(made, 0), made, 0)
     steps = list(islice(replay.steps(), 1500))
     assert len(steps) == 1500
