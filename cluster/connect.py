@@ -7,6 +7,7 @@ has a time limit of its own.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -88,7 +90,7 @@ def _given(address: str, token_path: str) -> Connection:
     refuse_other_versions(what, ray=found["ray_version"], python=found["python_version"])
     named = found["dashboard"]  # also where none was started
     dashboard = f"http://{named}" if named and answers(named, TIMEOUT_S) else ""
-    return Connection(address=address, dashboard=dashboard, token=token, here=own_address(address) in found["alive"])
+    return Connection(address=address, dashboard=dashboard, token=token, here=is_here(address, found["alive"]))
 
 
 def readable_token(path: str) -> Path:
@@ -186,7 +188,26 @@ def is_node(address: str, nodes: dict[str, Any]) -> bool:
     """Whether this machine, as the head sees it, is among the live nodes of the dashboard's summary."""
     summary = (nodes.get("data") or {}).get("summary") or []
     alive = {node.get("ip") for node in summary if (node.get("raylet") or {}).get("state") == "ALIVE"}
-    return own_address(address) in alive
+    return is_here(address, alive)
+
+
+def is_here(address: str, alive: Collection[str]) -> bool:
+    """Whether one of the live nodes of the head at `address` is this machine, called by whatever name."""
+    own = own_address(address)
+    if not ipaddress.ip_address(own or "0.0.0.0").is_loopback:
+        return own in alive
+    return any(map(is_own, alive))  # Ray never calls a node by its loopback address where it has another
+
+
+def is_own(address: str) -> bool:
+    """Whether an address is one of this machine's: a socket can be bound to no other."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 def own_address(address: str) -> str:

@@ -98,7 +98,11 @@ def require_cpu_precision(precision: str, patch: Sequence[int]) -> None:
     not a number after a few epochs. 2D, float32 and CUDA do not go that way.
     """
     for refused, rule, fix in (
-        (precision == "fp16", "float16 training needs a CUDA device", "bf16, off or auto on the CPU"),
+        (
+            precision == "fp16",
+            "float16 training needs a CUDA device",
+            f"{'' if patch[0] > 1 else 'bf16, '}off or auto on the CPU",
+        ),
         (
             precision == "bf16" and patch[0] > 1,
             "the gradients of bfloat16 convolutions in 3D are wrong on the CPU",

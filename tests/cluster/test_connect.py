@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.connect import connect
+from cluster.connect import connect, is_here
 from cluster.errors import ClusterInputError
 from cluster.state import State, cluster_folder, make_token, write_state
 
@@ -74,6 +74,13 @@ def test_a_cluster_is_found_with_its_token(dashboard: str) -> None:
 def test_a_machine_that_is_no_node_is_told_so(dashboard: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Dashboard, "node", "10.0.0.8")
     assert not connect("a").here
+
+
+def test_a_machine_is_a_node_by_whatever_name_its_head_was_given() -> None:
+    """Ray calls a node by its address in the network, whoever says localhost."""
+    assert is_here("localhost:6379", {"10.255.255.254", "127.0.0.1"})
+    assert not is_here("127.0.0.1:6379", {"10.255.255.254"})
+    assert not is_here("there.is.no.such.host.invalid:6379", {"127.0.0.1"})
 
 
 def test_a_wrong_token(dashboard: str, tmp_path: Path) -> None:

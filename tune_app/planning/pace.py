@@ -170,7 +170,7 @@ def pace_of(sweep: Sweep, settings: Settings, resources: TrialResources) -> Pace
         source=f"sweep {sweep.name}, {counted(len(rows), 'epoch')}",
         start=start_of(sweep, trials),
         between=mean(gaps_between_trials(trials, resources.slots), DEFAULT_BETWEEN_S),
-        per_epoch=mean(gaps_between_epochs(trials), 0.0),
+        per_epoch=float(np.median(gaps_between_epochs(trials) or 0.0)),  # a few of them may be waits for a place
         gpu_memory_gb=memory / 1024,
     )
 
@@ -215,7 +215,7 @@ def start_of(sweep: Sweep, trials: Iterable[Trial]) -> float:
 
 
 def gaps_between_epochs(trials: Iterable[Trial]) -> list[float]:
-    """Seconds between an epoch and the next one of the same trial, pauses left out."""
+    """Seconds between an epoch and the next one of the same trial; of pauses those under a minute are among them."""
     return [
         later[0] - earlier[1]
         for trial in trials

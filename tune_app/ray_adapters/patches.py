@@ -14,14 +14,15 @@ What Tune takes for the failure of a trial (`failures_counted_fairly`):
   max_failures says: Tune handles the end of an actor of a pending trial twice, and finds the trial not running at the
   second, nor at the first where `reset_config` raised. It also holds the trial for being handed over for ever.
 
-What Ray reads at the end of a search (`nothing_read_back`), what it prints (`quiet`), and how long it waits for a node
-to start (`patient_start`).
+Where Ray stages the files of a search (`own_staging`), what it reads at its end (`nothing_read_back`), what it prints
+(`quiet`), and how long it waits for a node to start (`patient_start`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -131,6 +132,26 @@ def _end_reset(controller: TuneController, trial: Trial) -> None:
         controller._resetting_trials.remove(trial)
         controller._unstage_trial_with_resources(trial)
         controller._set_trial_status(trial, Trial.RUNNING)
+
+
+@contextlib.contextmanager
+def own_staging() -> Iterator[None]:
+    """Within it, a search stages its files where no other does.
+
+    Ray names that folder in the head's session by the second and the name of the run, which is the same for all of
+    ours: of two searches begun at once on one cluster each was given the folders of both.
+    """
+    from ray.train._internal.storage import StorageContext
+
+    def named(make: Any) -> Any:
+        def init(storage: Any, *given: Any, **named: Any) -> None:
+            make(storage, *given, **named)
+            storage._timestamp += f"_{secrets.token_hex(8)}"
+
+        return init
+
+    with _replaced(StorageContext, "__init__", named):
+        yield
 
 
 @contextlib.contextmanager

@@ -378,7 +378,7 @@ def _does_not_fit(settings: Settings, cpus: float, gpus: float, workers: int, no
 def dashboard_hint(session: RaySession) -> str:
     """How to open the dashboard, in one line."""
     if not session.dashboard:
-        return "no dashboard (cluster.dashboard=false)"
+        return "no dashboard" + (" (cluster.dashboard=false)" if session.temp_dir else " on this cluster")
     where = os.environ.get("RAY_AUTH_TOKEN_PATH", "")
     return f"{session.dashboard}   (token: cat {where})" if where else session.dashboard
 

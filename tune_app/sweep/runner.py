@@ -20,7 +20,7 @@ import yaml
 from search_spaces import trial_signature, untuned
 from trainables.files import write_text
 from tune_app.errors import RunFailed
-from tune_app.ray_adapters.patches import failures_counted_fairly, nothing_read_back, quiet
+from tune_app.ray_adapters.patches import failures_counted_fairly, nothing_read_back, own_staging, quiet
 from tune_app.ray_adapters.remote import refuse_local_folder
 from tune_app.ray_adapters.session import TrialResources, ray_session, trial_resources
 from tune_app.results.folders import resume_command
@@ -151,7 +151,8 @@ def _search(prepared: Prepared, resources: TrialResources) -> bool:
         display.close()
         prepared.notify.tell(prepared.folder, "failed", why)
 
-    with interrupts(), nothing_read_back(), failures_counted_fairly(), head_watched(prepared.folder, head_gone):
+    watched = head_watched(prepared.folder, head_gone)
+    with interrupts(), own_staging(), nothing_read_back(), failures_counted_fairly(), watched:
         try:
             tuner.fit()
         finally:

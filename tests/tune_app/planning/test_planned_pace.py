@@ -119,6 +119,18 @@ def test_steps_batches_and_gaps_are_taken_from_the_rows(tmp_path: Path, settings
     assert "sweep a, 8 epochs" in pace.source
 
 
+def test_a_wait_for_a_place_is_no_part_of_an_epoch(tmp_path: Path, settings: Settings) -> None:
+    folder = earlier(tmp_path, settings)
+    for path in folder.glob("trials/*/history.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows[2:]:
+            row |= {name: row[name] + 50 for name in ("time_started", "time_ended")}
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pace = earlier_pace(settings, RESOURCES)
+    assert pace is not None
+    assert pace.per_epoch == pytest.approx(1)
+
+
 def test_a_longer_epoch_takes_longer_in_proportion(tmp_path: Path, settings: Settings) -> None:
     earlier(tmp_path, settings)
     trainer = dataclasses.replace(settings.trainer, iterations_per_epoch=60, validation_batches=12, epochs=50)

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.train._internal.storage import StorageContext
 from ray.tune import ExperimentAnalysis
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.trainable.metadata import _TrainingRunMetadata
 from ray.tune.utils.callback import _create_default_callbacks
 
 from tune_app.ray_adapters.loggers import ForgetEnded, NoProgress
-from tune_app.ray_adapters.patches import nothing_read_back
+from tune_app.ray_adapters.patches import nothing_read_back, own_staging
 
 
 def reported() -> Any:
@@ -47,3 +48,14 @@ def test_rays_reader_is_put_back():
     with pytest.raises(ZeroDivisionError), nothing_read_back():
         1 / 0  # noqa: B018
     assert ExperimentAnalysis._fetch_trial_dataframes is original
+
+
+def test_searches_begun_in_the_same_second_stage_their_files_apart(monkeypatch, tmp_path):
+    monkeypatch.setattr("ray.train._internal.storage._get_ray_train_session_dir", lambda: "/session")
+    monkeypatch.setattr("ray.tune.utils.date_str", lambda: "2026-11-29_12-00-00")
+    with own_staging():
+        first, second = (StorageContext(str(tmp_path / name), "trials") for name in "ab")
+    folders = {storage.experiment_driver_staging_path for storage in (first, second)}
+    assert len(folders) == 2
+    assert all(folder.startswith("/session/2026-11-29_12-00-00_") for folder in folders)
+    assert StorageContext(str(tmp_path), "trials")._timestamp == "2026-11-29_12-00-00"

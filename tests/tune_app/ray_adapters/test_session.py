@@ -245,6 +245,7 @@ def test_cpus_are_those_of_the_affinity_mask(monkeypatch):
 def test_dashboard_hint(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/home/me/token")
     assert dashboard_hint(RaySession("", "/tmp/x")) == "no dashboard (cluster.dashboard=false)"
+    assert dashboard_hint(RaySession("", "")) == "no dashboard on this cluster"
     hint = dashboard_hint(RaySession("http://127.0.0.1:8265", "/tmp/x"))
     assert "http://127.0.0.1:8265" in hint
     assert "cat /home/me/token" in hint
