@@ -37,6 +37,7 @@ COLUMNS = (
     "epochs",
     "minutes",
     *COSTS,
+    "origin",
     "status",
 )
 
@@ -88,7 +89,7 @@ def shown(findings: Findings) -> pd.DataFrame:
         filled += [*sweep.objective.figures[1:], "violation"] if name == "{metric}" and sweep.objective.bounds else []
         wanted += [column for column in filled if column in board and column not in wanted]
     frame = board[wanted]
-    constant = [c for c in ("family", CALIBRATED) if c in frame and frame[c].nunique(dropna=False) == 1]
+    constant = [c for c in ("family", CALIBRATED, "origin") if c in frame and frame[c].nunique(dropna=False) == 1]
     return for_the_eye(frame.drop(columns=constant), sweep.trials, sweep.device)
 
 

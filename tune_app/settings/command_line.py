@@ -311,6 +311,8 @@ def _explain(error: Exception, verb: str, schema: type, argv: Sequence[str]) -> 
     first, *rest = [line.strip().rstrip(".") for line in text.splitlines() if line.strip()]
     given = re.search(r"Error (?:merging|parsing) override '?(.+?)'?$", first)
     if given:
+        if "is not Optional" in text:
+            return f"{given[1]}: takes a value, not null. {_help_of(verb)}"
         kind = re.search(rf"(?:be converted to|not a valid) ({'|'.join(TYPES)})\b", text)
         rule = f"must be {TYPES[kind[1]]}" if kind else rest[0] if rest else "cannot be read"
         return f"{given.group(1)}: {rule}. {_help_of(verb)}"

@@ -66,6 +66,7 @@ BAD = {
     "word for a number": (["trainer.epochs=many"], ["trainer.epochs=many", "a whole number"]),
     "fraction for a whole number": (["search.num_samples=1.5"], ["search.num_samples=1.5", "a whole number"]),
     "word for a switch": (["trainer.compile=maybe"], ["trainer.compile=maybe: must be true or false"]),
+    "null for a switch": (["scheduler.early=null"], ["scheduler.early=null: takes a value, not null"]),
     "number for a switch": (["scheduler.early=2"], ["scheduler.early=2: must be true or false"]),
     "word for the early rung": (["scheduler.early=maybe"], ["scheduler.early=maybe: must be true or false"]),
     "number for a list": (["data.patch=3"], ["data.patch", "three positive numbers"]),
