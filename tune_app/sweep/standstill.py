@@ -129,7 +129,10 @@ class LongWait(Callback):
 
 
 def what_they_wait_for(trials: list) -> str:
-    """What a pending trial takes, what the connected Ray has free, and who else computes there; "" without one."""
+    """What a pending trial takes, what the connected Ray has free, and who else computes there; "" without one.
+
+    What is taken where nobody else computes is held for these trials.
+    """
     pending = (trial.placement_group_factory for trial in reversed(trials) if trial.status == Trial.PENDING)
     wanted = next(({**factory.required_resources} for factory in pending), {})
     total, free = ray.cluster_resources(), ray.available_resources()
@@ -139,6 +142,9 @@ def what_they_wait_for(trials: list) -> str:
     mine = ray.get_runtime_context().get_job_id()
     jobs = [job for job in ray._private.state.state.job_table() if not job["IsDead"] and job["JobID"] != mine]
     others = [_words(job["Entrypoint"]) for job in jobs if not any(name in job["Entrypoint"] for name in RAYS_OWN)]
+    taken = any(free.get(name, 0) < amount for name, amount in takes)
+    if taken and not others and all(total.get(name, 0) >= amount for name, amount in takes):
+        return "the trials have their places, and their processes start"
     return (
         f"waits for {' and '.join(f'{amount:g} {name}' for name, amount in takes)}: "
         f"{' and '.join(f'{free.get(name, 0):g} of {total.get(name, 0):g} {name}' for name, _ in takes)} free, "

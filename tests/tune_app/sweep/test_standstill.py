@@ -150,6 +150,9 @@ def test_a_search_that_waits_for_places_says_for_what(monkeypatch, tmp_path):
     assert len(progress.headline()) < 200
     table.remove(first)
     callback.on_step_end(1, [pending])
+    assert "0 running · the trials have their places, and their processes start" in progress.headline()
+    monkeypatch.setattr(standstill.ray, "cluster_resources", lambda: {"CPU": 8.0})
+    callback.on_step_end(1, [pending])
     assert "free, and nothing else computes here: python -m cluster status ·" in progress.headline()
     write_json(tmp_path / WAITING, {"time": time.time(), "message": "job 7: AssocGrpGRES (all is taken)"})
     callback.on_step_end(1, [pending])
