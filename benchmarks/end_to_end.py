@@ -5,8 +5,7 @@ batches, iterations, epochs and validation. **The published way**: a process per
 (four on two cards, then), each with cellmap-data's loader and two workers, an eager network, the Tversky loss in plain
 torch, every epoch of every configuration (benchmarks/peers/published_way.py). **Ours**: `run family=compare`, once with
 every epoch and once with early stopping. And, with --large, three published seesaw configurations of width 64 on
-patches of 256² of the enlarged phantom (benchmarks.enlarged), where arithmetic is nearly all. With --epochs they train
-longer or shorter.
+patches of 256² of the enlarged phantom (benchmarks.enlarged), where arithmetic is nearly all.
 
 Wall time is that of the whole command, Python's and Ray's start included; memory the largest sum of the proportional
 sets (PSS) of all processes of a side. The other side's environment is made first by benchmarks.peers.cellmap_data.
@@ -193,32 +192,30 @@ def told(what: str, side: Side) -> str:
 def run(arguments: argparse.Namespace) -> Iterator[Result]:
     python = ensure_environment()
     with tempfile.TemporaryDirectory(prefix="end_to_end") as name:
-        words = (*SMALL, *([f"trainer.epochs={arguments.epochs}"] if arguments.epochs else []))
-        yield from compared_whole(python, Path(name), words, min(arguments.repetitions, 3))
+        yield from compared_whole(python, Path(name), min(arguments.repetitions, 3))
         if arguments.large:
             yield compared_large(python, Path(name))
 
 
-def compared_whole(python: Path, folder: Path, words: Sequence[str], repetitions: int) -> Iterator[Result]:
+def compared_whole(python: Path, folder: Path, repetitions: int) -> Iterator[Result]:
     """The fifteen published configurations."""
-    settings, sides = composed("small", words), []
+    settings, sides = composed("small", SMALL), []
     for repetition in range(repetitions):
-        whole = ours(folder, f"whole{repetition}", *words, "scheduler.name=none")
+        whole = ours(folder, f"whole{repetition}", *SMALL, "scheduler.name=none")
         theirs = published_way(python, folder, settings)
-        stopped = ours(folder, f"stopped{repetition}", *words, "scheduler.name=asha")
+        stopped = ours(folder, f"stopped{repetition}", *SMALL, "scheduler.name=asha")
         sides.append((theirs, whole, stopped))
-    fifteen = f"the fifteen published configurations, {settings.trainer.epochs} epochs"
     for number_of, what, target in ((1, "every epoch", 3.0), (2, "early stopping", 8.0)):
         theirs, mine = sides[-1][0], sides[-1][number_of]
         yield Result(
-            claim=f"wall time of {fifteen}: the published way ÷ ours with {what}",
+            claim=f"wall time of the fifteen published configurations: the published way ÷ ours with {what}",
             values=ratios((each[0].seconds, each[number_of].seconds) for each in sides),
             target=target,
             note=f"{told('published way', theirs)}; {told('ours', mine)}",
             details={"sides": [[asdict(side) for side in each] for each in sides]},
         )
     yield Result(
-        claim=f"peak memory of {fifteen}: ours ÷ the published way",
+        claim="peak memory of the fifteen published configurations: ours ÷ the published way",
         values=ratios((each[1].peak_gb, each[0].peak_gb) for each in sides),
         target=1.0,
         at_least=False,
@@ -240,9 +237,6 @@ def compared_large(python: Path, folder: Path) -> Result:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--epochs", type=int, default=0, help="of each configuration; 0: as `run` trains the phantom, 9"
-    )
     parser.add_argument("--large", action="store_true", help="also three of seesaw, of width 64 on patches of 256²")
 
 
