@@ -7,7 +7,6 @@ has a time limit of its own.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import os
 import platform
@@ -194,15 +193,13 @@ def is_node(address: str, nodes: dict[str, Any]) -> bool:
 def is_here(address: str, alive: Collection[str]) -> bool:
     """Whether one of the live nodes of the head at `address` is this machine, called by whatever name."""
     own = own_address(address)
-    if not ipaddress.ip_address(own or "0.0.0.0").is_loopback:
-        return own in alive
-    return any(map(is_own, alive))  # Ray never calls a node by its loopback address where it has another
+    # Ray never calls a node by its loopback address where it has another.
+    return own in alive or (own.startswith("127.") and any(is_own(node) for node in alive if node))
 
 
 def is_own(address: str) -> bool:
     """Whether an address is one of this machine's: a socket can be bound to no other."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind((address, 0))
         except OSError:

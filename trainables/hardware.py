@@ -97,19 +97,11 @@ def require_cpu_precision(precision: str, patch: Sequence[int]) -> None:
     weight gradient of a bfloat16 3D convolution two planes thick, and in its output of one plane: random weights, and
     not a number after a few epochs. 2D, float32 and CUDA do not go that way.
     """
-    for refused, rule, fix in (
-        (
-            precision == "fp16",
-            "float16 training needs a CUDA device",
-            f"{'' if patch[0] > 1 else 'bf16, '}off or auto on the CPU",
-        ),
-        (
-            precision == "bf16" and patch[0] > 1,
-            "the gradients of bfloat16 convolutions in 3D are wrong on the CPU",
-            "off or auto on the CPU, or patches one slice thick",
-        ),
-    ):
-        require(not refused, "hardware.precision", precision, rule, f"Choose {fix}")
+    in_3d, name = patch[0] > 1, "hardware.precision"
+    fix = f"Choose {'' if in_3d else 'bf16, '}off or auto on the CPU"
+    require(precision != "fp16", name, precision, "float16 training needs a CUDA device", fix)
+    rule = "the gradients of bfloat16 convolutions in 3D are wrong on the CPU"
+    require(precision != "bf16" or not in_3d, name, precision, rule, f"{fix}, or patches one slice thick")
 
 
 def prepare_process(hardware: Hardware, data: DataSettings) -> None:

@@ -144,8 +144,8 @@ def own_staging() -> Iterator[None]:
     from ray.train._internal.storage import StorageContext
 
     def named(make: Any) -> Any:
-        def init(storage: Any, *given: Any, **named: Any) -> None:
-            make(storage, *given, **named)
+        def init(storage: Any, *given: Any, **by_name: Any) -> None:
+            make(storage, *given, **by_name)
             storage._timestamp += f"_{secrets.token_hex(8)}"
 
         return init

@@ -43,7 +43,6 @@ from tune_app.settings.user import user_setting
 CONF = Path(__file__).parent / "conf"
 TYPES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 """What a setting of such a type takes, in words; OmegaConf's names of them."""
-TRUTHS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")
 OPEN = ("space.", "task.options.", "model.options.", "data.options.", "objective.at_least.", "objective.at_most.")
 """Mappings whose keys are for the family, task, model, source or objective to check."""
 S = TypeVar("S")
@@ -114,7 +113,8 @@ def compose(verb: str, schema: type[T], argv: Sequence[str]) -> Composed[T] | No
             raise InputError(_unknown_key(key, verb, schema))
     for word in overrides:
         key, _, value = word.lstrip("+").partition("=")
-        if isinstance(OmegaConf.select(config, key), bool) and value.lower() not in TRUTHS:  # 2 would be true
+        number = value.lstrip("+-").isdecimal() and value not in ("0", "1")  # OmegaConf takes any for true
+        if number and isinstance(OmegaConf.select(config, key), bool):
             raise InputError(f"{word}: must be {TYPES['bool']}. {_help_of(verb)}")
     try:
         settings = OmegaConf.to_object(config)

@@ -10,8 +10,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from tune_app.ray_adapters.session import TrialResources, free_slots
-
-LOOK_EVERY_S = 5.0
+from tune_app.sweep.standstill import LOOK_EVERY_S
 
 
 class FreeSlots(Callback):
